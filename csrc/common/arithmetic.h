@@ -1,0 +1,104 @@
+// The arithmetic of the ops, written once for CPU and CUDA. A rule states how the weight of one
+// channel follows from its activations a and gradients g at every position:
+//
+//   weight = rule.weight(sum_p rule.term(a_p, g_p, S), S, P)   with S = sum_p a_p
+//
+// T is the accumulation type: float for half, bfloat16 and float; double for double.
+#pragma once
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define FASTCAM_INLINE __host__ __device__ __forceinline__
+#elif defined(_MSC_VER)
+#define FASTCAM_INLINE __forceinline
+#else
+#define FASTCAM_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace fastcam {
+
+// ReLU that never hides a non-finite value: NaN stays NaN, and -inf becomes NaN instead of 0.
+template <class T>
+FASTCAM_INLINE T rectify(T x) {
+  return x * (x < T(0) ? T(0) : T(1)) + T(0);  // + 0 turns -0 into 0
+}
+
+// Grad-CAM (arXiv:1610.02391, eq. 1): w = mean_p g_p.
+struct GradCamRule {
+  static constexpr bool kReadsActivations = false;
+  template <class T>
+  FASTCAM_INLINE T term(T, T g, T) const {
+    return g;
+  }
+  template <class T>
+  FASTCAM_INLINE T weight(T total, T, int64_t positions) const {
+    return total / static_cast<T>(positions);
+  }
+};
+
+// Grad-CAM++ (arXiv:1710.11063, eq. 19): alpha = g^2 / (2 g^2 + S g^3), w = sum_p alpha ReLU(g).
+// For g > 0 the product is g / (2 + S g): no g^2 or g^3 that could underflow.
+struct GradCamPPRule {
+  static constexpr bool kReadsActivations = true;
+  template <class T>
+  FASTCAM_INLINE T term(T, T g, T activation_sum) const {
+    const T denominator = T(2) + activation_sum * g;
+    const T value = g / (denominator == T(0) ? T(1) : denominator);
+    return g <= T(0) || denominator == T(0) ? T(0) : value;
+  }
+  template <class T>
+  FASTCAM_INLINE T weight(T total, T, int64_t) const {
+    return total;
+  }
+};
+
+// XGrad-CAM (arXiv:2008.02312, eq. 8): w = sum_p g_p a_p / (S + eps).
+struct XGradCamRule {
+  static constexpr bool kReadsActivations = true;
+  double eps;
+  template <class T>
+  FASTCAM_INLINE T term(T a, T g, T) const {
+    return g * a;
+  }
+  template <class T>
+  FASTCAM_INLINE T weight(T total, T activation_sum, int64_t) const {
+    return total / (activation_sum + static_cast<T>(eps));
+  }
+};
+
+// LayerCAM (doi:10.1109/TIP.2021.3089943, eq. 4): every position has its own weight, ReLU(g).
+struct LayerCamRule {
+  template <class T>
+  FASTCAM_INLINE T element(T a, T g) const {
+    return rectify(g) * a;
+  }
+};
+
+// Element weights as given; HiRes-CAM (arXiv:2011.08891) when they are the gradients.
+struct ElementWeightRule {
+  template <class T>
+  FASTCAM_INLINE T element(T a, T weight) const {
+    return weight * a;
+  }
+};
+
+// Source coordinate of output pixel `index` for bilinear resampling with align_corners=False.
+template <class T>
+FASTCAM_INLINE T source_coordinate(int64_t index, T scale) {
+  const T coordinate = scale * (static_cast<T>(index) + T(0.5)) - T(0.5);
+  return coordinate < T(0) ? T(0) : coordinate;
+}
+
+// Min-max normalisation; a constant map becomes zeros, NaN stays NaN.
+template <class T>
+FASTCAM_INLINE T normalized(T value, T low, T high) {
+  return high == low ? T(0) : (value - low) / (high - low);
+}
+
+// Keeps rounding inside [0, 1]; NaN stays NaN.
+template <class T>
+FASTCAM_INLINE T clamp_unit(T value) {
+  return value < T(0) ? T(0) : (value > T(1) ? T(1) : value);
+}
+
+}  // namespace fastcam

@@ -1,0 +1,247 @@
+// map[n, k, p] = sum_c weight[n, k, c(, p)] * activations[n, c, p], in one pass over the inputs.
+//
+// The channels of an image are summed in chunks of a size that depends on the shape of one image
+// alone, and the chunks are added in order: an image's map has the same bits in every batch and
+// with every number of threads, and one image still occupies many threads.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "layout.h"
+#include "rows.h"
+
+namespace fastcam {
+
+constexpr int64_t kMaxChunk = 128;
+
+// Channels per chunk: long rows for short planes; for long planes a chunk that stays in L2.
+inline int64_t chunk_channels(int64_t positions) {
+  if (positions <= 512) return kMaxChunk;
+  return positions <= 4096 ? 32 : 16;
+}
+
+// One chunk of the channels of one image. W is T for gradients and element weights, the
+// accumulation type for channel weights (which use only w and w_channel).
+template <class T, class W>
+struct Chunk {
+  const T* a;
+  const W* w;
+  int64_t a_channel, a_position, w_channel, w_position;  // strides in elements
+  int64_t channels, positions;
+  accumulator_t<T>* map;
+  W* planes;  // room for kRows planes, where w is constant over positions (w_position == 0)
+};
+
+// The activations and weights of up to kRows channels whose planes are contiguous in memory.
+template <class T, class W>
+struct PlaneBlock {
+  int64_t count;
+  const T* a[kRows];
+  const W* w[kRows];
+
+  FASTCAM_INLINE PlaneBlock(const Chunk<T, W>& chunk, int64_t first) : count(std::min(kRows, chunk.channels - first)) {
+    for (int64_t i = 0; i < count; ++i) {
+      a[i] = chunk.a + (first + i) * chunk.a_channel;
+      w[i] = chunk.w + (first + i) * chunk.w_channel;
+      if (chunk.w_position == 0 && chunk.planes != nullptr) {
+        W* plane = chunk.planes + i * chunk.positions;
+        std::fill_n(plane, chunk.positions, *w[i]);
+        w[i] = plane;
+      }
+    }
+  }
+};
+
+// Given channel weights.
+struct ChannelWeights {
+  struct Planes {
+    template <class Rule, class T, class W>
+    static FASTCAM_INLINE void run(const Rule&, const Chunk<T, W>& chunk) {
+      using Acc = accumulator_t<T>;
+      std::fill_n(chunk.map, chunk.positions, Acc(0));
+      for (int64_t c = 0; c < chunk.channels; c += kRows) {
+        const PlaneBlock<T, W> block(chunk, c);
+        add_rows(block.count, chunk.positions, chunk.map,
+                 [&](int64_t i, int64_t p) { return *block.w[i] * static_cast<Acc>(block.a[i][p]); });
+      }
+    }
+  };
+  struct Rows {
+    template <class Rule, class T, class W>
+    static FASTCAM_INLINE void run(const Rule&, const Chunk<T, W>& chunk) {
+      accumulator_t<T> weight[kMaxChunk];
+      for (int64_t c = 0; c < chunk.channels; ++c) weight[c] = chunk.w[c * chunk.w_channel];
+      weigh_rows(chunk, weight);
+    }
+
+    // map[p] = sum_c weight[c] * a[p, c]
+    template <class T, class W>
+    static FASTCAM_INLINE void weigh_rows(const Chunk<T, W>& chunk, const accumulator_t<T>* weight) {
+      sum_rows(chunk.positions, chunk.channels, chunk.map, [&](int64_t p, int64_t c) {
+        return weight[c] * static_cast<accumulator_t<T>>(chunk.a[p * chunk.a_position + c]);
+      });
+    }
+  };
+};
+
+// Channel weights that follow from activations and gradients by a rule of common/arithmetic.h.
+struct RuleWeights {
+  struct Planes {
+    template <class Rule, class T>
+    static FASTCAM_INLINE void run(const Rule& rule, const Chunk<T, T>& chunk) {
+      using Acc = accumulator_t<T>;
+      std::fill_n(chunk.map, chunk.positions, Acc(0));
+      for (int64_t c = 0; c < chunk.channels; c += kRows) {
+        const PlaneBlock<T, T> block(chunk, c);
+        const auto a = [&](int64_t i, int64_t p) { return static_cast<Acc>(block.a[i][p]); };
+        Acc activation_sum[kRows] = {}, total[kRows], weight[kRows];
+        if constexpr (Rule::kReadsActivations) sum_rows(block.count, chunk.positions, activation_sum, a);
+        sum_rows(block.count, chunk.positions, total, [&](int64_t i, int64_t p) {
+          return rule.term(Rule::kReadsActivations ? a(i, p) : Acc(0), static_cast<Acc>(block.w[i][p]), activation_sum[i]);
+        });
+        for (int64_t i = 0; i < block.count; ++i) weight[i] = rule.weight(total[i], activation_sum[i], chunk.positions);
+        add_rows(block.count, chunk.positions, chunk.map, [&](int64_t i, int64_t p) { return weight[i] * a(i, p); });
+      }
+    }
+  };
+
+  struct Rows {
+    template <class Rule, class T>
+    static FASTCAM_INLINE void run(const Rule& rule, const Chunk<T, T>& chunk) {
+      using Acc = accumulator_t<T>;
+      const auto a = [&](int64_t p, int64_t c) { return static_cast<Acc>(chunk.a[p * chunk.a_position + c]); };
+      Acc activation_sum[kMaxChunk] = {}, total[kMaxChunk] = {}, weight[kMaxChunk];
+      if constexpr (Rule::kReadsActivations) add_rows(chunk.positions, chunk.channels, activation_sum, a);
+      add_rows(chunk.positions, chunk.channels, total, [&](int64_t p, int64_t c) {
+        const Acc g = static_cast<Acc>(chunk.w[p * chunk.w_position + c]);
+        return rule.term(Rule::kReadsActivations ? a(p, c) : Acc(0), g, activation_sum[c]);
+      });
+#pragma omp simd
+      for (int64_t c = 0; c < chunk.channels; ++c) weight[c] = rule.weight(total[c], activation_sum[c], chunk.positions);
+      ChannelWeights::Rows::weigh_rows(chunk, weight);
+    }
+  };
+};
+
+// One weight per element: map[p] = sum_c rule.element(a, w).
+struct ElementWeights {
+  struct Planes {
+    template <class Rule, class T>
+    static FASTCAM_INLINE void run(const Rule& rule, const Chunk<T, T>& chunk) {
+      using Acc = accumulator_t<T>;
+      std::fill_n(chunk.map, chunk.positions, Acc(0));
+      for (int64_t c = 0; c < chunk.channels; c += kRows) {
+        const PlaneBlock<T, T> block(chunk, c);
+        add_rows(block.count, chunk.positions, chunk.map, [&](int64_t i, int64_t p) {
+          return rule.element(static_cast<Acc>(block.a[i][p]), static_cast<Acc>(block.w[i][p]));
+        });
+      }
+    }
+  };
+
+  struct Rows {
+    template <class Rule, class T>
+    static FASTCAM_INLINE void run(const Rule& rule, const Chunk<T, T>& chunk) {
+      using Acc = accumulator_t<T>;
+      sum_rows(chunk.positions, chunk.channels, chunk.map, [&](int64_t p, int64_t c) {
+        return rule.element(static_cast<Acc>(chunk.a[p * chunk.a_position + c]),
+                            static_cast<Acc>(chunk.w[p * chunk.w_position + c]));
+      });
+    }
+  };
+};
+
+// map = sum of its chunks, in order, then ReLU.
+struct Finish {
+  template <class Acc>
+  static FASTCAM_INLINE void run(const Acc* parts, int64_t chunks, int64_t positions, bool relu, Acc* map) {
+    for (int64_t i = 0; i < chunks; ++i) {
+      const Acc* part = parts + i * positions;
+      if (part == map) continue;
+#pragma omp simd
+      for (int64_t p = 0; p < positions; ++p) map[p] = i == 0 ? part[p] : map[p] + part[p];
+    }
+    if (!relu) return;
+#pragma omp simd
+    for (int64_t p = 0; p < positions; ++p) map[p] = rectify(map[p]);
+  }
+};
+
+// Runs Kernel on every chunk of every (image, target), then adds the chunks. `maps` is (N, K, P).
+template <class Kernel, class Rule, class T, class W>
+void reduce_chunks(const Rule& rule, const T* a, const Strides& as, const W* w, const Strides& ws, const Sizes& sizes,
+                   bool relu, accumulator_t<T>* maps) {
+  using Acc = accumulator_t<T>;
+  const int64_t size = chunk_channels(sizes.positions);
+  const int64_t chunks = std::max<int64_t>(1, (sizes.channels + size - 1) / size);
+  const int64_t rows = sizes.images * sizes.targets;
+  std::vector<Acc> parts(chunks > 1 ? rows * chunks * sizes.positions : 0);
+  Acc* base = chunks > 1 ? parts.data() : maps;
+  const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, size * sizes.positions));
+
+  torch::stable::parallel_for(0, rows * chunks, grain, [&](int64_t begin, int64_t end) {
+    std::vector<W> planes(ws.position == 0 ? kRows * sizes.positions : 0);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t row = task / chunks, first = task % chunks * size;
+      const int64_t n = row / sizes.targets, k = row % sizes.targets;
+      const Chunk<T, W> chunk{a + n * as.image + first * as.channel,
+                              w + n * ws.image + k * ws.target + first * ws.channel,
+                              as.channel,
+                              as.position,
+                              ws.channel,
+                              ws.position,
+                              std::min(size, sizes.channels - first),
+                              sizes.positions,
+                              base + task * sizes.positions,
+                              planes.data()};
+      run<Kernel>(rule, chunk);
+    }
+  });
+  if (chunks == 1 && !relu) return;
+  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 32768 / (chunks * std::max<int64_t>(1, sizes.positions))),
+                              [&](int64_t begin, int64_t end) {
+                                for (int64_t row = begin; row < end; ++row) {
+                                  const Acc* part = base + row * chunks * sizes.positions;
+                                  run<Finish>(part, chunks, sizes.positions, relu, maps + row * sizes.positions);
+                                }
+                              });
+}
+
+// Activations (N, C, *S) and gradients or element weights of that shape or (N, K, C, *S): the maps
+// (N, [K,] *S) in the accumulation dtype. NCHW and NHWC run as they are, other layouts are copied once.
+template <class Weights, class Rule>
+Tensor reduce_elements(Tensor activations, Tensor gradients, const char* label, const Rule& rule, bool relu) {
+  check_activations(activations);
+  check_like_activations(activations, gradients, label);
+  const bool has_targets = gradients.dim() > activations.dim();
+  const Sizes sizes{activations.size(0), has_targets ? gradients.size(1) : 1, activations.size(1), position_count(activations)};
+  std::optional<int64_t> targets;
+  if (has_targets) targets = sizes.targets;
+  Tensor maps = torch::stable::new_empty(activations, map_shape(activations, targets), accumulation_dtype(activations));
+  if (maps.numel() == 0) return maps;
+  if (activations.numel() == 0) return torch::stable::zero_(maps);
+
+  auto as = strides_of(activations, false), gs = strides_of(gradients, has_targets);
+  const bool flat = as && gs;
+  const bool planes = flat && sizes.positions > 1 && as->position == 1 && (gs->position == 1 || gs->position == 0);
+  const bool rows = flat && !planes && (sizes.channels == 1 || (as->channel == 1 && gs->channel == 1));
+  if (!planes && !rows) {
+    activations = torch::stable::contiguous(activations);
+    gradients = torch::stable::contiguous(gradients);
+    as = strides_of(activations, false);
+    gs = strides_of(gradients, has_targets);
+  }
+  FASTCAM_DISPATCH(activations.scalar_type(), [&] {
+    const auto* a = activations.const_data_ptr<scalar_t>();
+    const auto* g = gradients.const_data_ptr<scalar_t>();
+    auto* out = maps.mutable_data_ptr<accumulator_t<scalar_t>>();
+    if (rows) {
+      reduce_chunks<typename Weights::Rows>(rule, a, *as, g, *gs, sizes, relu, out);
+    } else {
+      reduce_chunks<typename Weights::Planes>(rule, a, *as, g, *gs, sizes, relu, out);
+    }
+  });
+  return maps;
+}
+
+}  // namespace fastcam

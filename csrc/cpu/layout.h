@@ -1,0 +1,97 @@
+// Tensors as the channel reductions see them: (N, K, C, P), positions flattened, strides in elements.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/Dispatch_v2.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#define FASTCAM_DISPATCH(TYPE, ...) \
+  THO_DISPATCH_V2(TYPE, "fastcam", AT_WRAP(__VA_ARGS__), torch::headeronly::ScalarType::Float,            \
+                  torch::headeronly::ScalarType::Double, torch::headeronly::ScalarType::Half,        \
+                  torch::headeronly::ScalarType::BFloat16)
+
+namespace fastcam {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline std::string shape_text(const Tensor& tensor) {
+  std::string text = "(";
+  for (int64_t i = 0; i < tensor.dim(); ++i) text += (i ? ", " : "") + std::to_string(tensor.size(i));
+  return text + ")";
+}
+
+inline ScalarType accumulation_dtype(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The stride of the flattened axes [first, dim), or nothing where they do not flatten without a copy.
+inline std::optional<int64_t> flattened_stride(const Tensor& tensor, int64_t first) {
+  std::optional<int64_t> inner;
+  int64_t expected = 0;
+  for (int64_t i = tensor.dim() - 1; i >= first; --i) {
+    if (tensor.size(i) == 1) continue;
+    if (!inner) {
+      inner = tensor.stride(i);
+    } else if (tensor.stride(i) != expected) {
+      return std::nullopt;
+    }
+    expected = tensor.stride(i) * tensor.size(i);
+  }
+  return inner.value_or(1);
+}
+
+struct Strides {
+  int64_t image, target, channel, position;
+};
+
+struct Sizes {
+  int64_t images, targets, channels, positions;
+};
+
+// `tensor` is (N, C, *S), or (N, K, C, *S) with `has_targets`.
+inline std::optional<Strides> strides_of(const Tensor& tensor, bool has_targets) {
+  const int64_t channel = has_targets ? 2 : 1;
+  const std::optional<int64_t> position = flattened_stride(tensor, channel + 1);
+  if (!position) return std::nullopt;
+  return Strides{tensor.stride(0), has_targets ? tensor.stride(1) : 0, tensor.stride(channel), *position};
+}
+
+// (N, [K,] *S): the shape of the maps that come from activations (N, C, *S).
+inline std::vector<int64_t> map_shape(const Tensor& activations, std::optional<int64_t> targets) {
+  std::vector<int64_t> shape{activations.size(0)};
+  if (targets) shape.push_back(*targets);
+  for (int64_t i = 2; i < activations.dim(); ++i) shape.push_back(activations.size(i));
+  return shape;
+}
+
+inline int64_t position_count(const Tensor& activations) {
+  int64_t count = 1;
+  for (int64_t i = 2; i < activations.dim(); ++i) count *= activations.size(i);
+  return count;
+}
+
+inline void check_activations(const Tensor& activations) {
+  STD_TORCH_CHECK(activations.dim() >= 3, "`activations` must have shape (N, C, ...) with at least one spatial axis, got ",
+                  shape_text(activations));
+}
+
+// `other` (named `label`) must be (N, C, *S) like the activations, or (N, K, C, *S).
+inline void check_like_activations(const Tensor& activations, const Tensor& other, const char* label) {
+  const int64_t extra = other.dim() - activations.dim();
+  bool same = extra == 0 || extra == 1;
+  for (int64_t i = 0; same && i < activations.dim(); ++i) {
+    same = activations.size(i) == other.size(i == 0 ? 0 : i + extra);
+  }
+  STD_TORCH_CHECK(same, "`", label, "` must have the shape of `activations` ", shape_text(activations),
+                  " or one more axis K after N, got ", shape_text(other));
+  STD_TORCH_CHECK(activations.scalar_type() == other.scalar_type(), "`", label, "` must have the dtype of `activations`");
+  STD_TORCH_CHECK(other.is_cpu(), "`", label, "` must be on the device of `activations`, the CPU");
+}
+
+}  // namespace fastcam

@@ -1,0 +1,128 @@
+#include "layout.h"
+#include "run.h"
+
+#include <algorithm>
+
+namespace fastcam {
+namespace {
+
+// One axis of bilinear resampling: output i = (1 - fraction) * source[lower] + fraction * source[upper].
+template <class Acc>
+struct Axis {
+  std::vector<int64_t> lower, upper;
+  std::vector<Acc> fraction;
+  std::vector<int64_t> ends;  // first and last output of each source interval
+
+  Axis(int64_t source, int64_t size) : lower(size), upper(size), fraction(size) {
+    const Acc scale = static_cast<Acc>(source) / static_cast<Acc>(size);
+    for (int64_t i = 0; i < size; ++i) {
+      const Acc coordinate = source_coordinate<Acc>(i, scale);
+      lower[i] = std::min(static_cast<int64_t>(coordinate), source - 1);
+      upper[i] = std::min(lower[i] + 1, source - 1);
+      fraction[i] = std::max(Acc(0), std::min(Acc(1), coordinate - static_cast<Acc>(lower[i])));
+    }
+    for (int64_t i = 0; i < size; ++i) {
+      const bool first = i == 0 || lower[i] != lower[i - 1];
+      const bool last = i + 1 == size || lower[i] != lower[i + 1];
+      if (first || last) ends.push_back(i);
+    }
+  }
+};
+
+template <class Acc>
+FASTCAM_INLINE Acc mix(Acc lower, Acc upper, Acc fraction) {
+  return lower + fraction * (upper - lower);
+}
+
+// Resamples one map. Between two source pixels a bilinear map is monotone along each axis, so its
+// extremes lie at the ends of the source intervals: minimum and maximum come from those few
+// outputs, the small source is normalised, and every output is written once.
+struct Resample {
+  template <class T, class Acc>
+  static FASTCAM_INLINE void run(const T* source, const Axis<Acc>& y, const Axis<Acc>& x, int64_t height, int64_t width,
+                                 bool normalize, Acc* rows, T* out) {
+    const int64_t columns = x.lower.size(), lines = y.lower.size();
+    for (int64_t h = 0; h < height; ++h) {
+      const T* row = source + h * width;
+      for (int64_t j = 0; j < columns; ++j) {
+        rows[h * columns + j] = mix(static_cast<Acc>(row[x.lower[j]]), static_cast<Acc>(row[x.upper[j]]), x.fraction[j]);
+      }
+    }
+    if (normalize) normalize_rows(y, x, height, rows);
+    for (int64_t i = 0; i < lines; ++i) {
+      const Acc* lower = rows + y.lower[i] * columns;
+      const Acc* upper = rows + y.upper[i] * columns;
+      const Acc fraction = y.fraction[i];
+      T* line = out + i * columns;
+      if (normalize) {
+#pragma omp simd
+        for (int64_t j = 0; j < columns; ++j) line[j] = static_cast<T>(clamp_unit(mix(lower[j], upper[j], fraction)));
+      } else {
+#pragma omp simd
+        for (int64_t j = 0; j < columns; ++j) line[j] = static_cast<T>(mix(lower[j], upper[j], fraction));
+      }
+    }
+  }
+
+  template <class Acc>
+  static FASTCAM_INLINE void normalize_rows(const Axis<Acc>& y, const Axis<Acc>& x, int64_t height, Acc* rows) {
+    const int64_t columns = x.lower.size();
+    const auto output = [&](int64_t i, int64_t j) {
+      return mix(rows[y.lower[i] * columns + j], rows[y.upper[i] * columns + j], y.fraction[i]);
+    };
+    Acc low = output(0, 0), high = low, poison = 0;  // poison: 0, or NaN where any output is not finite
+    for (const int64_t i : y.ends) {
+      for (const int64_t j : x.ends) {
+        const Acc value = output(i, j);
+        poison += value * Acc(0);
+        low = std::min(low, value);
+        high = std::max(high, value);
+      }
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < height * columns; ++i) rows[i] = normalized(rows[i], low, high) + poison;
+  }
+};
+
+template <class T>
+void resample_all(const T* maps, int64_t count, int64_t height, int64_t width, int64_t lines, int64_t columns,
+                  bool normalize, T* out) {
+  using Acc = accumulator_t<T>;
+  const Axis<Acc> y(height, lines), x(width, columns);
+  const int64_t grain = std::max<int64_t>(1, 32768 / (lines * columns));
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    std::vector<Acc> rows(height * columns);
+    for (int64_t i = begin; i < end; ++i) {
+      const T* source = maps + i * height * width;
+      run<Resample>(source, y, x, height, width, normalize, rows.data(), out + i * lines * columns);
+    }
+  });
+}
+
+}  // namespace
+
+Tensor upsample_normalize(Tensor maps, std::vector<int64_t> size, bool normalize) {
+  STD_TORCH_CHECK(maps.dim() >= 3, "`maps` must have shape (N, h, w) or (N, K, h, w), got ", shape_text(maps));
+  STD_TORCH_CHECK(size.size() == 2 && size[0] > 0 && size[1] > 0, "`size` must be two positive numbers (H, W)");
+  const int64_t height = maps.size(maps.dim() - 2), width = maps.size(maps.dim() - 1);
+  STD_TORCH_CHECK(height > 0 && width > 0, "`maps` must have at least one position, got ", shape_text(maps));
+  std::vector<int64_t> shape;
+  int64_t count = 1;
+  for (int64_t i = 0; i + 2 < maps.dim(); ++i) {
+    shape.push_back(maps.size(i));
+    count *= maps.size(i);
+  }
+  shape.insert(shape.end(), size.begin(), size.end());
+  Tensor out = torch::stable::new_empty(maps, shape);
+  if (count == 0) return out;
+  maps = torch::stable::contiguous(maps);
+  FASTCAM_DISPATCH(maps.scalar_type(), [&] {
+    resample_all(maps.const_data_ptr<scalar_t>(), count, height, width, size[0], size[1], normalize,
+                 out.mutable_data_ptr<scalar_t>());
+  });
+  return out;
+}
+
+}  // namespace fastcam
+
+STABLE_TORCH_LIBRARY_IMPL(fastcam, CPU, m) { m.impl("upsample_normalize", TORCH_BOX(&fastcam::upsample_normalize)); }

@@ -1,0 +1,51 @@
+"""Loads the compiled ops, and says why where they cannot be loaded."""
+
+import importlib
+import os
+import warnings
+from typing import Any
+
+import torch
+
+_reason: str | None = None
+
+if os.environ.get("FASTCAM_REFERENCE") == "1":
+    _reason = "FASTCAM_REFERENCE=1 asks for the PyTorch references"
+else:
+    try:
+        importlib.import_module("fastcam._C")
+    except ImportError as error:
+        _reason = f"the compiled ops could not be loaded ({error}); reinstall with a C++ compiler to have them"
+
+if _reason is not None:
+    warnings.warn(f"fastcam runs on its PyTorch references: {_reason}", RuntimeWarning, stacklevel=2)
+
+
+def has_extension() -> bool:
+    """Whether the compiled ops are loaded."""
+    return _reason is None
+
+
+def why_unavailable() -> str | None:
+    """Why the compiled ops are not loaded, or None where they are."""
+    return _reason
+
+
+def host() -> Any | None:
+    """The compiled NumPy rendering, ``fastcam._host``, or None where it was not built."""
+    if not has_extension():
+        return None
+    return importlib.import_module("fastcam._host")
+
+
+def build_info() -> dict[str, Any]:
+    """How this installation was built.
+
+    Returns:
+        ``extension`` (whether the compiled ops run), ``reason`` (why not, or None), ``torch`` (running version)
+        and, with the extension, ``compiler``, ``torch_at_build``, ``cuda_at_build`` and ``cpu_capability``
+        ("plain", "AVX2" or "AVX-512", chosen at run time).
+    """
+    info: dict[str, Any] = {"extension": has_extension(), "reason": _reason, "torch": torch.__version__}
+    compiled = host()
+    return info | (compiled.build_info() if compiled is not None else {})

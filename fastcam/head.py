@@ -1,0 +1,110 @@
+"""Recognises a pooling-and-linear head from the recorded graph, so that its gradient needs no backward pass."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+# Nodes that only move or reshape values; between pooling and classifier they keep (N, C).
+_TRANSPARENT = (
+    "AliasBackward0",
+    "CloneBackward0",
+    "ReshapeAliasBackward0",
+    "SqueezeBackward",
+    "ToCopyBackward0",
+    "UnsafeViewBackward0",
+    "UnsqueezeBackward0",
+    "ViewBackward0",
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """output[n, k] = sum_c weight[k, c] * pool_p activations[n, c, p] + bias[k].
+
+    Attributes:
+        pooling: "mean" or "max", over all positions.
+        weight: (classes, C).
+    """
+
+    pooling: Literal["mean", "max"]
+    weight: Tensor
+
+
+def recognize(output: Any, activations: Tensor) -> Head | None:
+    """The head between ``activations`` (N, C, *S) and ``output`` (N, classes), or None where it is anything else.
+
+    The autograd graph says exactly which operations ran, in whatever modules or functions they were written: global
+    average or max pooling, then a linear layer or a 1x1 convolution (for the average, also in the other order), and
+    nothing else.
+    """
+    if not isinstance(output, Tensor) or output.dim() != 2 or activations.dim() < 3:
+        return None
+    pooling: Literal["mean", "max"] | None = None
+    weight: Tensor | None = None
+    node: Any = output.grad_fn
+    while node is not None and not _is_source(node, activations):
+        name = node.name()
+        found = _classifier(node) if weight is None else None
+        pooled = _pooling(node, activations) if pooling is None else None
+        if found is not None and pooling != "max":
+            weight, following = found
+        elif pooled is not None:
+            pooling, following = pooled, 0
+        elif name.startswith(_TRANSPARENT):
+            following = 0
+        else:
+            return None
+        node = node.next_functions[following][0]
+    if node is None or pooling is None or weight is None:
+        return None
+    fits = weight.shape[1] == activations.shape[1] and output.shape == (activations.shape[0], weight.shape[0])
+    return Head(pooling, weight.detach()) if fits else None
+
+
+def _is_source(node: Any, activations: Tensor) -> bool:
+    return node is activations.grad_fn or getattr(node, "variable", None) is activations
+
+
+def _classifier(node: Any) -> tuple[Tensor, int] | None:
+    """The weight (classes, C) of a linear layer or 1x1 convolution, and which input carries the activations."""
+    name = node.name()
+    if name == "AddmmBackward0" and node._saved_alpha == 1:
+        return node._saved_mat2.T, 1
+    if name == "MmBackward0" and node._saved_mat2 is not None:
+        return node._saved_mat2.T, 0
+    if name == "ConvolutionBackward0":
+        weight = node._saved_weight
+        plain = all(s == 1 for s in node._saved_stride) and not any(node._saved_padding) and node._saved_groups == 1
+        if plain and not node._saved_transposed and weight[0, 0].numel() == 1:
+            return weight.flatten(1), 0
+    return None
+
+
+def _pooling(node: Any, activations: Tensor) -> Literal["mean", "max"] | None:
+    """Which global pooling the node is, if it pools every position of what has the shape of the activations."""
+    name = node.name()
+    spatial = activations.shape[2:]
+    if name in ("MeanBackward1", "AmaxBackward0"):
+        sizes = node._saved_self_sym_sizes if name == "MeanBackward1" else node._saved_self.shape
+        pooled = {axis if axis < len(sizes) else axis - 2**64 for axis in node._saved_dim}
+        pooled = {axis % len(sizes) for axis in pooled}
+        over_positions = sizes[2:].numel() == spatial.numel() if isinstance(sizes, torch.Size) else _count(sizes[2:]) == _count(spatial)
+        if pooled == set(range(2, len(sizes))) and over_positions:
+            return "mean" if name == "MeanBackward1" else "max"
+        return None
+    if name.startswith("AvgPool") and tuple(node._saved_kernel_size) == tuple(spatial) and not any(node._saved_padding):
+        return "mean" if getattr(node, "_saved_divisor_override", None) is None else None
+    if name.startswith("MaxPool") and tuple(node._saved_kernel_size) == tuple(spatial) and not any(node._saved_padding):
+        return "max"
+    if name.startswith("AdaptiveMaxPool") and all(s == 1 for s in node._saved_result1.shape[2:]):
+        return "max"
+    return None
+
+
+def _count(sizes: Any) -> int:
+    total = 1
+    for size in sizes:
+        total *= int(size)
+    return total

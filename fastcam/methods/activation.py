@@ -1,0 +1,54 @@
+"""Class activation maps from the activations and, where there is one, a linear classifier behind a pooling."""
+
+import torch
+from torch import Tensor
+
+from fastcam.registry import method
+
+
+@method("cam", needs=("mean_pool_classifier",), relu=False, paper="arXiv:1512.04150")
+def cam(classifier: Tensor) -> Tensor:
+    """CAM: the classifier's own weights, for networks that end in global average pooling and a linear layer."""
+    return classifier
+
+
+@method("gmp_cam", needs=("max_pool_classifier",), relu=False, paper="doi:10.1109/CVPR.2015.7298668")
+def gmp_cam(classifier: Tensor) -> Tensor:
+    """CAM for networks that end in global max pooling and a linear layer (Oquab et al. 2015)."""
+    return classifier
+
+
+@method("eigen_cam", needs=("activations",), returns="map", relu=False, paper="arXiv:2008.00299")
+def eigen_cam(activations: Tensor) -> Tensor:
+    """Eigen-CAM: first principal component of the activations, positions as samples; no class."""
+    return first_principal_component(activations, activations)
+
+
+@method("eigen_grad_cam", needs=("activations", "gradients"), returns="map", relu=False, paper="arXiv:2008.00299")
+def eigen_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """EigenGrad-CAM: first principal component of activations times gradients."""
+    return first_principal_component(activations * gradients, activations)
+
+
+def first_principal_component(samples: Tensor, activations: Tensor) -> Tensor:
+    """Projection of every position on the first principal axis of (..., C, P), the positions being the samples.
+
+    The sign, which the decomposition leaves open, is the one that correlates positively with the mean activation.
+    Computed in float64 from the smaller Gram matrix, (P, P) or (C, C).
+
+    Returns:
+        (..., P), in the dtype of ``samples``; zeros where the samples do not vary, NaN where they are not finite.
+    """
+    centred = samples.double() - samples.double().mean(-1, keepdim=True)
+    finite = centred.isfinite().all(-1).all(-1)[..., None]
+    centred = torch.where(finite[..., None], centred, 0)
+    if centred.shape[-1] <= centred.shape[-2]:
+        values, vectors = torch.linalg.eigh(centred.mT @ centred)
+        projection = vectors[..., -1] * values[..., -1:].clamp(min=0).sqrt()
+    else:
+        axis = torch.linalg.eigh(centred @ centred.mT).eigenvectors[..., -1]  # (..., C)
+        projection = (axis.unsqueeze(-2) @ centred).squeeze(-2)
+    mean = activations.double().mean(-2)
+    correlation = (projection * (mean - mean.mean(-1, keepdim=True))).sum(-1, keepdim=True)
+    signed = torch.where(correlation < 0, -projection, projection)
+    return torch.where(finite, signed, torch.nan).to(samples.dtype)

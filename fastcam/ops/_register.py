@@ -1,0 +1,113 @@
+"""What every op shares: checks of its tensors, the choice of kernel or reference, registration."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastcam._extension import has_extension
+from fastcam.ops import reference
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+_library = torch.library.Library("fastcam", "IMPL") if has_extension() else None
+
+
+def call(name: str, *arguments: Any) -> Tensor:
+    """Runs the op: its kernel for the tensors' device, or the reference without the extension."""
+    if _library is None:
+        return getattr(reference, name)(*arguments)
+    return getattr(torch.ops.fastcam, name)(*arguments)
+
+
+def register(
+    name: str,
+    fake: Callable[..., Tensor],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+) -> None:
+    """Gives the compiled op its fake and its autograd formula, and its reference for devices without a kernel."""
+    if _library is None:
+        return
+    _library.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastcam::{name}", fake, lib=_library)
+    torch.library.register_autograd(f"fastcam::{name}", backward, setup_context=setup_context, lib=_library)
+
+
+def shape_text(tensor: Tensor) -> str:
+    """The shape as a tuple, for messages."""
+    return str(tuple(tensor.shape))
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Refuses what is not a tensor of one of the four floating dtypes."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}")
+    if value.dtype not in FLOATS:
+        raise TypeError(f"`{name}` must be float32, float64, float16 or bfloat16, got {value.dtype}")
+
+
+def check_activations(activations: Any) -> None:
+    """Refuses what is not (N, C, ...) with at least one spatial axis."""
+    check_tensor("activations", activations)
+    if activations.dim() < 3:
+        raise ValueError(
+            f"`activations` must have shape (N, C, ...) with at least one spatial axis, got {shape_text(activations)}"
+        )
+
+
+def check_same(name: str, value: Tensor, other: Tensor, other_name: str, dtypes: Sequence[torch.dtype] = ()) -> None:
+    """Refuses another device, or a dtype that is neither that of ``other`` nor among ``dtypes``."""
+    if value.dtype not in (other.dtype, *dtypes):
+        raise TypeError(f"`{name}` must have the dtype of `{other_name}`, {other.dtype}, got {value.dtype}")
+    if value.device != other.device:
+        raise ValueError(f"`{name}` must be on the device of `{other_name}`, {other.device}, got {value.device}")
+
+
+def check_pair(activations: Any, gradients: Any, name: str = "gradients") -> None:
+    """Refuses gradients that are not (N, C, *S) or (N, K, C, *S) for activations (N, C, *S)."""
+    check_activations(activations)
+    check_tensor(name, gradients)
+    shape = tuple(gradients.shape)
+    if gradients.dim() == activations.dim() + 1:
+        shape = (shape[0], *shape[2:])
+    if shape != tuple(activations.shape):
+        raise ValueError(
+            f"`{name}` must have the shape of `activations` {shape_text(activations)} or one more axis K after N, "
+            f"got {shape_text(gradients)}"
+        )
+    check_same(name, gradients, activations, "activations")
+
+
+def fake_maps(activations: Tensor, gradients: Tensor, *_: Any) -> Tensor:
+    """The fake of every fused method: maps (N, [K,] *S) in the accumulation dtype."""
+    return activations.new_empty(
+        reference.map_shape(activations, gradients), dtype=reference.accumulation_dtype(activations.dtype)
+    )
+
+
+def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Keeps activations, gradients and the map; the remaining arguments as ``ctx.options``."""
+    activations, gradients, *ctx.options = inputs
+    ctx.save_for_backward(activations, gradients, output)
+
+
+def unpack(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Saved activations and gradients with flat positions, and the map's gradient before its ReLU, (..., P)."""
+    activations, gradients, output = ctx.saved_tensors
+    a, g = reference.flatten_pair(activations, gradients)
+    if ctx.options[-1]:
+        grad = grad * (output > 0)
+    return a, g, grad.reshape(*g.shape[:-2], g.shape[-1])
+
+
+def pack(ctx: Any, grad_activations: Tensor, grad_gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients in the shape and dtype of the inputs; those of the activations summed over the targets."""
+    activations, gradients, _ = ctx.saved_tensors
+    if gradients.dim() > activations.dim():
+        grad_activations = grad_activations.sum(1)
+    return (
+        grad_activations.reshape(activations.shape).to(activations.dtype),
+        grad_gradients.reshape(gradients.shape).to(gradients.dtype),
+    )

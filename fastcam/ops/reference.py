@@ -1,0 +1,164 @@
+"""The ops in plain PyTorch: the definition every kernel must match, and what runs where there is no kernel.
+
+Half and bfloat16 are accumulated and returned in float32, as in the kernels: a map is small, and rounding it
+would be its largest error.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, float32 for everything narrower."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def flatten_pair(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Activations (N, C, *S) and gradients (N, [K,] C, *S) with flat positions, in the accumulation dtype.
+
+    Returns:
+        Activations (N, C, P) and gradients (N, C, P), or (N, 1, C, P) and (N, K, C, P) for K targets.
+    """
+    dtype = accumulation_dtype(activations.dtype)
+    flat = activations.to(dtype).flatten(2)
+    if gradients.dim() > activations.dim():
+        return flat.unsqueeze(1), gradients.to(dtype).flatten(3)
+    return flat, gradients.to(dtype).flatten(2)
+
+
+def map_shape(activations: Tensor, gradients: Tensor) -> list[int]:
+    """(N, [K,] *S): the shape of the maps for these activations and gradients (or element weights)."""
+    targets = [gradients.shape[1]] if gradients.dim() > activations.dim() else []
+    return [activations.shape[0], *targets, *activations.shape[2:]]
+
+
+def rectify(x: Tensor) -> Tensor:
+    """ReLU that hides nothing: NaN stays NaN and -inf becomes NaN instead of 0."""
+    return torch.where(x < 0, x * 0 + 0, x)
+
+
+def are_element_weights(activations: Tensor, weights: Tensor) -> bool:
+    """Whether ``weights`` are (N, C, *S) or (N, K, C, *S), one per element, and not (N, C) or (N, K, C)."""
+    if weights.dim() == activations.dim():
+        return weights.dim() > 3 or weights.shape == activations.shape
+    return weights.dim() > activations.dim()
+
+
+def _reduce(activations: Tensor, weights: Tensor, shape: Sequence[int], relu: bool) -> Tensor:
+    """Sum over the channels of flat activations (..., C, P) times weights (..., C) or (..., C, P)."""
+    if weights.dim() < activations.dim():
+        weights = weights.unsqueeze(-1)
+    maps = (weights * activations).sum(-2).reshape(shape)
+    return rectify(maps) if relu else maps
+
+
+def weighted_channel_sum(activations: Tensor, weights: Tensor, relu: bool = False) -> Tensor:
+    """sum_c weights_c A_c; see :func:`fastcam.ops.weighted_channel_sum`."""
+    if are_element_weights(activations, weights):
+        flat, flat_weights = flatten_pair(activations, weights)
+        return _reduce(flat, flat_weights, map_shape(activations, weights), relu)
+    dtype = accumulation_dtype(activations.dtype)
+    flat = activations.to(dtype).flatten(2)
+    if weights.dim() == 2:
+        return _reduce(flat, weights.to(dtype), [len(activations), *activations.shape[2:]], relu)
+    maps = (weights.to(dtype) @ flat).reshape(*weights.shape[:2], *activations.shape[2:])
+    return rectify(maps) if relu else maps
+
+
+def channel_mean(activations: Tensor) -> Tensor:
+    """mean_p A; see :func:`fastcam.ops.channel_mean`."""
+    return activations.to(accumulation_dtype(activations.dtype)).flatten(2).mean(-1)
+
+
+def grad_cam(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tensor:
+    """Weights mean_p G; see :func:`fastcam.ops.grad_cam`."""
+    a, g = flatten_pair(activations, gradients)
+    return _reduce(a, g.mean(-1), map_shape(activations, gradients), relu)
+
+
+def grad_cam_pp_terms(gradients: Tensor, activation_sum: Tensor) -> Tensor:
+    """alpha * ReLU(G) of Grad-CAM++, eq. 19, for flat gradients (..., C, P) and sums (..., C, 1).
+
+    alpha = G^2 / (2 G^2 + S G^3); for G > 0 the product is G / (2 + S G), without squares that could underflow.
+    """
+    denominator = 2 + activation_sum * gradients
+    terms = gradients / torch.where(denominator == 0, 1, denominator)
+    return torch.where((gradients <= 0) | (denominator == 0), 0, terms)
+
+
+def grad_cam_pp(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tensor:
+    """Weights sum_p alpha ReLU(G); see :func:`fastcam.ops.grad_cam_pp`."""
+    a, g = flatten_pair(activations, gradients)
+    weights = grad_cam_pp_terms(g, a.sum(-1, keepdim=True)).sum(-1)
+    return _reduce(a, weights, map_shape(activations, gradients), relu)
+
+
+def xgrad_cam(activations: Tensor, gradients: Tensor, eps: float = 1e-7, relu: bool = True) -> Tensor:
+    """Weights sum_p G A / (sum_p A + eps); see :func:`fastcam.ops.xgrad_cam`."""
+    a, g = flatten_pair(activations, gradients)
+    weights = (g * a).sum(-1) / (a.sum(-1) + eps)
+    return _reduce(a, weights, map_shape(activations, gradients), relu)
+
+
+def layer_cam(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tensor:
+    """Element weights ReLU(G); see :func:`fastcam.ops.layer_cam`."""
+    a, g = flatten_pair(activations, gradients)
+    return _reduce(a, rectify(g), map_shape(activations, gradients), relu)
+
+
+def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True) -> Tensor:
+    """Bilinear resampling of (..., h, w), then min-max per map; see :func:`fastcam.ops.upsample_normalize`."""
+    dtype = accumulation_dtype(maps.dtype)
+    source = maps.reshape(-1, 1, *maps.shape[-2:]).to(dtype)
+    if source.numel() == 0:
+        return maps.new_empty([*maps.shape[:-2], *size])
+    out = F.interpolate(source, size=tuple(size), mode="bilinear", align_corners=False)
+    if normalize:
+        low, high = out.amin((2, 3), keepdim=True), out.amax((2, 3), keepdim=True)
+        flat = source.flatten(1)
+        constant = ((high == low) | (flat.amax(1) == flat.amin(1))[:, None, None, None]) & high.isfinite()
+        scaled = (out - low) / torch.where(constant, 1, high - low)
+        out = torch.where(constant, 0, scaled.clamp(0, 1))
+    return out.reshape([*maps.shape[:-2], *size]).to(maps.dtype)
+
+
+def is_channels_last(images: Tensor) -> bool:
+    """Whether a dense (N, C, *S) tensor keeps its channels side by side in memory."""
+    return not images.is_contiguous() and images.movedim(1, -1).is_contiguous()
+
+
+def new_copies(images: Tensor, count: int) -> Tensor:
+    """Uninitialised (N, count, C, *S) in the memory layout of ``images``."""
+    shape = [images.shape[0], count, *images.shape[1:]]
+    if not is_channels_last(images):
+        return images.new_empty(shape)
+    return images.new_empty([*shape[:2], *shape[3:], shape[2]]).movedim(-1, 2)
+
+
+def window_mask(windows: Tensor, size: Sequence[int]) -> Tensor:
+    """(M, *S) bool: which positions each window (M, 2, axes) of starts and sizes covers, clipped to the image."""
+    mask = torch.ones((len(windows), *size), dtype=torch.bool, device=windows.device)
+    for axis, length in enumerate(size):
+        index = torch.arange(length, device=windows.device)
+        start, extent = windows[:, 0, axis, None], windows[:, 1, axis, None]
+        inside = (index >= start) & (index - start < extent)
+        mask &= inside.reshape(-1, *([1] * axis), length, *([1] * (len(size) - axis - 1)))
+    return mask
+
+
+def full_baseline(images: Tensor, baseline: Tensor) -> Tensor:
+    """The baseline (), (C,), (C, *S) or (N, C, *S), shaped to broadcast against (N, C, *S)."""
+    if baseline.dim() == 1:
+        return baseline.reshape(1, -1, *([1] * (images.dim() - 2)))
+    return baseline
+
+
+def occlude(images: Tensor, windows: Tensor, baseline: Tensor) -> Tensor:
+    """Copies with one window each replaced by the baseline; see :func:`fastcam.ops.occlude`."""
+    mask = window_mask(windows, images.shape[2:])[None, :, None]
+    filling = full_baseline(images, baseline).expand(images.shape)
+    copies = torch.where(mask, filling.unsqueeze(1), images.unsqueeze(1))
+    return new_copies(images, len(windows)).copy_(copies)

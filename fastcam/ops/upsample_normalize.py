@@ -1,0 +1,76 @@
+"""Maps at the size of the image: bilinear upsampling and min-max normalisation in one pass."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastcam.ops._register import call, check_tensor, register, shape_text
+
+
+def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True) -> Tensor:
+    """Resamples maps linearly (align_corners=False), then scales each to [0, 1] by its minimum and maximum.
+
+    A constant map becomes zeros; a map with a NaN or an infinity becomes NaN.
+
+    Args:
+        maps: (N, *s) or (N, K, *s) with as many spatial axes as ``size`` has numbers, 1 to 3.
+        size: the new *S: (L,), (H, W) or (D, H, W).
+        normalize: False returns the resampled values as they are.
+
+    Returns:
+        (N, *S) or (N, K, *S), of the dtype of ``maps``.
+
+    Raises:
+        TypeError: for a dtype that is not floating.
+        ValueError: for shapes that do not fit.
+    """
+    check_tensor("maps", maps)
+    axes = len(size)
+    if axes not in (1, 2, 3) or any(length < 1 for length in size):
+        raise ValueError(f"`size` must be 1 to 3 positive numbers, got {tuple(size)}")
+    if maps.dim() not in (axes + 1, axes + 2) or 0 in maps.shape[-axes:]:
+        raise ValueError(
+            f"`maps` must have shape (N, ...) or (N, K, ...) with {axes} spatial axes of at least one position "
+            f"for size {tuple(size)}, got {shape_text(maps)}"
+        )
+    if axes == 1:
+        return call("upsample_normalize", maps.unsqueeze(-2), [1, *size], normalize).squeeze(-2)
+    if axes == 3:  # each slice of the depth first, then along the depth with height and width as one axis
+        slices = call("upsample_normalize", maps, list(size[1:]), False).flatten(-2)
+        return call("upsample_normalize", slices, [size[0], slices.shape[-1]], normalize).unflatten(-1, tuple(size[1:]))
+    return call("upsample_normalize", maps, list(size), normalize)
+
+
+def _fake(maps: Tensor, size: Sequence[int], normalize: bool = True) -> Tensor:
+    return maps.new_empty([*maps.shape[:-2], *size])
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    maps, ctx.size, ctx.normalize = inputs
+    ctx.save_for_backward(maps)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (maps,) = ctx.saved_tensors
+    shape = [maps[..., 0, 0].numel(), 1, *maps.shape[-2:]]
+    grad = grad.reshape(shape[0], 1, *ctx.size)
+    if ctx.normalize:
+        grad = _through_min_max(grad, torch.ops.fastcam.upsample_normalize(maps, ctx.size, False).reshape(grad.shape))
+    back = torch.ops.aten.upsample_bilinear2d_backward(grad, list(ctx.size), shape, False)
+    return back.reshape(maps.shape), None, None
+
+
+def _through_min_max(grad: Tensor, values: Tensor) -> Tensor:
+    """The gradient of (u - min) / (max - min) with respect to u; ties share the gradient of the extremes."""
+    low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
+    scale = torch.where(high == low, 0, 1 / (high - low))
+    scaled = (values - low) * scale
+    lowest, highest = (values == low).to(grad.dtype), (values == high).to(grad.dtype)
+    grad_low = (grad * (scaled - 1)).sum((2, 3), keepdim=True) / lowest.sum((2, 3), keepdim=True)
+    grad_high = -(grad * scaled).sum((2, 3), keepdim=True) / highest.sum((2, 3), keepdim=True)
+    return scale * (grad + lowest * grad_low + highest * grad_high)
+
+
+register("upsample_normalize", _fake, _setup, _backward)
