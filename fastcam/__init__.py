@@ -1,0 +1,29 @@
+"""Saliency maps for PyTorch vision models, fast and right.
+
+>>> import fastcam
+>>> explanation = fastcam.explain(model, images, method="grad_cam")
+>>> explanation.maps
+"""
+
+from fastcam import ops
+from fastcam._extension import build_info
+from fastcam.explainer import Explainer, explain
+from fastcam.explanation import Explanation
+from fastcam.registry import Method, get_method, list_methods, method
+from fastcam.reshape import swin_reshape, vit_reshape
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Explainer",
+    "Explanation",
+    "Method",
+    "build_info",
+    "explain",
+    "get_method",
+    "list_methods",
+    "method",
+    "ops",
+    "swin_reshape",
+    "vit_reshape",
+]

@@ -139,6 +139,29 @@ def _untouched(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
+def observe(model: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
+    """Runs the model once and lists (name, module, output) of every module that returned a tensor, as they finished."""
+    seen: list[tuple[str, nn.Module, Tensor]] = []
+    thread = threading.get_ident()
+
+    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            if threading.get_ident() == thread and isinstance(output, Tensor):
+                seen.append((name, module, output))
+
+        return hook
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_untouched(model))
+        for name, module in model.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                stack.callback(module.register_forward_hook(note(name)).remove)
+        model(images.clone() if images.is_inference() else images)
+    return seen
+
+
 def gradients(scores: Tensor, activations: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
     """Gradients of every image's score with respect to its activations, of all targets in one backward pass.
 

@@ -1,0 +1,165 @@
+"""What an explanation holds, and how it shows itself."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastcam import postprocess, render
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Saliency maps of a batch. With K targets an image every map has an axis K after N.
+
+    Attributes:
+        method: registry name of the method.
+        layer: name of the target layer, several joined by " + " where they were fused.
+        images: (N, C, *S), the input as it was given.
+        output: what the model returned (after ``select``), detached where it is a tensor.
+        scores: (N,) or (N, K), the explained scores.
+        targets: class indices in the shape of ``scores``; None for callables.
+        native: (N, [K,] *s), the map at the layer's size, not normalised. For fused layers the fused map at the size
+            of the finest of them, each layer normalised first.
+        fused: (N, [K,] *S), for fused layers their fused map at the size of the input; otherwise None.
+    """
+
+    method: str
+    layer: str
+    images: Tensor
+    output: Any
+    scores: Tensor
+    targets: Tensor | None
+    native: Tensor
+    fused: Tensor | None = None
+
+    def __len__(self) -> int:
+        """N, the number of images."""
+        return len(self.native)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Spatial size of the input."""
+        return tuple(self.images.shape[2:])
+
+    @cached_property
+    def raw(self) -> Tensor:
+        """(N, [K,] *S): at the size of the input, not normalised."""
+        return self.fused if self.fused is not None else postprocess.resize(self.native, self.size, False)
+
+    @cached_property
+    def maps(self) -> Tensor:
+        """(N, [K,] *S): at the size of the input, each scaled to [0, 1]; zeros where constant, NaN where not finite."""
+        return postprocess.resize(self.native if self.fused is None else self.fused, self.size, True)
+
+    @cached_property
+    def status(self) -> list[str] | list[list[str]]:
+        """Per image (and target): "ok", "constant map" or "non-finite"."""
+        return postprocess.status(self.native, self.scores)
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """``maps`` as a float32 array on the host."""
+        return self.maps.float().cpu().numpy()
+
+    def overlay(self, images: Any = None, *, colormap: str = "jet", alpha: float = 0.5) -> render.Bytes:
+        """The maps in colour over the images.
+
+        Args:
+            images: what to draw on: (N, 3, H, W) tensor in [0, 1] or uint8, (N, H, W, 3) uint8 array, or a sequence of
+                PIL images of the input's size. None takes the model's input, stretched to [0, 1] image by image.
+            colormap: "jet" or any name known to matplotlib.
+            alpha: share of the colour, 0 to 1.
+
+        Returns:
+            (N, [K,] H, W, 3) uint8.
+
+        Raises:
+            ValueError: for images that do not fit the maps.
+        """
+        maps = self.numpy()
+        if len(self.size) != 2:
+            raise ValueError(f"only 2-D maps can be drawn; these have {len(self.size)} spatial axes")
+        pictures = _pictures(self.images if images is None else images, images is None)
+        if pictures.shape != (len(self), *self.size, 3):
+            raise ValueError(f"`images` must be {len(self)} colour images of size {self.size}, got shape {pictures.shape}")
+        if maps.ndim == 4:
+            pictures = np.broadcast_to(pictures[:, None], (*maps.shape, 3))
+        return render.overlay(np.ascontiguousarray(pictures), maps, colormap, alpha)
+
+    def save(self, path: str | Path, images: Any = None, *, colormap: str = "jet", alpha: float = 0.5) -> list[Path]:
+        """Writes the overlays as pictures: ``path`` for one, ``path`` with -0, -1, ... (-0-0, ... for K) for several.
+
+        Returns:
+            The files written.
+        """
+        path = Path(path)
+        drawn = self.overlay(images, colormap=colormap, alpha=alpha)
+        indices = list(np.ndindex(drawn.shape[:-3]))
+        files = []
+        for index in indices:
+            suffix = "".join(f"-{i}" for i in index) if len(indices) > 1 else ""
+            file = path.with_name(path.stem + suffix + (path.suffix or ".png"))
+            Image.fromarray(drawn[index]).save(file)
+            files.append(file)
+        return files
+
+    def plot(self, images: Any = None, *, colormap: str = "jet", alpha: float = 0.5) -> Any:
+        """The overlays with their titles as a matplotlib figure."""
+        from matplotlib.figure import Figure
+
+        drawn = self.overlay(images, colormap=colormap, alpha=alpha)
+        indices = list(np.ndindex(drawn.shape[:-3]))
+        columns = min(4, len(indices))
+        figure = Figure(figsize=(3 * columns, 3.3 * -(-len(indices) // columns)), layout="constrained")
+        for position, index in enumerate(indices):
+            axes = figure.add_subplot(-(-len(indices) // columns), columns, position + 1)
+            axes.imshow(drawn[index])
+            axes.set_title(self._title(index))
+            axes.axis("off")
+        return figure
+
+    def _title(self, index: Sequence[int]) -> str:
+        status: Any = self.status
+        for i in index:
+            status = status[i]
+        score = f"{self.scores[tuple(index)].item():.2f}"
+        name = score if self.targets is None else f"class {self.targets[tuple(index)].item()}: {score}"
+        return name if status == "ok" else f"{name} ({status})"
+
+    def _repr_png_(self) -> bytes:
+        drawn = self.overlay()
+        buffer = io.BytesIO()
+        rows = [[drawn[i]] if drawn.ndim == 4 else list(drawn[i]) for i in range(len(drawn))]
+        titles = [self._title((i,) if drawn.ndim == 4 else (i, 0)) for i in range(len(drawn))]
+        render.contact_sheet(rows, titles, [self.method] + [""] * (len(rows[0]) - 1)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.native.shape))
+        return f"Explanation(method={self.method!r}, layer={self.layer!r}, native={shape}, size={self.size})"
+
+
+def _pictures(images: Any, stretch: bool) -> render.Bytes:
+    """(N, H, W, 3) uint8 from tensors, arrays or PIL images; ``stretch`` scales each image to [0, 1] first."""
+    if isinstance(images, Tensor):
+        pixels = images.detach().float().cpu()
+        if stretch:
+            low, high = pixels.amin((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
+            pixels = torch.nan_to_num((pixels - low) / (high - low))
+        elif images.dtype == torch.uint8:
+            pixels = pixels / 255
+        if pixels.dim() != 4 or pixels.shape[1] not in (1, 3):
+            raise ValueError(f"`images` must have shape (N, 3, H, W) to be drawn, got {tuple(images.shape)}; pass images=")
+        return render.to_uint8(pixels.expand(-1, 3, -1, -1).movedim(1, -1).contiguous().numpy())
+    if isinstance(images, np.ndarray):
+        return images if images.dtype == np.uint8 else render.to_uint8(images.astype(np.float32))
+    if isinstance(images, Image.Image):
+        images = [images]
+    return np.stack([np.asarray(image.convert("RGB")) for image in images])

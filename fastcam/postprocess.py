@@ -1,0 +1,42 @@
+"""From native maps to maps at the size of the input."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastcam import ops
+
+Fusion = Literal["mean", "max"]
+
+
+def resize(maps: Tensor, size: Sequence[int], normalize: bool) -> Tensor:
+    """Maps (N, [K,] *s) at ``size``, as they are or each scaled to [0, 1]."""
+    return ops.upsample_normalize(maps, size, normalize)
+
+
+def fuse(maps: Sequence[Tensor], size: Sequence[int], how: Fusion) -> Tensor:
+    """Mean or maximum of several layers' maps, each normalised at ``size`` first."""
+    stacked = torch.stack([resize(each, size, True) for each in maps])
+    return stacked.mean(0) if how == "mean" else stacked.amax(0)
+
+
+def finest(maps: Sequence[Tensor], axes: int) -> tuple[int, ...]:
+    """The size of the largest map."""
+    return max((tuple(each.shape[-axes:]) for each in maps), key=lambda shape: torch.Size(shape).numel())
+
+
+def status(maps: Tensor, scores: Tensor) -> list[str] | list[list[str]]:
+    """For every map "ok", "constant map" or "non-finite" (a NaN or infinity in the map or its score).
+
+    Args:
+        maps: (N, [K,] *s), raw.
+        scores: (N,) or (N, K).
+    """
+    flat = maps.flatten(scores.dim())
+    finite = flat.isfinite().all(-1) & scores.isfinite()
+    constant = flat.amax(-1) == flat.amin(-1)
+    code = torch.where(finite, torch.where(constant, 1, 0), 2).tolist()
+    names = ("ok", "constant map", "non-finite")
+    return [names[c] if isinstance(c, int) else [names[k] for k in c] for c in code]

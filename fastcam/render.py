@@ -1,0 +1,82 @@
+"""Pictures of maps: colours, blending over an image, contact sheets. NumPy in, NumPy out."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from fastcam._extension import host
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@functools.cache
+def colors(colormap: str) -> Bytes:
+    """The 256 colours of a colour map, (256, 3) uint8; "jet" is built in, other names are matplotlib's.
+
+    Raises:
+        ValueError: for a name that neither knows.
+    """
+    if colormap == "jet":
+        x = np.linspace(0, 1, 256)[:, None]
+        return np.round(255 * np.clip(1.5 - np.abs(4 * x - np.array([3.0, 2.0, 1.0])), 0, 1)).astype(np.uint8)
+    try:
+        from matplotlib import colormaps
+    except ImportError as error:
+        raise ValueError(f"colormap {colormap!r} needs matplotlib (pip install fastcam[plot]); without it there is 'jet'") from error
+    if colormap not in colormaps:
+        raise ValueError(f"`colormap` must be 'jet' or a name known to matplotlib, got {colormap!r}")
+    return np.round(255 * colormaps[colormap](np.linspace(0, 1, 256))[:, :3]).astype(np.uint8)
+
+
+def to_uint8(maps: Floats) -> Bytes:
+    """Maps in [0, 1] as bytes, rounded; NaN becomes 0."""
+    compiled = host()
+    if compiled is not None:
+        return compiled.to_uint8(maps)
+    return np.round(255 * np.clip(np.nan_to_num(maps), 0, 1)).astype(np.uint8)
+
+
+def overlay(images: Bytes, maps: Floats, colormap: str = "jet", alpha: float = 0.5) -> Bytes:
+    """Colours of the maps blended over the images.
+
+    Args:
+        images: (..., H, W, 3) uint8.
+        maps: (..., H, W) in [0, 1]; where a map is NaN the image shows unchanged.
+        colormap: see :func:`colors`.
+        alpha: share of the colour, 0 to 1.
+
+    Raises:
+        ValueError: for shapes that do not fit, or alpha outside [0, 1].
+    """
+    if images.shape != (*maps.shape, 3):
+        raise ValueError(f"`images` must have shape {(*maps.shape, 3)} for maps {maps.shape}, got {images.shape}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"`alpha` must lie in [0, 1], got {alpha}")
+    compiled = host()
+    if compiled is not None:
+        return compiled.overlay(images, maps, colors(colormap), alpha)
+    color = colors(colormap)[to_uint8(maps)]
+    share = np.where(np.isnan(maps), 0, alpha)[..., None]
+    return (images + share * (color.astype(np.float32) - images) + 0.5).astype(np.uint8)
+
+
+def contact_sheet(rows: list[list[Bytes]], row_titles: list[str], column_titles: list[str]) -> Image.Image:
+    """A grid of equally large (H, W, 3) pictures with a title over each column and beside each row."""
+    height, width = rows[0][0].shape[:2]
+    font = ImageFont.load_default(size=max(12, height // 14))
+    gap, top = 6, max(24, height // 8)
+    left = gap + max((int(font.getlength(line)) for title in row_titles for line in title.split("\n")), default=0) + gap
+    sheet = Image.new("RGB", (left + (width + gap) * len(rows[0]), top + (height + gap) * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for j, title in enumerate(column_titles):
+        draw.text((left + (width + gap) * j + width / 2, top / 2), title, "black", font, anchor="mm")
+    for i, (row, title) in enumerate(zip(rows, row_titles, strict=True)):
+        y = top + (height + gap) * i
+        draw.multiline_text((left - gap, y + height / 2), title, "black", font, anchor="rm", align="right")
+        for j, picture in enumerate(row):
+            sheet.paste(Image.fromarray(picture), (left + (width + gap) * j, y))
+    return sheet
