@@ -36,7 +36,11 @@ def extensions() -> list[Extension]:
     import torch
     from torch.utils.cpp_extension import CppExtension
 
-    flags = ["/O2", "/std:c++20"] if os.name == "nt" else ["-O3", "-fopenmp-simd", "-fno-trapping-math", "-fno-math-errno", "-fvisibility=hidden"]
+    flags = (
+        ["/O2", "/std:c++20"]
+        if os.name == "nt"
+        else ["-O3", "-fopenmp-simd", "-fno-trapping-math", "-fno-math-errno", "-fvisibility=hidden"]
+    )
     kernels = CppExtension(
         "fastcam._C",
         ["csrc/library.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))],
@@ -61,7 +65,9 @@ def build_arguments() -> dict:
     """What setup() needs to compile, or nothing where it is not to."""
     build = choice("FASTCAM_BUILD")
     if choice("FASTCAM_CUDA") == "1":
-        sys.exit("FASTCAM_CUDA=1 asks for CUDA kernels, but this version of fastcam has CPU kernels only; use auto or 0")
+        sys.exit(
+            "FASTCAM_CUDA=1 asks for CUDA kernels, but this version of fastcam has CPU kernels only; use auto or 0"
+        )
     if build == "0" or (build == "auto" and compiler_missing()):
         print(f"fastcam: not compiling (FASTCAM_BUILD={build}); the package will use its PyTorch references")
         return {}

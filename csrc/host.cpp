@@ -17,9 +17,7 @@ namespace {
 template <class T>
 using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
-std::string shape_text(const py::array& array) {
-  return py::str(array.attr("shape")).cast<std::string>();
-}
+std::string shape_text(const py::array& array) { return py::str(array.attr("shape")).cast<std::string>(); }
 
 std::vector<py::ssize_t> shape_of(const py::array& array) { return {array.shape(), array.shape() + array.ndim()}; }
 
@@ -35,7 +33,8 @@ py::array_t<uint8_t> to_uint8(const Array<float>& map) {
   return out;
 }
 
-void blend(const uint8_t* image, const float* map, const uint8_t* colors, float alpha, py::ssize_t count, uint8_t* out) {
+void blend(const uint8_t* image, const float* map, const uint8_t* colors, float alpha, py::ssize_t count,
+           uint8_t* out) {
   for (py::ssize_t i = 0; i < count; ++i) {
     const bool hidden = std::isnan(map[i]);
     const uint8_t* color = colors + 3 * to_byte(map[i]);
@@ -46,12 +45,13 @@ void blend(const uint8_t* image, const float* map, const uint8_t* colors, float 
   }
 }
 
-py::array_t<uint8_t> overlay(const Array<uint8_t>& image, const Array<float>& map, const Array<uint8_t>& colors, float alpha) {
+py::array_t<uint8_t> overlay(const Array<uint8_t>& image, const Array<float>& map, const Array<uint8_t>& colors,
+                             float alpha) {
   bool fits = image.ndim() == map.ndim() + 1 && image.shape(map.ndim()) == 3;
   for (py::ssize_t i = 0; fits && i < map.ndim(); ++i) fits = image.shape(i) == map.shape(i);
   if (!fits) {
-    throw std::invalid_argument("`image` must have shape (..., H, W, 3) for a map (..., H, W), got " + shape_text(image) +
-                                " and " + shape_text(map));
+    throw std::invalid_argument("`image` must have shape (..., H, W, 3) for a map (..., H, W), got " +
+                                shape_text(image) + " and " + shape_text(map));
   }
   if (colors.ndim() != 2 || colors.shape(0) != 256 || colors.shape(1) != 3) {
     throw std::invalid_argument("`colors` must have shape (256, 3), got " + shape_text(colors));

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 Element = int | str | None
 
+_TARGETS_AT_ONCE = 32  # bounds the memory of a batched backward pass
+
 _training_lock = threading.Lock()
 
 
@@ -97,7 +99,9 @@ def _select(output: Any, element: Element, name: str) -> Tensor:
         try:
             output = output[element]
         except (LookupError, TypeError) as error:
-            raise ValueError(f"target layer {name!r} has no element {element!r} in its {type(output).__name__}") from error
+            raise ValueError(
+                f"target layer {name!r} has no element {element!r} in its {type(output).__name__}"
+            ) from error
     if not isinstance(output, Tensor) or not output.is_floating_point():
         kind = output.dtype if isinstance(output, Tensor) else type(output).__name__
         raise TypeError(f"target layer {name!r} must return a floating point tensor, got {kind}")
@@ -182,19 +186,28 @@ def gradients(scores: Tensor, activations: Sequence[Tensor], names: Sequence[str
         found = torch.autograd.grad(scores.sum(), activations, allow_unused=True)
         _check_used(found, names)
         return [g.unsqueeze(1) if scores.dim() == 2 else g for g in found]
+    rows = [_rows(scores[:, first : first + _TARGETS_AT_ONCE], activations, names) for first in _starts(scores)]
+    return [torch.cat(parts).movedim(0, 1) for parts in zip(*rows, strict=True)]
+
+
+def _starts(scores: Tensor) -> range:
+    return range(0, scores.shape[1], _TARGETS_AT_ONCE)
+
+
+def _rows(scores: Tensor, activations: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
+    """Gradients (K, N, ...) of a few targets, all in one batched backward pass."""
     count, targets = scores.shape
     basis = torch.eye(targets, dtype=scores.dtype, device=scores.device)
     basis = basis.unsqueeze(1).expand(targets, count, targets)
+    options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
     try:
-        found = torch.autograd.grad(
-            scores, activations, basis, retain_graph=True, is_grads_batched=True, allow_unused=True
-        )
+        found = torch.autograd.grad(scores, activations, basis, is_grads_batched=True, **options)
     except RuntimeError:  # an operation without a batching rule: one backward pass per target
-        rows = [torch.autograd.grad(scores, activations, row, retain_graph=True, allow_unused=True) for row in basis]
-        _check_used(rows[0], names)
-        found = tuple(map(torch.stack, zip(*rows, strict=True)))
+        apart = [torch.autograd.grad(scores, activations, row, **options) for row in basis]
+        _check_used(apart[0], names)
+        found = tuple(map(torch.stack, zip(*apart, strict=True)))
     _check_used(found, names)
-    return [g.movedim(0, 1) for g in found]
+    return list(found)
 
 
 def _check_used(found: Sequence[Tensor | None], names: Sequence[str]) -> None:

@@ -1,29 +1,19 @@
 """The engine: the only place that wires capture, targets, methods and post-processing."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from fastcam import capture, head, layers, ops, postprocess, targets
+from fastcam import capture, evidence, layers, ops, postprocess, targets
 from fastcam import methods as _registered  # noqa: F401 - registers the rules
 from fastcam.explanation import Explanation
 from fastcam.registry import Method, get_method
 
 Explanations = Explanation | dict[str, Explanation] | dict[tuple[str, str], Explanation]
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    """What the rules work on, for one layer."""
-
-    activations: Tensor  # (N, C, *S)
-    gradients: Tensor | None  # (N, [K,] C, *S)
-    mean_pool_classifier: Tensor | None  # (N, [K,] C)
-    max_pool_classifier: Tensor | None
 
 
 class Explainer:
@@ -105,18 +95,10 @@ class Explainer:
         with torch.inference_mode(False), torch.enable_grad():
             output = targets.select_output(captured.output, self.select)
             scores = targets.score(output, target, len(images))
-            evidence = self._evidence(chosen, captured.activations, output, scores, target, needs)
+            run = evidence.Run(chosen, captured.activations, output, scores, target)
+            gathered = evidence.gather(run, needs, self.reshape_transform)
         with torch.inference_mode(False), torch.no_grad():
-            shared = Explanation(
-                method="",
-                layer="",
-                images=images.detach(),
-                output=output.detach() if isinstance(output, Tensor) else output,
-                scores=scores.values.detach(),
-                targets=scores.classes,
-                native=scores.values,
-            )
-            return self._explanations(chosen, evidence, shared)
+            return self._explanations(run, gathered, images)
 
     def __enter__(self) -> Self:
         """The explainer itself."""
@@ -127,77 +109,38 @@ class Explainer:
     ) -> None:
         """Nothing to undo: between calls nothing is attached to the model."""
 
-    def _evidence(
-        self,
-        chosen: Sequence[capture.Layer],
-        activations: Sequence[Tensor],
-        output: Any,
-        scores: targets.Scores,
-        target: targets.Target,
-        needs: set[str],
-    ) -> list[_Evidence]:
-        """Activations, gradients and classifiers of every layer, shaped for the rules."""
-        heads = [None if self.reshape_transform else head.recognize(output, each) for each in activations]
-        classifiers = {"mean": [None] * len(chosen), "max": [None] * len(chosen)}
-        for pooling in classifiers:
-            if f"{pooling}_pool_classifier" in needs:
-                rows = [_classifier(each, pooling, scores, layer) for each, layer in zip(heads, chosen, strict=True)]
-                classifiers[pooling] = rows
-        gradients: Sequence[Tensor | None] = [None] * len(chosen)
-        if "gradients" in needs:
-            gradients = _gradients(chosen, activations, heads, output, scores, target)
-        found = []
-        for i, layer in enumerate(chosen):
-            maps = self._as_maps(activations[i].detach(), layer, scores.values)
-            gradient = gradients[i]
-            if gradient is not None:
-                gradient = self._gradient_as_maps(gradient.detach(), scores.values.dim() == 2)
-            found.append(_Evidence(maps, gradient, classifiers["mean"][i], classifiers["max"][i]))
-        return found
-
-    def _as_maps(self, activations: Tensor, layer: capture.Layer, scores: Tensor) -> Tensor:
-        shaped = self.reshape_transform(activations) if self.reshape_transform else activations
-        if shaped.dim() < 3 or len(shaped) != len(scores):
-            raise ValueError(
-                f"target layer {layer.name!r} returns shape {tuple(activations.shape)}, not (N, C, ...) with a spatial map; "
-                "choose another layer or pass reshape_transform="
-            )
-        return shaped
-
-    def _gradient_as_maps(self, gradient: Tensor, has_targets: bool) -> Tensor:
-        if self.reshape_transform is None:
-            return gradient
-        if not has_targets:
-            return self.reshape_transform(gradient)
-        return self.reshape_transform(gradient.flatten(0, 1)).unflatten(0, gradient.shape[:2])
-
-    def _explanations(
-        self, chosen: Sequence[capture.Layer], evidence: Sequence[_Evidence], shared: Explanation
-    ) -> Explanations:
-        axes = len(shared.size)
-        for layer, each in zip(chosen, evidence, strict=True):
-            if each.activations.dim() - 2 != axes:
-                raise ValueError(
-                    f"target layer {layer.name!r} gives maps with {each.activations.dim() - 2} spatial axes for images with "
-                    f"{axes}; choose another layer or pass reshape_transform= (fastcam.vit_reshape for transformers)"
-                )
+    def _explanations(self, run: evidence.Run, gathered: Sequence[evidence.Evidence], images: Tensor) -> Explanations:
+        _check_axes(run.layers, gathered, images)
+        shared = Explanation(
+            method="",
+            layer="",
+            images=images.detach(),
+            output=run.output.detach() if isinstance(run.output, Tensor) else run.output,
+            scores=run.scores.values.detach(),
+            targets=run.scores.classes,
+            native=run.scores.values,
+        )
         results: dict[tuple[str, str], Explanation] = {}
         for method in self.methods:
-            natives = [self._native(method, each, shared.scores) for each in evidence]
-            if len(chosen) == 1 or self.fuse is None:
-                for layer, native in zip(chosen, natives, strict=True):
-                    results[method.name, layer.name] = replace(
-                        shared, method=method.name, layer=layer.name, native=native
-                    )
-            else:
-                results[method.name, ""] = replace(
-                    shared,
-                    method=method.name,
-                    layer=" + ".join(layer.name for layer in chosen),
-                    native=postprocess.fuse(natives, postprocess.finest(natives, axes), self.fuse),
-                    fused=postprocess.fuse(natives, shared.size, self.fuse),
-                )
-        return self._unwrapped(results, apart=len(chosen) > 1 and self.fuse is None)
+            natives = [self._native(method, each, shared.scores) for each in gathered]
+            if len(natives) > 1 and self.fuse is not None:
+                results[method.name, ""] = self._fused(shared, method, run.layers, natives)
+                continue
+            for layer, native in zip(run.layers, natives, strict=True):
+                results[method.name, layer.name] = replace(shared, method=method.name, layer=layer.name, native=native)
+        return self._unwrapped(results, apart=len(run.layers) > 1 and self.fuse is None)
+
+    def _fused(
+        self, shared: Explanation, method: Method, chosen: Sequence[capture.Layer], natives: Sequence[Tensor]
+    ) -> Explanation:
+        how = self.fuse or "mean"
+        return replace(
+            shared,
+            method=method.name,
+            layer=" + ".join(layer.name for layer in chosen),
+            native=postprocess.fuse(natives, postprocess.finest(natives, len(shared.size)), how),
+            fused=postprocess.fuse(natives, shared.size, how),
+        )
 
     def _unwrapped(self, results: dict[tuple[str, str], Explanation], apart: bool) -> Explanations:
         if self.one_method and not apart:
@@ -208,31 +151,37 @@ class Explainer:
             return {name: each for (name, _), each in results.items()}
         return results
 
-    def _native(self, method: Method, evidence: _Evidence, scores: Tensor) -> Tensor:
+    def _native(self, method: Method, found: evidence.Evidence, scores: Tensor) -> Tensor:
         """The method's map (N, [K,] *s) at the layer's size."""
         relu = method.relu if self.relu is None else self.relu
         options = {name: value for name, value in self.options.items() if name in method.options}
-        activations, gradients = evidence.activations, evidence.gradients
-        if method.fused is not None and gradients is not None:
-            return method.fused(activations, gradients, relu=relu, **options)
-        has_targets = scores.dim() == 2
-        flat = {
-            "activations": activations.flatten(2).unsqueeze(1) if has_targets else activations.flatten(2),
-            "gradients": None if gradients is None else gradients.flatten(3 if has_targets else 2),
-            "mean_pool_classifier": evidence.mean_pool_classifier,
-            "max_pool_classifier": evidence.max_pool_classifier,
-        }
-        result = method.rule(*(flat[need] for need in method.needs), **options)
-        lead = scores.shape
+        if method.fused is not None and found.gradients is not None:
+            return method.fused(found.activations, found.gradients, relu=relu, **options)
+        result = method.rule(*_flat_arguments(method, found, scores.dim() == 2), **options)
         if method.returns == "map":
-            maps = result.expand(*lead, result.shape[-1]).reshape(*lead, *activations.shape[2:])
+            maps = result.expand(*scores.shape, result.shape[-1]).unflatten(-1, found.activations.shape[2:])
             return ops.reference.rectify(maps) if relu else maps
-        per_element = result.dim() > len(lead) + 1
-        weights = result.unflatten(-1, activations.shape[2:]) if per_element else result
-        if activations.dim() == 3:  # (N, C, L): one more axis, so that (N, K, C) cannot be taken for element weights
-            maps = ops.weighted_channel_sum(activations.unsqueeze(-1), weights.unsqueeze(-1) if per_element else weights, relu)
-            return maps.squeeze(-1)
-        return ops.weighted_channel_sum(activations, weights, relu)
+        return _reduce(found.activations, result, result.dim() > scores.dim() + 1, relu)
+
+
+def _flat_arguments(method: Method, found: evidence.Evidence, has_targets: bool) -> list[Any]:
+    """What the rule needs, positions flat; with targets the activations have an axis of one for K."""
+    activations = found.activations.flatten(2)
+    flat = {
+        "activations": activations.unsqueeze(1) if has_targets else activations,
+        "gradients": None if found.gradients is None else found.gradients.flatten(3 if has_targets else 2),
+        "mean_pool_classifier": found.mean_pool_classifier,
+        "max_pool_classifier": found.max_pool_classifier,
+    }
+    return [flat[need] for need in method.needs]
+
+
+def _reduce(activations: Tensor, weights: Tensor, per_element: bool, relu: bool) -> Tensor:
+    """sum_c w_c A_c for weights (N, [K,] C) or, per element, (N, [K,] C, P)."""
+    if activations.dim() == 3:  # (N, C, L): one more axis, so that (N, K, C) cannot be taken for element weights
+        return _reduce(activations.unsqueeze(-1), weights, per_element, relu).squeeze(-1)
+    shaped = weights.unflatten(-1, activations.shape[2:]) if per_element else weights
+    return ops.weighted_channel_sum(activations, shaped, relu)
 
 
 def explain(
@@ -260,51 +209,11 @@ def _check_images(images: Any) -> None:
         raise ValueError(f"`images` must have shape (N, C, ...) with at least one image, got {tuple(images.shape)}")
 
 
-def _classifier(found: head.Head | None, pooling: str, scores: targets.Scores, layer: capture.Layer) -> Tensor:
-    """The classifier's rows for the targets, (N, [K,] C)."""
-    if found is None or found.pooling != pooling:
-        name = "average" if pooling == "mean" else "max"
-        raise ValueError(
-            f"this method needs a model in which global {name} pooling and one linear layer follow target layer "
-            f"{layer.name!r}, and nothing else; this one does not end so"
-        )
-    if scores.classes is None:
-        raise ValueError("this method explains class indices; a callable target has no row in the classifier")
-    return found.weight[scores.classes]
-
-
-def _gradients(
-    chosen: Sequence[capture.Layer],
-    activations: Sequence[Tensor],
-    heads: Sequence[head.Head | None],
-    output: Any,
-    scores: targets.Scores,
-    target: targets.Target,
-) -> list[Tensor]:
-    """Gradients of every layer: in closed form behind global average pooling, by one backward pass otherwise."""
-    closed: dict[int, Tensor] = {}
-    for i, found in enumerate(heads):
-        if found is not None and found.pooling == "mean":
-            closed[i] = _closed_form(found, activations[i], output, scores, target)
-    remaining = [i for i in range(len(chosen)) if i not in closed]
-    if remaining:
-        names = [chosen[i].name for i in remaining]
-        found_gradients = capture.gradients(scores.values, [activations[i] for i in remaining], names)
-        closed |= dict(zip(remaining, found_gradients, strict=True))
-    return [closed[i] for i in range(len(chosen))]
-
-
-def _closed_form(
-    found: head.Head, activations: Tensor, output: Tensor, scores: targets.Scores, target: targets.Target
-) -> Tensor:
-    """dy/dA = (dy/d output) W / P, the same at every position: a view that takes no memory."""
-    if scores.classes is not None:
-        rows = found.weight[scores.classes]  # (N, [K,] C)
-    else:
-        leaf = output.detach().requires_grad_()
-        again = targets.score(leaf, target, len(leaf))
-        (slopes,) = capture.gradients(again.values, [leaf], ["output"])
-        rows = slopes @ found.weight.to(slopes.dtype)
-    spatial = activations.shape[2:]
-    constant = (rows / spatial.numel()).to(activations.dtype)
-    return constant.reshape(*constant.shape, *([1] * len(spatial))).expand(*constant.shape, *spatial)
+def _check_axes(chosen: Sequence[capture.Layer], gathered: Sequence[evidence.Evidence], images: Tensor) -> None:
+    axes = images.dim() - 2
+    for layer, found in zip(chosen, gathered, strict=True):
+        if found.activations.dim() - 2 != axes:
+            raise ValueError(
+                f"target layer {layer.name!r} gives maps with {found.activations.dim() - 2} spatial axes for images "
+                f"with {axes}; choose another layer or pass reshape_transform= (fastcam.vit_reshape for transformers)"
+            )

@@ -60,8 +60,8 @@ class Explanation:
         return postprocess.resize(self.native if self.fused is None else self.fused, self.size, True)
 
     @cached_property
-    def status(self) -> list[str] | list[list[str]]:
-        """Per image (and target): "ok", "constant map" or "non-finite"."""
+    def status(self) -> Any:
+        """A list of N (or N lists of K): "ok", "constant map" or "non-finite"."""
         return postprocess.status(self.native, self.scores)
 
     def numpy(self) -> np.ndarray[Any, Any]:
@@ -88,7 +88,9 @@ class Explanation:
             raise ValueError(f"only 2-D maps can be drawn; these have {len(self.size)} spatial axes")
         pictures = _pictures(self.images if images is None else images, images is None)
         if pictures.shape != (len(self), *self.size, 3):
-            raise ValueError(f"`images` must be {len(self)} colour images of size {self.size}, got shape {pictures.shape}")
+            raise ValueError(
+                f"`images` must be {len(self)} colour images of size {self.size}, got shape {pictures.shape}"
+            )
         if maps.ndim == 4:
             pictures = np.broadcast_to(pictures[:, None], (*maps.shape, 3))
         return render.overlay(np.ascontiguousarray(pictures), maps, colormap, alpha)
@@ -126,7 +128,7 @@ class Explanation:
         return figure
 
     def _title(self, index: Sequence[int]) -> str:
-        status: Any = self.status
+        status = self.status
         for i in index:
             status = status[i]
         score = f"{self.scores[tuple(index)].item():.2f}"
@@ -156,7 +158,9 @@ def _pictures(images: Any, stretch: bool) -> render.Bytes:
         elif images.dtype == torch.uint8:
             pixels = pixels / 255
         if pixels.dim() != 4 or pixels.shape[1] not in (1, 3):
-            raise ValueError(f"`images` must have shape (N, 3, H, W) to be drawn, got {tuple(images.shape)}; pass images=")
+            raise ValueError(
+                f"`images` must have shape (N, 3, H, W) to be drawn, got {tuple(images.shape)}; pass images="
+            )
         return render.to_uint8(pixels.expand(-1, 3, -1, -1).movedim(1, -1).contiguous().numpy())
     if isinstance(images, np.ndarray):
         return images if images.dtype == np.uint8 else render.to_uint8(images.astype(np.float32))

@@ -1,9 +1,10 @@
 """Recognises a pooling-and-linear head from the recorded graph, so that its gradient needs no backward pass."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 # Nodes that only move or reshape values; between pooling and classifier they keep (N, C).
@@ -45,14 +46,13 @@ def recognize(output: Any, activations: Tensor) -> Head | None:
     weight: Tensor | None = None
     node: Any = output.grad_fn
     while node is not None and not _is_source(node, activations):
-        name = node.name()
         found = _classifier(node) if weight is None else None
         pooled = _pooling(node, activations) if pooling is None else None
         if found is not None and pooling != "max":
             weight, following = found
         elif pooled is not None:
             pooling, following = pooled, 0
-        elif name.startswith(_TRANSPARENT):
+        elif _is_transparent(node, activations):
             following = 0
         else:
             return None
@@ -86,25 +86,30 @@ def _pooling(node: Any, activations: Tensor) -> Literal["mean", "max"] | None:
     """Which global pooling the node is, if it pools every position of what has the shape of the activations."""
     name = node.name()
     spatial = activations.shape[2:]
-    if name in ("MeanBackward1", "AmaxBackward0"):
-        sizes = node._saved_self_sym_sizes if name == "MeanBackward1" else node._saved_self.shape
-        pooled = {axis if axis < len(sizes) else axis - 2**64 for axis in node._saved_dim}
-        pooled = {axis % len(sizes) for axis in pooled}
-        over_positions = sizes[2:].numel() == spatial.numel() if isinstance(sizes, torch.Size) else _count(sizes[2:]) == _count(spatial)
-        if pooled == set(range(2, len(sizes))) and over_positions:
-            return "mean" if name == "MeanBackward1" else "max"
-        return None
-    if name.startswith("AvgPool") and tuple(node._saved_kernel_size) == tuple(spatial) and not any(node._saved_padding):
-        return "mean" if getattr(node, "_saved_divisor_override", None) is None else None
-    if name.startswith("MaxPool") and tuple(node._saved_kernel_size) == tuple(spatial) and not any(node._saved_padding):
-        return "max"
-    if name.startswith("AdaptiveMaxPool") and all(s == 1 for s in node._saved_result1.shape[2:]):
-        return "max"
+    if name == "MeanBackward1":
+        return "mean" if _covers(node._saved_dim, node._saved_self_sym_sizes, spatial) else None
+    if name == "AmaxBackward0":
+        return "max" if _covers(node._saved_dim, node._saved_self.shape, spatial) else None
+    if name.startswith("AdaptiveMaxPool"):
+        return "max" if math.prod(node._saved_result1.shape[2:]) == 1 else None
+    if name.startswith(("AvgPool", "MaxPool")):
+        whole = tuple(node._saved_kernel_size) == tuple(spatial) and not any(node._saved_padding)
+        plain = getattr(node, "_saved_divisor_override", None) is None
+        return ("mean" if name.startswith("Avg") else "max") if whole and plain else None
     return None
 
 
-def _count(sizes: Any) -> int:
-    total = 1
-    for size in sizes:
-        total *= int(size)
-    return total
+def _covers(axes: Sequence[int], sizes: Sequence[int], spatial: Sequence[int]) -> bool:
+    """Whether a reduction of (N, C, *sizes[2:]) over ``axes`` pools all the positions and nothing else."""
+    rank = len(sizes)
+    pooled = {(axis if axis < rank else axis - 2**64) % rank for axis in axes}  # negative axes are kept as unsigned
+    return pooled == set(range(2, rank)) and math.prod(sizes[2:]) == math.prod(spatial)
+
+
+def _is_transparent(node: Any, activations: Tensor) -> bool:
+    """Whether the node only moves or reshapes values."""
+    if node.name().startswith("AsStridedBackward"):  # how channels_last pooling sets the strides of (N, C, 1, 1)
+        count, channels = activations.shape[:2]
+        sizes, strides = node._saved_size, node._saved_stride
+        return math.prod(sizes) == count * channels and tuple(sizes[:2]) == (count, channels) and strides[1] == 1
+    return node.name().startswith(_TRANSPARENT)

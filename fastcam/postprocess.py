@@ -1,7 +1,7 @@
 """From native maps to maps at the size of the input."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,12 +27,15 @@ def finest(maps: Sequence[Tensor], axes: int) -> tuple[int, ...]:
     return max((tuple(each.shape[-axes:]) for each in maps), key=lambda shape: torch.Size(shape).numel())
 
 
-def status(maps: Tensor, scores: Tensor) -> list[str] | list[list[str]]:
+def status(maps: Tensor, scores: Tensor) -> Any:
     """For every map "ok", "constant map" or "non-finite" (a NaN or infinity in the map or its score).
 
     Args:
         maps: (N, [K,] *s), raw.
         scores: (N,) or (N, K).
+
+    Returns:
+        A list of N, or N lists of K.
     """
     flat = maps.flatten(scores.dim())
     finite = flat.isfinite().all(-1) & scores.isfinite()

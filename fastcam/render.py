@@ -26,7 +26,9 @@ def colors(colormap: str) -> Bytes:
     try:
         from matplotlib import colormaps
     except ImportError as error:
-        raise ValueError(f"colormap {colormap!r} needs matplotlib (pip install fastcam[plot]); without it there is 'jet'") from error
+        raise ValueError(
+            f"colormap {colormap!r} needs matplotlib (pip install fastcam[plot]); without it there is 'jet'"
+        ) from error
     if colormap not in colormaps:
         raise ValueError(f"`colormap` must be 'jet' or a name known to matplotlib, got {colormap!r}")
     return np.round(255 * colormaps[colormap](np.linspace(0, 1, 256))[:, :3]).astype(np.uint8)

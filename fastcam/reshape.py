@@ -24,7 +24,9 @@ def vit_reshape(tokens: Tensor, *, prefix: int | None = None, grid: tuple[int, i
         prefix = count - patches
     height, width = grid or (math.isqrt(max(count - prefix, 0)),) * 2
     if height * width != count - prefix or height * width < 1:
-        raise ValueError(f"{count} tokens less {prefix} do not fill a grid of {height} x {width}; pass prefix= and grid=")
+        raise ValueError(
+            f"{count} tokens less {prefix} do not fill a grid of {height} x {width}; pass prefix= and grid="
+        )
     return tokens[:, prefix:].unflatten(1, (height, width)).movedim(-1, 1)
 
 

@@ -46,7 +46,9 @@ def select_output(output: Any, select: Callable[[Any], Any] | int | str | None) 
     try:
         return output[select]
     except (LookupError, TypeError) as error:
-        raise TypeError(f"`select` is {select!r}, but the model's output, a {type(output).__name__}, has no such part") from error
+        raise TypeError(
+            f"`select` is {select!r}, but the model's output, a {type(output).__name__}, has no such part"
+        ) from error
 
 
 def score(output: Any, target: Target, count: int) -> Scores:
@@ -65,18 +67,22 @@ def score(output: Any, target: Target, count: int) -> Scores:
     if callable(target):
         return Scores(_checked(target(output), count), None)
     if _is_list_of_callables(target):
-        if len(target) != count:  # type: ignore[arg-type]
-            raise ValueError(f"`target` must have one callable per image, {count}, got {len(target)}")  # type: ignore[arg-type]
-        values = [_scalar(function(output[i])) for i, function in enumerate(target)]  # type: ignore[arg-type, union-attr, misc]
-        return Scores(_checked(torch.stack(values), count), None)
+        return Scores(_score_apart(output, target, count), None)
     logits = _class_scores(output, count)
     classes = _classes(logits, target)
-    values = logits.gather(1, classes.reshape(count, -1))
-    return Scores(values.reshape(classes.shape), classes)
+    return Scores(logits.gather(1, classes.reshape(count, -1)).reshape(classes.shape), classes)
+
+
+def _score_apart(output: Any, functions: Any, count: int) -> Tensor:
+    if len(functions) != count:
+        raise ValueError(f"`target` must have one callable per image, {count}, got {len(functions)}")
+    return torch.stack([_scalar(function(output[i])) for i, function in enumerate(functions)])
 
 
 def _is_list_of_callables(target: Target) -> bool:
-    return isinstance(target, Sequence) and not isinstance(target, str) and len(target) > 0 and all(map(callable, target))
+    return (
+        isinstance(target, Sequence) and not isinstance(target, str) and len(target) > 0 and all(map(callable, target))
+    )
 
 
 def _scalar(value: Any) -> Tensor:
@@ -100,8 +106,8 @@ def _describe(value: Any) -> str:
 def _class_scores(output: Any, count: int) -> Tensor:
     if not isinstance(output, Tensor):
         raise TypeError(
-            f"class indices need an output tensor of shape (N, classes), but the model returned a {type(output).__name__}; "
-            "choose its part with select=..., an index, a key or a function"
+            "class indices need an output tensor of shape (N, classes), but the model returned a "
+            f"{type(output).__name__}; choose its part with select=..., an index, a key or a function"
         )
     logits = output.unsqueeze(1) if output.dim() == 1 else output
     if logits.dim() != 2 or len(logits) != count:
@@ -125,11 +131,12 @@ def _classes(logits: Tensor, target: Any) -> Tensor:
         indices = torch.as_tensor(target)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"`target` must be a class index, {count} of them, {count} equally long lists of them, a callable or None, got {target!r}"
+            f"`target` must be a class index, {count} of them, {count} equally long lists of them, a callable or None, "
+            f"got {target!r}"
         ) from error
     if indices.is_floating_point() or indices.dtype == torch.bool or indices.is_complex():
         raise TypeError(f"`target` must hold whole numbers, got {indices.dtype}")
-    if indices.numel() and not (0 <= int(indices.min()) and int(indices.max()) < classes):
+    if indices.numel() and not set(indices.unique().tolist()) <= set(range(classes)):
         raise ValueError(f"`target` must lie in [0, {classes}), got {indices.tolist()}")
     if indices.dim() == 0:
         indices = indices.expand(count)

@@ -27,8 +27,8 @@ void mean_chunks(const T* a, const Strides& strides, int64_t row_stride, const S
   torch::stable::parallel_for(0, sizes.images * chunks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / chunks, first = i % chunks * kMaxChunk;
-      run<Kernel>(a + n * strides.image + first * strides.channel, row_stride, std::min(kMaxChunk, sizes.channels - first),
-                  sizes.positions, out + n * sizes.channels + first);
+      run<Kernel>(a + n * strides.image + first * strides.channel, row_stride,
+                  std::min(kMaxChunk, sizes.channels - first), sizes.positions, out + n * sizes.channels + first);
     }
   });
 }
@@ -39,8 +39,7 @@ Tensor channel_mean(Tensor activations) {
   check_activations(activations);
   const Sizes sizes{activations.size(0), 1, activations.size(1), position_count(activations)};
   STD_TORCH_CHECK(sizes.positions > 0, "`activations` must have at least one position, got ", shape_text(activations));
-  Tensor means =
-      torch::stable::new_empty(activations, {sizes.images, sizes.channels}, accumulation_dtype(activations));
+  Tensor means = torch::stable::new_empty(activations, {sizes.images, sizes.channels}, accumulation_dtype(activations));
   if (means.numel() == 0) return means;
   auto strides = strides_of(activations, false);
   const bool planes = strides && sizes.positions > 1 && strides->position == 1;

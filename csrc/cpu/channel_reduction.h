@@ -97,7 +97,8 @@ struct RuleWeights {
         Acc activation_sum[kRows] = {}, total[kRows], weight[kRows];
         if constexpr (Rule::kReadsActivations) sum_rows(block.count, chunk.positions, activation_sum, a);
         sum_rows(block.count, chunk.positions, total, [&](int64_t i, int64_t p) {
-          return rule.term(Rule::kReadsActivations ? a(i, p) : Acc(0), static_cast<Acc>(block.w[i][p]), activation_sum[i]);
+          return rule.term(Rule::kReadsActivations ? a(i, p) : Acc(0), static_cast<Acc>(block.w[i][p]),
+                           activation_sum[i]);
         });
         for (int64_t i = 0; i < block.count; ++i) weight[i] = rule.weight(total[i], activation_sum[i], chunk.positions);
         add_rows(block.count, chunk.positions, chunk.map, [&](int64_t i, int64_t p) { return weight[i] * a(i, p); });
@@ -117,7 +118,8 @@ struct RuleWeights {
         return rule.term(Rule::kReadsActivations ? a(p, c) : Acc(0), g, activation_sum[c]);
       });
 #pragma omp simd
-      for (int64_t c = 0; c < chunk.channels; ++c) weight[c] = rule.weight(total[c], activation_sum[c], chunk.positions);
+      for (int64_t c = 0; c < chunk.channels; ++c)
+        weight[c] = rule.weight(total[c], activation_sum[c], chunk.positions);
       ChannelWeights::Rows::weigh_rows(chunk, weight);
     }
   };
@@ -214,7 +216,8 @@ Tensor reduce_elements(Tensor activations, Tensor gradients, const char* label, 
   check_activations(activations);
   check_like_activations(activations, gradients, label);
   const bool has_targets = gradients.dim() > activations.dim();
-  const Sizes sizes{activations.size(0), has_targets ? gradients.size(1) : 1, activations.size(1), position_count(activations)};
+  const Sizes sizes{activations.size(0), has_targets ? gradients.size(1) : 1, activations.size(1),
+                    position_count(activations)};
   std::optional<int64_t> targets;
   if (has_targets) targets = sizes.targets;
   Tensor maps = torch::stable::new_empty(activations, map_shape(activations, targets), accumulation_dtype(activations));

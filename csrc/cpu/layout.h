@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#define FASTCAM_DISPATCH(TYPE, ...) \
-  THO_DISPATCH_V2(TYPE, "fastcam", AT_WRAP(__VA_ARGS__), torch::headeronly::ScalarType::Float,            \
-                  torch::headeronly::ScalarType::Double, torch::headeronly::ScalarType::Half,        \
+#define FASTCAM_DISPATCH(TYPE, ...)                                                            \
+  THO_DISPATCH_V2(TYPE, "fastcam", AT_WRAP(__VA_ARGS__), torch::headeronly::ScalarType::Float, \
+                  torch::headeronly::ScalarType::Double, torch::headeronly::ScalarType::Half,  \
                   torch::headeronly::ScalarType::BFloat16)
 
 namespace fastcam {
@@ -77,7 +77,8 @@ inline int64_t position_count(const Tensor& activations) {
 }
 
 inline void check_activations(const Tensor& activations) {
-  STD_TORCH_CHECK(activations.dim() >= 3, "`activations` must have shape (N, C, ...) with at least one spatial axis, got ",
+  STD_TORCH_CHECK(activations.dim() >= 3,
+                  "`activations` must have shape (N, C, ...) with at least one spatial axis, got ",
                   shape_text(activations));
 }
 
@@ -90,7 +91,8 @@ inline void check_like_activations(const Tensor& activations, const Tensor& othe
   }
   STD_TORCH_CHECK(same, "`", label, "` must have the shape of `activations` ", shape_text(activations),
                   " or one more axis K after N, got ", shape_text(other));
-  STD_TORCH_CHECK(activations.scalar_type() == other.scalar_type(), "`", label, "` must have the dtype of `activations`");
+  STD_TORCH_CHECK(activations.scalar_type() == other.scalar_type(), "`", label,
+                  "` must have the dtype of `activations`");
   STD_TORCH_CHECK(other.is_cpu(), "`", label, "` must be on the device of `activations`, the CPU");
 }
 

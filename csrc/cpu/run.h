@@ -15,8 +15,9 @@ __attribute__((target("avx2,fma,f16c"), flatten, noinline)) void run_avx2(const 
 }
 
 template <class Kernel, class... Args>
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"), flatten, noinline))
-void run_avx512(const Args&... args) {
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"), flatten,
+               noinline)) void
+run_avx512(const Args&... args) {
   Kernel::run(args...);
 }
 #endif

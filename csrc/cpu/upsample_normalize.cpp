@@ -45,7 +45,8 @@ struct Resample {
     for (int64_t h = 0; h < height; ++h) {
       const T* row = source + h * width;
       for (int64_t j = 0; j < columns; ++j) {
-        rows[h * columns + j] = mix(static_cast<Acc>(row[x.lower[j]]), static_cast<Acc>(row[x.upper[j]]), x.fraction[j]);
+        rows[h * columns + j] =
+            mix(static_cast<Acc>(row[x.lower[j]]), static_cast<Acc>(row[x.upper[j]]), x.fraction[j]);
       }
     }
     if (normalize) normalize_rows(y, x, height, rows);

@@ -35,7 +35,8 @@ Tensor sum_targets(const Tensor& activations, const Tensor& weights, bool relu) 
 Tensor sum_channels(Tensor activations, Tensor weights, bool relu) {
   weights = torch::stable::to(weights, accumulation_dtype(activations));
   const Sizes sizes{activations.size(0), 1, activations.size(1), position_count(activations)};
-  Tensor maps = torch::stable::new_empty(activations, map_shape(activations, std::nullopt), accumulation_dtype(activations));
+  Tensor maps =
+      torch::stable::new_empty(activations, map_shape(activations, std::nullopt), accumulation_dtype(activations));
   if (maps.numel() == 0) return maps;
   if (activations.numel() == 0) return torch::stable::zero_(maps);
 
@@ -82,4 +83,6 @@ Tensor weighted_channel_sum(Tensor activations, Tensor weights, bool relu) {
 
 }  // namespace fastcam
 
-STABLE_TORCH_LIBRARY_IMPL(fastcam, CPU, m) { m.impl("weighted_channel_sum", TORCH_BOX(&fastcam::weighted_channel_sum)); }
+STABLE_TORCH_LIBRARY_IMPL(fastcam, CPU, m) {
+  m.impl("weighted_channel_sum", TORCH_BOX(&fastcam::weighted_channel_sum));
+}

@@ -41,7 +41,8 @@ def _check_windows(windows: Any, axes: int, images: Tensor) -> None:
         raise TypeError(f"`windows` must be an int64 tensor, got {getattr(windows, 'dtype', type(windows).__name__)}")
     if windows.dim() != 3 or tuple(windows.shape[1:]) != (2, axes):
         raise ValueError(
-            f"`windows` must have shape (M, 2, {axes}), start and size along every spatial axis, got {shape_text(windows)}"
+            f"`windows` must have shape (M, 2, {axes}), start and size along every spatial axis, "
+            f"got {shape_text(windows)}"
         )
     if windows.device != images.device:
         raise ValueError(f"`windows` must be on the device of `images`, {images.device}, got {windows.device}")

@@ -56,7 +56,7 @@ def _reduce(activations: Tensor, weights: Tensor, shape: Sequence[int], relu: bo
 
 
 def weighted_channel_sum(activations: Tensor, weights: Tensor, relu: bool = False) -> Tensor:
-    """sum_c weights_c A_c; see :func:`fastcam.ops.weighted_channel_sum`."""
+    """The sum over c of weights_c A_c; see :func:`fastcam.ops.weighted_channel_sum`."""
     if are_element_weights(activations, weights):
         flat, flat_weights = flatten_pair(activations, weights)
         return _reduce(flat, flat_weights, map_shape(activations, weights), relu)
@@ -69,7 +69,7 @@ def weighted_channel_sum(activations: Tensor, weights: Tensor, relu: bool = Fals
 
 
 def channel_mean(activations: Tensor) -> Tensor:
-    """mean_p A; see :func:`fastcam.ops.channel_mean`."""
+    """Mean of A over the positions; see :func:`fastcam.ops.channel_mean`."""
     return activations.to(accumulation_dtype(activations.dtype)).flatten(2).mean(-1)
 
 
@@ -80,7 +80,7 @@ def grad_cam(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tenso
 
 
 def grad_cam_pp_terms(gradients: Tensor, activation_sum: Tensor) -> Tensor:
-    """alpha * ReLU(G) of Grad-CAM++, eq. 19, for flat gradients (..., C, P) and sums (..., C, 1).
+    """The terms alpha * ReLU(G) of Grad-CAM++, eq. 19, for flat gradients (..., C, P) and sums (..., C, 1).
 
     alpha = G^2 / (2 G^2 + S G^3); for G > 0 the product is G / (2 + S G), without squares that could underflow.
     """

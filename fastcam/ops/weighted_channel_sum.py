@@ -72,7 +72,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         grad = grad.reshape(len(flat), -1, flat.shape[-1])
         w = weights.to(grad.dtype).reshape(len(flat), -1, flat.shape[1])
         grad_a, grad_w = w.mT @ grad, grad @ flat.mT
-    return grad_a.reshape(activations.shape).to(activations.dtype), grad_w.reshape(weights.shape).to(weights.dtype), None
+    return (
+        grad_a.reshape(activations.shape).to(activations.dtype),
+        grad_w.reshape(weights.shape).to(weights.dtype),
+        None,
+    )
 
 
 register("weighted_channel_sum", _fake, _setup, _backward)

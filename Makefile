@@ -1,0 +1,52 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+# grad-cam names opencv-python, which wants libGL; the headless build in the `peers` extra serves it as well.
+GRAD_CAM := grad-cam==1.5.7
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint format clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/built  ## explain real photographs with a real network; pictures in demo/
+	$(BIN)/fastcam demo --out demo
+
+test: $(VENV)/built  ## the whole test suite
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/built  ## ops and end to end beside the peers; writes benchmarks/results/
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-columns=median,iqr,rounds --benchmark-group-by=group
+	$(BIN)/python -m benchmarks.ops
+	$(BIN)/python -m benchmarks.end_to_end
+
+lint: $(VENV)/built  ## ruff, mypy, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+
+format: $(VENV)/built  ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(SOURCES)
+
+clean:  ## remove what was built
+	rm -rf $(VENV) build demo fastcam/*.so *.egg-info
+
+# What is built follows from the sources: a second make has nothing to do.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastcam needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja pybind11
+	$(BIN)/python -m pip install --quiet torch torchvision
+	FASTCAM_BUILD=0 $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(GRAD_CAM)
+	touch $@
+
+$(VENV)/built: $(VENV)/installed setup.py $(SOURCES)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
