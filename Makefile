@@ -7,7 +7,7 @@ GRAD_CAM := grad-cam==1.5.7
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test bench readme lint format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ bench: $(VENV)/built  ## ops and end to end beside the peers; writes benchmarks/
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-columns=median,iqr,rounds --benchmark-group-by=group
 	$(BIN)/python -m benchmarks.ops
 	$(BIN)/python -m benchmarks.end_to_end
+
+readme: $(VENV)/built  ## renew the tables of the README
+	$(BIN)/python -m benchmarks.readme
 
 lint: $(VENV)/built  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@
 //
 // T is the accumulation type: float for half, bfloat16 and float; double for double.
 #pragma once
+#include <cmath>
 #include <cstdint>
 
 #if defined(__CUDACC__)
@@ -17,10 +18,11 @@
 
 namespace fastcam {
 
-// ReLU that never hides a non-finite value: NaN stays NaN, and -inf becomes NaN instead of 0.
+// ReLU that never hides a non-finite value: NaN stays NaN, and -inf becomes NaN instead of 0. Without
+// a branch, and exact: for x < 0 the two halves cancel.
 template <class T>
 FASTCAM_INLINE T rectify(T x) {
-  return x * (x < T(0) ? T(0) : T(1)) + T(0);  // + 0 turns -0 into 0
+  return T(0.5) * x + T(0.5) * std::fabs(x);
 }
 
 // Grad-CAM (arXiv:1610.02391, eq. 1): w = mean_p g_p.

@@ -6,7 +6,8 @@ namespace {
 struct MeanPlanes {
   template <class T, class Acc>
   static FASTCAM_INLINE void run(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out) {
-    sum_rows(channels, positions, out, [&](int64_t c, int64_t p) { return static_cast<Acc>(a[c * stride + p]); });
+    sum_rows(channels, positions, out,
+             [&](int64_t c) { return [row = a + c * stride](int64_t p) { return static_cast<Acc>(row[p]); }; });
     for (int64_t c = 0; c < channels; ++c) out[c] /= static_cast<Acc>(positions);
   }
 };
@@ -15,7 +16,8 @@ struct MeanRows {
   template <class T, class Acc>
   static FASTCAM_INLINE void run(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out) {
     std::fill_n(out, channels, Acc(0));
-    add_rows(positions, channels, out, [&](int64_t p, int64_t c) { return static_cast<Acc>(a[p * stride + c]); });
+    add_rows(positions, channels, out,
+             [&](int64_t p) { return [row = a + p * stride](int64_t c) { return static_cast<Acc>(row[c]); }; });
     for (int64_t c = 0; c < channels; ++c) out[c] /= static_cast<Acc>(positions);
   }
 };

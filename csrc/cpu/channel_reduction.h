@@ -12,12 +12,14 @@
 
 namespace fastcam {
 
-constexpr int64_t kMaxChunk = 128;
+constexpr int64_t kMaxChunk = 512;
 
-// Channels per chunk: long rows for short planes; for long planes a chunk that stays in L2.
-inline int64_t chunk_channels(int64_t positions) {
-  if (positions <= 512) return kMaxChunk;
-  return positions <= 4096 ? 32 : 16;
+// Channels per chunk: enough of them side by side to read memory in long runs, and where the
+// positions are many, few enough to stay in L2.
+inline int64_t chunk_channels(int64_t positions, bool planes) {
+  if (positions > 4096) return 16;
+  if (positions > 512) return planes ? 32 : 64;
+  return planes ? 128 : kMaxChunk;
 }
 
 // One chunk of the channels of one image. W is T for gradients and element weights, the
@@ -55,18 +57,24 @@ struct PlaneBlock {
 // Given channel weights.
 struct ChannelWeights {
   struct Planes {
+    static constexpr bool kPlanes = true;
+
     template <class Rule, class T, class W>
     static FASTCAM_INLINE void run(const Rule&, const Chunk<T, W>& chunk) {
       using Acc = accumulator_t<T>;
       std::fill_n(chunk.map, chunk.positions, Acc(0));
       for (int64_t c = 0; c < chunk.channels; c += kRows) {
         const PlaneBlock<T, W> block(chunk, c);
-        add_rows(block.count, chunk.positions, chunk.map,
-                 [&](int64_t i, int64_t p) { return *block.w[i] * static_cast<Acc>(block.a[i][p]); });
+        add_rows(block.count, chunk.positions, chunk.map, [&](int64_t i) {
+          return [a = block.a[i], weight = *block.w[i]](int64_t p) { return weight * static_cast<Acc>(a[p]); };
+        });
       }
     }
   };
+
   struct Rows {
+    static constexpr bool kPlanes = false;
+
     template <class Rule, class T, class W>
     static FASTCAM_INLINE void run(const Rule&, const Chunk<T, W>& chunk) {
       accumulator_t<T> weight[kMaxChunk];
@@ -77,8 +85,9 @@ struct ChannelWeights {
     // map[p] = sum_c weight[c] * a[p, c]
     template <class T, class W>
     static FASTCAM_INLINE void weigh_rows(const Chunk<T, W>& chunk, const accumulator_t<T>* weight) {
-      sum_rows(chunk.positions, chunk.channels, chunk.map, [&](int64_t p, int64_t c) {
-        return weight[c] * static_cast<accumulator_t<T>>(chunk.a[p * chunk.a_position + c]);
+      using Acc = accumulator_t<T>;
+      sum_rows(chunk.positions, chunk.channels, chunk.map, [&](int64_t p) {
+        return [a = chunk.a + p * chunk.a_position, weight](int64_t c) { return weight[c] * static_cast<Acc>(a[c]); };
       });
     }
   };
@@ -86,36 +95,59 @@ struct ChannelWeights {
 
 // Channel weights that follow from activations and gradients by a rule of common/arithmetic.h.
 struct RuleWeights {
+  // The rule's term for one row of activations and gradients; `sum(j)` is S at column j.
+  template <class Rule, class T, class Sum>
+  static FASTCAM_INLINE auto term(const Rule& rule, const T* a, const T* g, const Sum& sum) {
+    using Acc = accumulator_t<T>;
+    return [rule, a, g, sum](int64_t j) {
+      const Acc activation = Rule::kReadsActivations ? static_cast<Acc>(a[j]) : Acc(0);
+      return rule.term(activation, static_cast<Acc>(g[j]), sum(j));
+    };
+  }
+
   struct Planes {
+    static constexpr bool kPlanes = true;
+
     template <class Rule, class T>
     static FASTCAM_INLINE void run(const Rule& rule, const Chunk<T, T>& chunk) {
       using Acc = accumulator_t<T>;
       std::fill_n(chunk.map, chunk.positions, Acc(0));
       for (int64_t c = 0; c < chunk.channels; c += kRows) {
         const PlaneBlock<T, T> block(chunk, c);
-        const auto a = [&](int64_t i, int64_t p) { return static_cast<Acc>(block.a[i][p]); };
         Acc activation_sum[kRows] = {}, total[kRows], weight[kRows];
-        if constexpr (Rule::kReadsActivations) sum_rows(block.count, chunk.positions, activation_sum, a);
-        sum_rows(block.count, chunk.positions, total, [&](int64_t i, int64_t p) {
-          return rule.term(Rule::kReadsActivations ? a(i, p) : Acc(0), static_cast<Acc>(block.w[i][p]),
-                           activation_sum[i]);
+        if constexpr (Rule::kReadsActivations) {
+          sum_rows(block.count, chunk.positions, activation_sum,
+                   [&](int64_t i) { return [a = block.a[i]](int64_t p) { return static_cast<Acc>(a[p]); }; });
+        }
+        sum_rows(block.count, chunk.positions, total, [&](int64_t i) {
+          return term(rule, block.a[i], block.w[i], [sum = activation_sum[i]](int64_t) { return sum; });
         });
         for (int64_t i = 0; i < block.count; ++i) weight[i] = rule.weight(total[i], activation_sum[i], chunk.positions);
-        add_rows(block.count, chunk.positions, chunk.map, [&](int64_t i, int64_t p) { return weight[i] * a(i, p); });
+        add_rows(block.count, chunk.positions, chunk.map, [&](int64_t i) {
+          return [a = block.a[i], w = weight[i]](int64_t p) { return w * static_cast<Acc>(a[p]); };
+        });
       }
     }
   };
 
   struct Rows {
+    static constexpr bool kPlanes = false;
+
     template <class Rule, class T>
     static FASTCAM_INLINE void run(const Rule& rule, const Chunk<T, T>& chunk) {
       using Acc = accumulator_t<T>;
-      const auto a = [&](int64_t p, int64_t c) { return static_cast<Acc>(chunk.a[p * chunk.a_position + c]); };
-      Acc activation_sum[kMaxChunk] = {}, total[kMaxChunk] = {}, weight[kMaxChunk];
-      if constexpr (Rule::kReadsActivations) add_rows(chunk.positions, chunk.channels, activation_sum, a);
-      add_rows(chunk.positions, chunk.channels, total, [&](int64_t p, int64_t c) {
-        const Acc g = static_cast<Acc>(chunk.w[p * chunk.w_position + c]);
-        return rule.term(Rule::kReadsActivations ? a(p, c) : Acc(0), g, activation_sum[c]);
+      Acc activation_sum[kMaxChunk], total[kMaxChunk], weight[kMaxChunk];
+      std::fill_n(activation_sum, chunk.channels, Acc(0));
+      std::fill_n(total, chunk.channels, Acc(0));
+      const Acc* sums = activation_sum;
+      if constexpr (Rule::kReadsActivations) {
+        add_rows(chunk.positions, chunk.channels, activation_sum, [&](int64_t p) {
+          return [a = chunk.a + p * chunk.a_position](int64_t c) { return static_cast<Acc>(a[c]); };
+        });
+      }
+      add_rows(chunk.positions, chunk.channels, total, [&](int64_t p) {
+        return term(rule, chunk.a + p * chunk.a_position, chunk.w + p * chunk.w_position,
+                    [sums](int64_t c) { return sums[c]; });
       });
 #pragma omp simd
       for (int64_t c = 0; c < chunk.channels; ++c)
@@ -127,27 +159,33 @@ struct RuleWeights {
 
 // One weight per element: map[p] = sum_c rule.element(a, w).
 struct ElementWeights {
+  template <class Rule, class T>
+  static FASTCAM_INLINE auto element(const Rule& rule, const T* a, const T* w) {
+    using Acc = accumulator_t<T>;
+    return [rule, a, w](int64_t j) { return rule.element(static_cast<Acc>(a[j]), static_cast<Acc>(w[j])); };
+  }
+
   struct Planes {
+    static constexpr bool kPlanes = true;
+
     template <class Rule, class T>
     static FASTCAM_INLINE void run(const Rule& rule, const Chunk<T, T>& chunk) {
-      using Acc = accumulator_t<T>;
-      std::fill_n(chunk.map, chunk.positions, Acc(0));
+      std::fill_n(chunk.map, chunk.positions, accumulator_t<T>(0));
       for (int64_t c = 0; c < chunk.channels; c += kRows) {
         const PlaneBlock<T, T> block(chunk, c);
-        add_rows(block.count, chunk.positions, chunk.map, [&](int64_t i, int64_t p) {
-          return rule.element(static_cast<Acc>(block.a[i][p]), static_cast<Acc>(block.w[i][p]));
-        });
+        add_rows(block.count, chunk.positions, chunk.map,
+                 [&](int64_t i) { return element(rule, block.a[i], block.w[i]); });
       }
     }
   };
 
   struct Rows {
+    static constexpr bool kPlanes = false;
+
     template <class Rule, class T>
     static FASTCAM_INLINE void run(const Rule& rule, const Chunk<T, T>& chunk) {
-      using Acc = accumulator_t<T>;
-      sum_rows(chunk.positions, chunk.channels, chunk.map, [&](int64_t p, int64_t c) {
-        return rule.element(static_cast<Acc>(chunk.a[p * chunk.a_position + c]),
-                            static_cast<Acc>(chunk.w[p * chunk.w_position + c]));
+      sum_rows(chunk.positions, chunk.channels, chunk.map, [&](int64_t p) {
+        return element(rule, chunk.a + p * chunk.a_position, chunk.w + p * chunk.w_position);
       });
     }
   };
@@ -174,7 +212,7 @@ template <class Kernel, class Rule, class T, class W>
 void reduce_chunks(const Rule& rule, const T* a, const Strides& as, const W* w, const Strides& ws, const Sizes& sizes,
                    bool relu, accumulator_t<T>* maps) {
   using Acc = accumulator_t<T>;
-  const int64_t size = chunk_channels(sizes.positions);
+  const int64_t size = chunk_channels(sizes.positions, Kernel::kPlanes);
   const int64_t chunks = std::max<int64_t>(1, (sizes.channels + size - 1) / size);
   const int64_t rows = sizes.images * sizes.targets;
   std::vector<Acc> parts(chunks > 1 ? rows * chunks * sizes.positions : 0);

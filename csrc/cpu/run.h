@@ -15,7 +15,7 @@ __attribute__((target("avx2,fma,f16c"), flatten, noinline)) void run_avx2(const 
 }
 
 template <class Kernel, class... Args>
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"), flatten,
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=256"), flatten,
                noinline)) void
 run_avx512(const Args&... args) {
   Kernel::run(args...);

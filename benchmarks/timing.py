@@ -1,0 +1,83 @@
+"""Interleaved timing: only ratios within one run count, so every contestant runs in every round."""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fastcam
+
+RESULTS = Path(__file__).parent / "results"
+Contestants = dict[str, Callable[[], Any]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median and interquartile range of one contestant, in seconds."""
+
+    median: float
+    spread: float
+
+
+def interleave(contestants: Contestants, rounds: int, at_least: float = 0.0) -> dict[str, Timing]:
+    """Times every contestant once a round, after one untimed round.
+
+    Args:
+        contestants: what to call, by name.
+        rounds: how many samples each gets.
+        at_least: seconds; a sample repeats its call until it lasts about so long, and counts the mean.
+    """
+    repeats = {name: _repeats(call, at_least) for name, call in contestants.items()}
+    samples: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, call in contestants.items():
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                call()
+            samples[name].append((time.perf_counter() - start) / repeats[name])
+    return {name: _summary(values) for name, values in samples.items()}
+
+
+def _repeats(call: Callable[[], Any], at_least: float) -> int:
+    call()
+    start = time.perf_counter()
+    call()
+    return max(1, round(at_least / (time.perf_counter() - start)))
+
+
+def _summary(samples: list[float]) -> Timing:
+    low, _, high = statistics.quantiles(samples, n=4)
+    return Timing(statistics.median(samples), high - low)
+
+
+def hardware() -> dict[str, Any]:
+    """What the figures were measured on."""
+    info = fastcam.build_info()
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "instruction_set": info.get("cpu_capability"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "fastcam": fastcam.__version__,
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> Path:
+    """Keeps the rows and the hardware as results/<name>.json."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"hardware": hardware(), "rows": rows}, indent=1) + "\n")
+    return path
