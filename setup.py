@@ -39,7 +39,7 @@ def extensions() -> list[Extension]:
     flags = (
         ["/O2", "/std:c++20"]
         if os.name == "nt"
-        else ["-O3", "-fopenmp-simd", "-fno-trapping-math", "-fno-math-errno", "-fvisibility=hidden"]
+        else ["-O3", "-g0", "-fopenmp-simd", "-fno-trapping-math", "-fno-math-errno", "-fvisibility=hidden"]
     )
     kernels = CppExtension(
         "fastcam._C",

@@ -63,8 +63,8 @@ def _as_maps(activations: Tensor, layer: capture.Layer, reshape: Reshape | None)
     shaped = reshape(activations) if reshape else activations
     if shaped.dim() < 3 or len(shaped) != len(activations):
         raise ValueError(
-            f"target layer {layer.name!r} returns shape {tuple(activations.shape)}, not (N, C, ...) with a spatial map; "
-            "choose another layer or pass reshape_transform="
+            f"target layer {layer.name!r} returns shape {tuple(activations.shape)}, not (N, C, ...) with a spatial "
+            "map; choose another layer or pass reshape_transform="
         )
     return shaped
 
