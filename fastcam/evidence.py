@@ -52,8 +52,8 @@ def gather(run: Run, needs: Set[Need], reshape: Reshape | None) -> list[Evidence
         Evidence(
             _as_maps(run.activations[i].detach(), layer, reshape),
             None if (gradient := gradients[i]) is None else _gradient_as_maps(gradient.detach(), run, reshape),
-            _classifier(heads[i], "mean", run, layer) if "mean_pool_classifier" in needs else None,
-            _classifier(heads[i], "max", run, layer) if "max_pool_classifier" in needs else None,
+            _classifier(heads[i], "mean", run, i) if "mean_pool_classifier" in needs else None,
+            _classifier(heads[i], "max", run, i) if "max_pool_classifier" in needs else None,
         )
         for i, layer in enumerate(run.layers)
     ]
@@ -77,17 +77,17 @@ def _gradient_as_maps(gradient: Tensor, run: Run, reshape: Reshape | None) -> Te
     return reshape(gradient.flatten(0, 1)).unflatten(0, gradient.shape[:2])
 
 
-def _classifier(found: head.Head | None, pooling: str, run: Run, layer: capture.Layer) -> Tensor:
+def _classifier(found: head.Head | None, pooling: str, run: Run, index: int) -> Tensor:
     """The classifier's rows for the targets, (N, [K,] C)."""
     if found is None or found.pooling != pooling:
         name = "average" if pooling == "mean" else "max"
         raise ValueError(
             f"this method needs a model in which global {name} pooling and one linear layer follow target layer "
-            f"{layer.name!r}, and nothing else; this one does not end so"
+            f"{run.layers[index].name!r}, and nothing else; this one does not end so"
         )
     if run.scores.classes is None:
         raise ValueError("this method explains class indices; a callable target has no row in the classifier")
-    return found.weight[run.scores.classes]
+    return found.weight[run.scores.classes].to(run.activations[index].dtype)  # autocast may have narrowed it
 
 
 def _gradients(run: Run, heads: Sequence[head.Head | None]) -> list[Tensor]:

@@ -89,12 +89,11 @@ class Explainer:
         _check_images(images)
         chosen = layers.resolve(self.model, self.target_layer, images)
         needs = {need for each in self.methods for need in each.needs}
-        captured = capture.forward(
-            self.model, images, chosen, with_graph=needs != {"activations"}, element=self.layer_output
-        )
+        classless = needs == {"activations"}
+        captured = capture.forward(self.model, images, chosen, with_graph=not classless, element=self.layer_output)
         with torch.inference_mode(False), torch.enable_grad():
             output = targets.select_output(captured.output, self.select)
-            scores = targets.score(output, target, len(images))
+            scores = (targets.score_if_any if classless else targets.score)(output, target, len(images))
             run = evidence.Run(chosen, captured.activations, output, scores, target)
             gathered = evidence.gather(run, needs, self.reshape_transform)
         with torch.inference_mode(False), torch.no_grad():
@@ -190,15 +189,32 @@ def explain(
     method: str | Sequence[str] = "grad_cam",
     target: targets.Target = None,
     target_layer: layers.TargetLayer = None,
-    **keywords: Any,
+    *,
+    fuse: postprocess.Fusion | None = "mean",
+    relu: bool | None = None,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    select: Callable[[Any], Any] | int | str | None = None,
+    layer_output: int | str | None = None,
+    **options: Any,
 ) -> Any:
-    """Maps for a batch in one call; the arguments are those of :class:`Explainer` and its call.
+    """Maps for a batch in one call; the arguments are those of :class:`Explainer` and of its call.
 
     Example:
         >>> explanation = fastcam.explain(model, images)
         >>> explanation.maps  # (N, H, W) in [0, 1]
     """
-    return Explainer(model, method, target_layer, **keywords)(images, target)
+    explainer = Explainer(
+        model,
+        method,
+        target_layer,
+        fuse=fuse,
+        relu=relu,
+        reshape_transform=reshape_transform,
+        select=select,
+        layer_output=layer_output,
+        **options,
+    )
+    return explainer(images, target)
 
 
 def _check_images(images: Any) -> None:

@@ -52,40 +52,46 @@ def _refuse_scripted(module: nn.Module) -> None:
 
 
 def _layer(model: nn.Module, item: nn.Module | str) -> Layer:
-    names = {module: name for name, module in model.named_modules(remove_duplicate=True)}
-    if isinstance(item, nn.Module):
-        if item not in names:
-            raise ValueError(f"`target_layer` must be a module of the model, got a {type(item).__name__} that is not")
-        _refuse_scripted(item)
-        return Layer(names[item], item)
-    if not isinstance(item, str):
+    if isinstance(item, str):
+        return Layer(item, _named(model, item))
+    if not isinstance(item, nn.Module):
         raise TypeError(f"`target_layer` must be a module, its name or a sequence of them, got {type(item).__name__}")
+    _refuse_scripted(item)
+    for name, module in model.named_modules():
+        if module is item:
+            return Layer(name, module)
+    raise ValueError(f"`target_layer` must be a module of the model, got a {type(item).__name__} that is not")
+
+
+def _named(model: nn.Module, name: str) -> nn.Module:
     try:
-        return Layer(item, model.get_submodule(item))
+        module = model.get_submodule(name)
     except AttributeError:
-        near = difflib.get_close_matches(item, [name for name in names.values() if name], n=3, cutoff=0.3)
+        names = [known for known, _ in model.named_modules() if known]
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
         hint = f"; did you mean {', '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"the model has no layer named {item!r}{hint}") from None
+        raise ValueError(f"the model has no layer named {name!r}{hint}") from None
+    _refuse_scripted(module)
+    return module
 
 
 def _find(model: nn.Module, images: Tensor) -> Layer:
     known = _found.setdefault(model, {})
     shape = tuple(images.shape[1:])
-    if shape not in known:
+    if known.get(shape) not in dict(model.named_modules()):  # not looked for yet, or the model has changed since
         known[shape] = _last_spatial_layer(model, images[:1])
     return Layer(known[shape], model.get_submodule(known[shape]))
 
 
 def _last_spatial_layer(model: nn.Module, image: Tensor) -> str:
     """The name of the module that finishes last among those returning (N, C, *S) with more than one position."""
-    axes = image.dim()
     order = [
         (name, module, output)
         for name, module, output in observe(model, image)
         if name and not isinstance(module, _PASSIVE) and output.is_floating_point()
     ]
-    spatial = [i for i, (_, _, output) in enumerate(order) if output.dim() == axes and output.shape[2:].numel() > 1]
-    tokens = [i for i, (_, _, output) in enumerate(order) if output.dim() == 3 and axes == 4 and output.shape[1] > 1]
+    spatial = [i for i, (_, _, output) in enumerate(order) if _is_spatial(output, image)]
+    tokens = [i for i, (_, _, output) in enumerate(order) if _is_tokens(output, image)]
     if tokens and (not spatial or spatial[-1] < tokens[-1]):
         raise ValueError(
             "no target layer can be chosen for a model of tokens: pass target_layer= (for a vision transformer the "
@@ -96,3 +102,16 @@ def _last_spatial_layer(model: nn.Module, image: Tensor) -> str:
     name, module, _ = order[spatial[-1]]
     _refuse_scripted(module)
     return name
+
+
+def _is_spatial(output: Tensor, image: Tensor) -> bool:
+    """Whether an output is (N, C, *S) with more than one position, and no axis longer than the image's."""
+    fits = output.dim() == image.dim() and all(o <= i for o, i in zip(output.shape[2:], image.shape[2:], strict=True))
+    return fits and output.shape[2:].numel() > 1
+
+
+def _is_tokens(output: Tensor, image: Tensor) -> bool:
+    """Whether an output is (N, T, C), or (N, h, w, C) with more channels than the image is wide."""
+    if image.dim() != 4:
+        return False
+    return (output.dim() == 3 and output.shape[1] > 1) or (output.dim() == 4 and output.shape[-1] > image.shape[-1])

@@ -73,6 +73,13 @@ def score(output: Any, target: Target, count: int) -> Scores:
     return Scores(logits.gather(1, classes.reshape(count, -1)).reshape(classes.shape), classes)
 
 
+def score_if_any(output: Any, target: Target, count: int) -> Scores:
+    """For methods that explain no class: the highest class where the output has classes, otherwise a score of 0."""
+    if target is None and not (isinstance(output, Tensor) and output.dim() in (1, 2) and len(output) == count):
+        return Scores(torch.zeros(count), None)
+    return score(output, target, count)
+
+
 def _score_apart(output: Any, functions: Any, count: int) -> Tensor:
     if len(functions) != count:
         raise ValueError(f"`target` must have one callable per image, {count}, got {len(functions)}")

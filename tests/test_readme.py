@@ -1,0 +1,38 @@
+"""Every line of the README is true: its tables are those of the registry and the results, its Python runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import readme
+
+TEXT = readme.README.read_text()
+
+
+def test_tables_are_those_of_registry_and_results():
+    assert readme.renewed(TEXT) == TEXT, "run `make readme`"
+
+
+def test_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["explanation"].maps.shape == (4, 224, 224)
+    assert namespace["explanation"].native.shape == (4, 7, 7)
+    assert namespace["by_method"]["layer_cam"].maps.shape == (4, 2, 224, 224)
+    assert len(list(tmp_path.glob("maps-*.png"))) == 4
+
+
+@pytest.mark.parametrize("name", re.findall(r"\]\(([^)h#][^)]*)\)", TEXT))
+def test_links_lead_somewhere(name):
+    assert (Path(readme.README).parent / name).exists()
+
+
+def test_make_targets_named_in_the_documents_exist():
+    root = readme.README.parent
+    makefile = (root / "Makefile").read_text()
+    for text in (TEXT, (root / "CONTRIBUTING.md").read_text()):
+        for target in re.findall(r"`make ([a-z]+)`|^make ([a-z]+)", text, flags=re.MULTILINE):
+            assert re.search(rf"^{''.join(target)}:", makefile, flags=re.MULTILINE)
