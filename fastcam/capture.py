@@ -1,9 +1,10 @@
 """Activations of chosen layers and the gradients of scores with respect to them, leaving no trace in the model."""
 
 import contextlib
+import copy
+import dataclasses
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ Element = int | str | None
 _TARGETS_AT_ONCE = 32  # bounds the memory of a batched backward pass
 
 _training_lock = threading.Lock()
+_stance_lock = threading.Lock()  # the stance of torch.compile belongs to the process
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def forward(
         for index, layer in enumerate(layers):
             hook = _hook(layer, thread, kept, index, with_graph, element)
             stack.callback(layer.module.register_forward_hook(hook).remove)
-        output = model(images.clone() if images.is_inference() else images)
+        output = _call(model, images)
     for index, layer in enumerate(layers):
         if index not in kept:
             raise RuntimeError(f"target layer {layer.name!r} was not reached in the forward pass")
@@ -77,14 +79,14 @@ def _hook(
         if threading.get_ident() != thread:  # another thread runs the same model
             return None
         tensor = _select(output, element, layer.name)
+        # A copy to keep, for the layer may have returned its own input; and below a copy to go on with.
+        kept[index] = tensor.clone()
         if not with_graph:
-            kept[index] = tensor.clone()
             return None
         torch.set_grad_enabled(True)  # until the surrounding no_grad() ends
         if not tensor.requires_grad:
-            tensor = tensor.detach().requires_grad_()
-        kept[index] = tensor
-        return _replace(output, element, tensor.clone())
+            kept[index].requires_grad_()
+        return _replace(output, element, kept[index].clone())
 
     return keep
 
@@ -97,50 +99,71 @@ def _select(output: Any, element: Element, name: str) -> Tensor:
                 "choose one of its elements with layer_output=..., an index or a key"
             )
         try:
-            output = output[element]
+            output = part(output, element)
         except (LookupError, TypeError) as error:
-            raise ValueError(
-                f"target layer {name!r} has no element {element!r} in its {type(output).__name__}"
-            ) from error
+            kind = type(output).__name__
+            raise ValueError(f"target layer {name!r} has no element {element!r} in its {kind}") from error
     if not isinstance(output, Tensor) or not output.is_floating_point():
-        kind = output.dtype if isinstance(output, Tensor) else type(output).__name__
-        raise TypeError(f"target layer {name!r} must return a floating point tensor, got {kind}")
+        found = output.dtype if isinstance(output, Tensor) else type(output).__name__
+        raise TypeError(f"target layer {name!r} must return a floating point tensor, got {found}")
     return output
 
 
-def _replace(output: Any, element: Element, tensor: Tensor) -> Any:
+def part(output: Any, element: Element) -> Any:
+    """An element by key or index, or by attribute where the output has names but no keys."""
+    if isinstance(element, str) and not isinstance(output, Mapping) and hasattr(output, element):
+        return getattr(output, element)
+    return output[element]
+
+
+def _replace(output: Any, element: Any, tensor: Tensor) -> Any:
     """The layer's output with the chosen element exchanged, of the same type."""
     if isinstance(output, Tensor):
         return tensor
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return dataclasses.replace(output, **{element: tensor})
+    if hasattr(output, "_replace"):  # a named tuple
+        return output._replace(**{element if isinstance(element, str) else output._fields[element]: tensor})
     if isinstance(output, tuple):
-        items = [tensor if i == element % len(output) else item for i, item in enumerate(output)]  # type: ignore[operator]
-        return type(output)(*items) if hasattr(output, "_fields") else tuple(items)
-    changed = output.copy()
+        items = [tensor if i == element % len(output) else item for i, item in enumerate(output)]
+        return tuple(items) if type(output) is tuple else type(output)(items)
+    changed = copy.copy(output)
     changed[element] = tensor
     return changed
+
+
+def _call(model: nn.Module, images: Tensor) -> Any:
+    """The model's output; compiled parts run uncompiled, for their code was made without our hooks."""
+    images = images.clone() if images.is_inference() else images
+    if any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules()):
+        with _stance_lock, torch.compiler.set_stance("force_eager"):
+            return model(images)
+    return model(images)
+
+
+def is_training(model: nn.Module) -> bool:
+    """Whether any part of the model is in training mode."""
+    return any(module.training for module in model.modules())
 
 
 @contextlib.contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Keeps buffers and the random state as they are: a module in training mode would change them."""
-    if not any(module.training for module in model.modules()):
+    if not is_training(model):
         yield
         return
-    warnings.warn(
-        "the model is in training mode: batch norm mixes the images of a batch and dropout is active; "
-        "call model.eval() for maps of single images",
-        UserWarning,
-        stacklevel=5,
-    )
     devices = {buffer.device.index for buffer in model.buffers() if buffer.is_cuda}
     with _training_lock, torch.random.fork_rng(devices=[index for index in devices if index is not None]):
-        saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        # The pass changes copies: the buffers themselves keep their values, and what autograd saved stays valid.
+        owned = [(module, dict(module._buffers)) for module in model.modules()]
+        copies: dict[Tensor | None, Tensor | None] = {None: None} | {each: each.clone() for each in model.buffers()}
         try:
+            for module, buffers in owned:
+                module._buffers.update({name: copies[buffer] for name, buffer in buffers.items()})
             yield
         finally:
-            with torch.no_grad():
-                for buffer, value in saved:
-                    buffer.copy_(value)
+            for module, buffers in owned:
+                module._buffers.update(buffers)
 
 
 def observe(model: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
@@ -162,7 +185,7 @@ def observe(model: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Tens
         for name, module in model.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 stack.callback(module.register_forward_hook(note(name)).remove)
-        model(images.clone() if images.is_inference() else images)
+        _call(model, images)
     return seen
 
 

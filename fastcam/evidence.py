@@ -93,9 +93,7 @@ def _classifier(found: head.Head | None, pooling: str, run: Run, index: int) -> 
 def _gradients(run: Run, heads: Sequence[head.Head | None]) -> list[Tensor]:
     """Gradients of every layer: in closed form behind global average pooling, by one backward pass otherwise."""
     closed = {
-        i: _closed_form(run, found, run.activations[i])
-        for i, found in enumerate(heads)
-        if found is not None and found.pooling == "mean"
+        i: _closed_form(run, found, i) for i, found in enumerate(heads) if found is not None and found.pooling == "mean"
     }
     remaining = [i for i in range(len(heads)) if i not in closed]
     if remaining:
@@ -105,15 +103,15 @@ def _gradients(run: Run, heads: Sequence[head.Head | None]) -> list[Tensor]:
     return [closed[i] for i in range(len(heads))]
 
 
-def _closed_form(run: Run, found: head.Head, activations: Tensor) -> Tensor:
+def _closed_form(run: Run, found: head.Head, index: int) -> Tensor:
     """dy/dA = (dy/d output) W / P, the same at every position: a view that takes no memory."""
     if run.scores.classes is not None:
         rows = found.weight[run.scores.classes]  # (N, [K,] C)
     else:
         output = run.output.detach().requires_grad_()
         scores = targets.score(output, run.target, len(output))
-        (slopes,) = capture.gradients(scores.values, [output], ["output"])  # (N, [K,] classes)
+        (slopes,) = capture.gradients(scores.values, [output], [run.layers[index].name])  # (N, [K,] classes)
         rows = slopes @ found.weight.to(slopes.dtype)
-    spatial = activations.shape[2:]
-    constant = (rows / spatial.numel()).to(activations.dtype)
+    spatial = run.activations[index].shape[2:]
+    constant = (rows / spatial.numel()).to(run.activations[index].dtype)
     return constant.reshape(*constant.shape, *([1] * len(spatial))).expand(*constant.shape, *spatial)

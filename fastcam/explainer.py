@@ -1,5 +1,7 @@
 """The engine: the only place that wires capture, targets, methods and post-processing."""
 
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -7,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from fastcam import capture, evidence, layers, ops, postprocess, targets
 from fastcam import methods as _registered  # noqa: F401 - registers the rules
@@ -54,9 +57,11 @@ class Explainer:
             raise ValueError(f'`fuse` must be "mean", "max" or None, got {fuse!r}')
         # Hooks act on the module itself, not on the code torch.compile made of it.
         self.model: nn.Module = getattr(model, "_orig_mod", model)
+        if not isinstance(method, str | list | tuple):
+            raise TypeError(f"`method` must be a name or a list of names, got {type(method).__name__}")
         self.methods = [get_method(name) for name in ([method] if isinstance(method, str) else method)]
         if not self.methods:
-            raise ValueError("`method` must name at least one method, got an empty sequence")
+            raise ValueError("`method` must name at least one method, got an empty list")
         self.one_method = isinstance(method, str)
         self.target_layer = target_layer
         self.fuse: postprocess.Fusion | None = fuse
@@ -87,6 +92,7 @@ class Explainer:
             ValueError, TypeError, RuntimeError: with a sentence that says what was expected and what came.
         """
         _check_images(images)
+        _warn_of_training(self.model)
         chosen = layers.resolve(self.model, self.target_layer, images)
         needs = {need for each in self.methods for need in each.needs}
         classless = needs == {"activations"}
@@ -114,7 +120,7 @@ class Explainer:
             method="",
             layer="",
             images=images.detach(),
-            output=run.output.detach() if isinstance(run.output, Tensor) else run.output,
+            output=tree_map_only(Tensor, Tensor.detach, run.output),
             scores=run.scores.values.detach(),
             targets=run.scores.classes,
             native=run.scores.values,
@@ -215,6 +221,20 @@ def explain(
         **options,
     )
     return explainer(images, target)
+
+
+def _warn_of_training(model: nn.Module) -> None:
+    if not capture.is_training(model):
+        return
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"] == __name__:  # to whoever called the package
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        "the model is in training mode: batch norm mixes the images of a batch and dropout is active; "
+        "call model.eval() for maps of single images",
+        UserWarning,
+        stacklevel=level,
+    )
 
 
 def _check_images(images: Any) -> None:

@@ -23,7 +23,7 @@ class Explanation:
         method: registry name of the method.
         layer: name of the target layer, several joined by " + " where they were fused.
         images: (N, C, *S), the input as it was given.
-        output: what the model returned (after ``select``), detached where it is a tensor.
+        output: what the model returned (after ``select``), its tensors detached.
         scores: (N,) or (N, K), the explained scores.
         targets: class indices in the shape of ``scores``; None for callables.
         native: (N, [K,] *s), the map at the layer's size, not normalised. For fused layers the fused map at the size

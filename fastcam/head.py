@@ -70,10 +70,9 @@ def _is_source(node: Any, activations: Tensor) -> bool:
 def _classifier(node: Any) -> tuple[Tensor, int] | None:
     """The weight (classes, C) of a linear layer or 1x1 convolution, and which input carries the activations."""
     name = node.name()
-    if name == "AddmmBackward0" and node._saved_alpha == 1:
-        return node._saved_mat2.T, 1
-    if name == "MmBackward0" and node._saved_mat2 is not None:
-        return node._saved_mat2.T, 0
+    if name in ("AddmmBackward0", "MmBackward0") and node._saved_mat2 is not None:  # None: no gradient asked for
+        with_bias = name == "AddmmBackward0"
+        return (node._saved_mat2.T, int(with_bias)) if not with_bias or node._saved_alpha == 1 else None
     if name == "ConvolutionBackward0":
         weight = node._saved_weight
         plain = all(s == 1 for s in node._saved_stride) and not any(node._saved_padding) and node._saved_groups == 1

