@@ -50,6 +50,9 @@ def recognize(output: Any, activations: Tensor) -> Head | None:
         pooled = _pooling(node, activations) if pooling is None else None
         if found is not None and pooling != "max":
             weight, following = found
+            others = [other for i, (other, _) in enumerate(node.next_functions) if i != following]
+            if any(_reaches(other, activations) for other in others):
+                return None
         elif pooled is not None:
             pooling, following = pooled, 0
         elif _is_transparent(node, activations):
@@ -65,6 +68,13 @@ def recognize(output: Any, activations: Tensor) -> Head | None:
 
 def _is_source(node: Any, activations: Tensor) -> bool:
     return node is activations.grad_fn or getattr(node, "variable", None) is activations
+
+
+def _reaches(node: Any, activations: Tensor) -> bool:
+    """Whether what a node stands for depends on the activations."""
+    if node is None:
+        return False
+    return _is_source(node, activations) or any(_reaches(other, activations) for other, _ in node.next_functions)
 
 
 def _classifier(node: Any) -> tuple[Tensor, int] | None:
@@ -89,13 +99,17 @@ def _pooling(node: Any, activations: Tensor) -> Literal["mean", "max"] | None:
         return "mean" if _covers(node._saved_dim, node._saved_self_sym_sizes, spatial) else None
     if name == "AmaxBackward0":
         return "max" if _covers(node._saved_dim, node._saved_self.shape, spatial) else None
-    if name.startswith("AdaptiveMaxPool"):
-        return "max" if math.prod(node._saved_result1.shape[2:]) == 1 else None
-    if name.startswith(("AvgPool", "MaxPool")):
-        whole = tuple(node._saved_kernel_size) == tuple(spatial) and not any(node._saved_padding)
-        plain = getattr(node, "_saved_divisor_override", None) is None
-        return ("mean" if name.startswith("Avg") else "max") if whole and plain else None
-    return None
+    if not name.startswith(("AdaptiveMaxPool", "AvgPool", "MaxPool")):
+        return None
+    pooled = node._saved_self.shape[2:]
+    if name.startswith("Adaptive"):
+        whole = math.prod(node._saved_result1.shape[2:]) == 1
+    else:
+        whole = tuple(node._saved_kernel_size) == tuple(pooled) and not any(node._saved_padding)
+    plain = getattr(node, "_saved_divisor_override", None) is None
+    if not whole or not plain or math.prod(pooled) != math.prod(spatial):
+        return None
+    return "mean" if name.startswith("Avg") else "max"
 
 
 def _covers(axes: Sequence[int], sizes: Sequence[int], spatial: Sequence[int]) -> bool:
@@ -108,7 +122,7 @@ def _covers(axes: Sequence[int], sizes: Sequence[int], spatial: Sequence[int]) -
 def _is_transparent(node: Any, activations: Tensor) -> bool:
     """Whether the node only moves or reshapes values."""
     if node.name().startswith("AsStridedBackward"):  # how channels_last pooling sets the strides of (N, C, 1, 1)
-        count, channels = activations.shape[:2]
         sizes, strides = node._saved_size, node._saved_stride
-        return math.prod(sizes) == count * channels and tuple(sizes[:2]) == (count, channels) and strides[1] == 1
+        in_place = strides[1] == 1 and (sizes[0] == 1 or strides[0] == sizes[1]) and not node._saved_storage_offset
+        return sizes[0] == activations.shape[0] and math.prod(sizes[2:]) == 1 and in_place
     return node.name().startswith(_TRANSPARENT)

@@ -93,8 +93,10 @@ def _last_spatial_layer(model: nn.Module, images: Tensor) -> str:
         for name, module, output in observe(model, images)
         if name and not isinstance(module, _PASSIVE) and output.is_floating_point()
     ]
-    spatial = [i for i, (_, _, output) in enumerate(order) if _is_spatial(output, images)]
-    tokens = [i for i, (_, _, output) in enumerate(order) if _is_tokens(output, images)]
+    # These two keep the channels behind the positions: what has the shape of their outputs is no map (N, C, *S).
+    behind = {o.shape for _, module, o in order if type(module) in (nn.LayerNorm, nn.Linear) and o.dim() > 2}
+    tokens = [i for i, (_, _, output) in enumerate(order) if output.shape in behind or _is_tokens(output, images)]
+    spatial = [i for i, (_, _, output) in enumerate(order) if i not in tokens and _is_spatial(output, images)]
     if tokens and (not spatial or spatial[-1] < tokens[-1]):
         raise ValueError(
             "no target layer can be chosen for a model of tokens: pass target_layer= (for a vision transformer the "
@@ -108,13 +110,12 @@ def _last_spatial_layer(model: nn.Module, images: Tensor) -> str:
 
 
 def _is_spatial(output: Tensor, images: Tensor) -> bool:
-    """Whether an output is (N, C, *S) with more than one position, and no axis longer than the image's."""
-    fits = output.dim() == images.dim() and all(o <= i for o, i in zip(output.shape[2:], images.shape[2:], strict=True))
-    return fits and output.shape[2:].numel() > 1
+    """Whether an output is (N, C, *S) with more than one position."""
+    return output.dim() == images.dim() and output.shape[2:].numel() > 1
 
 
 def _is_tokens(output: Tensor, images: Tensor) -> bool:
-    """Whether an output is (N, T, C), or (N, h, w, C) with more channels than the image is wide."""
+    """Whether an output for pictures is (N, T, C), or (N, h, w, C) with more channels than the picture is wide."""
     if images.dim() != 4:
         return False
     return (output.dim() == 3 and output.shape[1] > 1) or (output.dim() == 4 and output.shape[-1] > images.shape[-1])

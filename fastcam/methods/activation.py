@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fastcam.ops.reference import accumulation_dtype
 from fastcam.registry import method
 
 
@@ -37,7 +38,7 @@ def first_principal_component(samples: Tensor, activations: Tensor) -> Tensor:
     Computed in float64 from the smaller Gram matrix, (P, P) or (C, C).
 
     Returns:
-        (..., P), in the dtype of ``samples``; zeros where the samples do not vary, NaN where they are not finite.
+        (..., P), float32 for half precision; zeros where the samples do not vary, NaN where they are not finite.
     """
     centred = samples.double() - samples.double().mean(-1, keepdim=True)
     finite = centred.isfinite().all(-1).all(-1)[..., None]
@@ -51,4 +52,4 @@ def first_principal_component(samples: Tensor, activations: Tensor) -> Tensor:
     mean = activations.double().mean(-2)
     correlation = (projection * (mean - mean.mean(-1, keepdim=True))).sum(-1, keepdim=True)
     signed = torch.where(correlation < 0, -projection, projection)
-    return torch.where(finite, signed, torch.nan).to(samples.dtype)
+    return torch.where(finite, signed, torch.nan).to(accumulation_dtype(samples.dtype))

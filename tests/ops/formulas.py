@@ -1,0 +1,68 @@
+"""The papers' formulas in their own form, float64: activations a (N, 1, C, P), gradients g (N, K, C, P), maps (N, K, P).
+
+Before the final ReLU. Nothing here knows `fastcam.ops.reference`.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def weigh(a, w):
+    """sum_c w_c A_c for weights (N, K, C)."""
+    return torch.einsum("nkc,ncp->nkp", w, a.squeeze(1))
+
+
+def grad_cam(a, g):
+    """w_c = 1/Z sum_p G_cp (arXiv:1610.02391, eq. 1); sum_c w_c A_c (eq. 2)."""
+    return weigh(a, g.sum(-1) / g.shape[-1])
+
+
+def grad_cam_pp(a, g):
+    """alpha = G^2 / (2 G^2 + sum_p A G^3) (arXiv:1710.11063, eq. 19), 0 where that is 0 / 0; w_c = sum_p alpha ReLU(G)."""
+    denominator = 2 * g**2 + a.sum(-1, keepdim=True) * g**3
+    alpha = torch.where(denominator != 0, g**2 / denominator, 0)
+    return weigh(a, (alpha * g.relu()).sum(-1))
+
+
+def xgrad_cam(a, g, eps=1e-7):
+    """w_c = sum_p A_cp / (sum_q A_cq + eps) G_cp (arXiv:2008.02312, eq. 8)."""
+    return weigh(a, (a / (a.sum(-1, keepdim=True) + eps) * g).sum(-1))
+
+
+def layer_cam(a, g):
+    """w_cp = ReLU(G_cp); sum_c w_cp A_cp (doi:10.1109/TIP.2021.3089943, eq. 4-5)."""
+    return (g.relu() * a).sum(2)
+
+
+def element_weights(a, w):
+    """sum_c w_cp A_cp; HiRes-CAM with w = G (arXiv:2011.08891, eq. 4)."""
+    return (w * a).sum(2)
+
+
+def resampled(maps, size):
+    """Linear resampling of (N, [K,] *s) along every axis in float64, align_corners=False."""
+    mode = ["linear", "bilinear", "trilinear"][len(size) - 1]
+    lead = maps.shape[: maps.dim() - len(size)]
+    flat = maps.double().reshape(-1, 1, *maps.shape[len(lead) :])
+    return F.interpolate(flat, size=tuple(size), mode=mode, align_corners=False).reshape(*lead, *size)
+
+
+def min_max(maps, axes):
+    """(u - min u) / (max u - min u) of each map; a constant map is 0."""
+    spatial = tuple(range(-axes, 0))
+    low, high = maps.amin(spatial, keepdim=True), maps.amax(spatial, keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low), 0)
+
+
+def occluded(images, windows, baseline):
+    """Copies (N, M, C, *S) with windows cut by Python's own integers, which do not overflow."""
+    if baseline.dim() == 1:
+        baseline = baseline.reshape(-1, *[1] * (images.dim() - 2))
+    filling = baseline.expand_as(images)
+    copies = torch.stack([images] * len(windows), 1) if len(windows) else images.unsqueeze(1)[:, :0]
+    copies = copies.clone()
+    for m, (starts, sizes) in enumerate(windows.tolist()):
+        ends = [start + max(size, 0) for start, size in zip(starts, sizes, strict=True)]
+        box = tuple(slice(max(start, 0), max(end, 0)) for start, end in zip(starts, ends, strict=True))
+        copies[(slice(None), m, slice(None), *box)] = filling[(slice(None), slice(None), *box)]
+    return copies
