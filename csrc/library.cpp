@@ -10,7 +10,7 @@ STABLE_TORCH_LIBRARY(fastcam, m) {
   m.def("grad_cam_pp(Tensor activations, Tensor gradients, bool relu=True) -> Tensor");
   m.def("xgrad_cam(Tensor activations, Tensor gradients, float eps=1e-7, bool relu=True) -> Tensor");
   m.def("layer_cam(Tensor activations, Tensor gradients, bool relu=True) -> Tensor");
-  m.def("upsample_normalize(Tensor maps, SymInt[2] size, bool normalize=True) -> Tensor");
+  m.def("upsample_normalize(Tensor maps, int[2] size, bool normalize=True) -> Tensor");
   m.def("occlude(Tensor images, Tensor windows, Tensor baseline) -> Tensor");
 }
 

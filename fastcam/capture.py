@@ -15,8 +15,8 @@ Element = int | str | None
 
 _TARGETS_AT_ONCE = 32  # bounds the memory of a batched backward pass
 
-_training_lock = threading.Lock()
-_stance_lock = threading.Lock()  # the stance of torch.compile belongs to the process
+_training_lock = threading.RLock()
+_stance_lock = threading.RLock()  # the stance of torch.compile belongs to the process
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _hook(
         if not with_graph:
             return None
         torch.set_grad_enabled(True)  # until the surrounding no_grad() ends
-        if not tensor.requires_grad:
+        if not kept[index].requires_grad:
             kept[index].requires_grad_()
         return _replace(output, element, kept[index].clone())
 
@@ -159,11 +159,16 @@ def _untouched(model: nn.Module) -> Iterator[None]:
         copies: dict[Tensor | None, Tensor | None] = {None: None} | {each: each.clone() for each in model.buffers()}
         try:
             for module, buffers in owned:
-                module._buffers.update({name: copies[buffer] for name, buffer in buffers.items()})
+                _set_buffers(module, {name: copies[buffer] for name, buffer in buffers.items()})
             yield
         finally:
             for module, buffers in owned:
-                module._buffers.update(buffers)
+                _set_buffers(module, buffers)
+
+
+def _set_buffers(module: nn.Module, buffers: dict[str, Tensor | None]) -> None:
+    for name, buffer in buffers.items():  # one by one: all that a scripted module allows
+        module._buffers[name] = buffer
 
 
 def observe(model: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
@@ -204,7 +209,10 @@ def gradients(scores: Tensor, activations: Sequence[Tensor], names: Sequence[str
         RuntimeError: where a score does not depend on a layer.
     """
     if not scores.requires_grad:
-        raise RuntimeError(f"the score does not depend on target layer {names[0]!r}: nothing to differentiate")
+        raise RuntimeError(
+            f"the score does not depend on target layer {names[0]!r}: nothing to differentiate (a model that runs the "
+            "layer under its own torch.no_grad() hides the dependence)"
+        )
     if scores.dim() == 1 or scores.shape[1] == 1:
         found = torch.autograd.grad(scores.sum(), activations, allow_unused=True)
         _check_used(found, names)

@@ -99,7 +99,10 @@ class Explainer:
         captured = capture.forward(self.model, images, chosen, with_graph=not classless, element=self.layer_output)
         with torch.inference_mode(False), torch.enable_grad():
             output = targets.select_output(captured.output, self.select)
-            scores = (targets.score_if_any if classless else targets.score)(output, target, len(images))
+            if classless:
+                scores = targets.score_if_any(output, target, images)
+            else:
+                scores = targets.score(output, target, len(images))
             run = evidence.Run(chosen, captured.activations, output, scores, target)
             gathered = evidence.gather(run, needs, self.reshape_transform)
         with torch.inference_mode(False), torch.no_grad():

@@ -135,7 +135,9 @@ class Explanation:
         name = score if self.targets is None else f"class {self.targets[tuple(index)].item()}: {score}"
         return name if status == "ok" else f"{name} ({status})"
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
+        if len(self.size) != 2 or self.images.shape[1] not in (1, 3):
+            return None  # nothing to draw: a notebook shows the text
         drawn = self.overlay()
         buffer = io.BytesIO()
         rows = [[drawn[i]] if drawn.ndim == 4 else list(drawn[i]) for i in range(len(drawn))]
@@ -164,6 +166,9 @@ def _pictures(images: Any, stretch: bool) -> render.Bytes:
         return render.to_uint8(pixels.expand(-1, 3, -1, -1).movedim(1, -1).contiguous().numpy())
     if isinstance(images, np.ndarray):
         return images if images.dtype == np.uint8 else render.to_uint8(images.astype(np.float32))
-    if isinstance(images, Image.Image):
-        images = [images]
-    return np.stack([np.asarray(image.convert("RGB")) for image in images])
+    pictures = [images] if isinstance(images, Image.Image) else images
+    if not isinstance(pictures, list | tuple) or not all(isinstance(each, Image.Image) for each in pictures):
+        raise TypeError(f"`images` must be a tensor, an array or a list of PIL images, got {type(images).__name__}")
+    if len({each.size for each in pictures}) != 1:
+        raise ValueError(f"`images` must be PIL images of one size, got {[each.size for each in pictures]}")
+    return np.stack([np.asarray(each.convert("RGB")) for each in pictures])

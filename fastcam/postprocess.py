@@ -39,7 +39,7 @@ def status(maps: Tensor, scores: Tensor) -> Any:
     """
     flat = maps.flatten(scores.dim())
     finite = flat.isfinite().all(-1) & scores.isfinite()
-    constant = flat.amax(-1) == flat.amin(-1)
+    constant = ops.reference.is_constant(flat.amin(-1), flat.amax(-1))
     code = torch.where(finite, torch.where(constant, 1, 0), 2).tolist()
     names = ("ok", "constant map", "non-finite")
     return [names[c] if isinstance(c, int) else [names[k] for k in c] for c in code]

@@ -39,7 +39,7 @@ def to_uint8(maps: Floats) -> Bytes:
     compiled = host()
     if compiled is not None:
         return compiled.to_uint8(maps)
-    return np.round(255 * np.clip(np.nan_to_num(maps), 0, 1)).astype(np.uint8)
+    return np.round(255 * np.clip(np.nan_to_num(maps.astype(np.float32)), 0, 1)).astype(np.uint8)
 
 
 def overlay(images: Bytes, maps: Floats, colormap: str = "jet", alpha: float = 0.5) -> Bytes:

@@ -73,11 +73,12 @@ def score(output: Any, target: Target, count: int) -> Scores:
     return Scores(logits.gather(1, classes.reshape(count, -1)).reshape(classes.shape), classes)
 
 
-def score_if_any(output: Any, target: Target, count: int) -> Scores:
+def score_if_any(output: Any, target: Target, images: Tensor) -> Scores:
     """For methods that explain no class: the highest class where the output has classes, otherwise a score of 0."""
-    if target is None and not (isinstance(output, Tensor) and output.dim() in (1, 2) and len(output) == count):
-        return Scores(torch.zeros(count), None)
-    return score(output, target, count)
+    has_classes = isinstance(output, Tensor) and output.dim() in (1, 2) and len(output) == len(images)
+    if target is None and not has_classes:
+        return Scores(torch.zeros(len(images), device=images.device), None)
+    return score(output, target, len(images))
 
 
 def _score_apart(output: Any, functions: Any, count: int) -> Tensor:

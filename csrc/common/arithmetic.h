@@ -7,6 +7,7 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #if defined(__CUDACC__)
 #define FASTCAM_INLINE __host__ __device__ __forceinline__
@@ -46,7 +47,7 @@ struct GradCamPPRule {
   FASTCAM_INLINE T term(T, T g, T activation_sum) const {
     const T denominator = T(2) + activation_sum * g;
     const T value = g / (denominator == T(0) ? T(1) : denominator);
-    return g <= T(0) || denominator == T(0) ? T(0) : value;
+    return g <= T(0) || denominator == T(0) ? g * T(0) : value;  // -inf becomes NaN, not 0
   }
   template <class T>
   FASTCAM_INLINE T weight(T total, T, int64_t) const {
@@ -91,16 +92,18 @@ FASTCAM_INLINE T source_coordinate(int64_t index, T scale) {
   return coordinate < T(0) ? T(0) : coordinate;
 }
 
-// Min-max normalisation; a constant map becomes zeros, NaN stays NaN.
+// Whether a map from `low` to `high` varies by no more than rounding: then it is constant.
 template <class T>
-FASTCAM_INLINE T normalized(T value, T low, T high) {
-  return high == low ? T(0) : (value - low) / (high - low);
+FASTCAM_INLINE bool is_constant(T low, T high) {
+  const T largest = std::fabs(low) > std::fabs(high) ? std::fabs(low) : std::fabs(high);
+  return high - low <= T(8) * std::numeric_limits<T>::epsilon() * largest;
 }
 
-// Keeps rounding inside [0, 1]; NaN stays NaN.
+// Min-max normalisation of a value; rounding stays inside [0, 1].
 template <class T>
-FASTCAM_INLINE T clamp_unit(T value) {
-  return value < T(0) ? T(0) : (value > T(1) ? T(1) : value);
+FASTCAM_INLINE T normalized(T value, T low, T high) {
+  const T scaled = (value - low) / (high - low);
+  return scaled < T(0) ? T(0) : (scaled > T(1) ? T(1) : scaled);
 }
 
 }  // namespace fastcam

@@ -76,7 +76,16 @@ inline int64_t position_count(const Tensor& activations) {
   return count;
 }
 
+inline void check_floating(const Tensor& tensor, const char* label) {
+  const ScalarType dtype = tensor.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+                      dtype == ScalarType::BFloat16,
+                  "fastcam: `", label, "` must be float32, float64, float16 or bfloat16, got ",
+                  torch::headeronly::toString(dtype));
+}
+
 inline void check_activations(const Tensor& activations) {
+  check_floating(activations, "activations");
   STD_TORCH_CHECK(activations.dim() >= 3,
                   "`activations` must have shape (N, C, ...) with at least one spatial axis, got ",
                   shape_text(activations));

@@ -26,8 +26,9 @@ Window clipped_window(const int64_t* starts_and_sizes, int64_t axes, const int64
     const int64_t axis = 3 - axes + i, limit = limits[axis];
     const int64_t start = starts_and_sizes[i], size = std::max<int64_t>(0, starts_and_sizes[axes + i]);
     window.start[axis] = std::min(std::max<int64_t>(start, 0), limit);
-    // start + size without overflow
-    window.stop[axis] = start >= limit || size >= limit - start ? limit : std::max<int64_t>(start + size, 0);
+    // Neither sum overflows: the first adds opposite signs, the second two numbers of at most `limit`.
+    const int64_t stop = start < 0 ? start + size : window.start[axis] + std::min(size, limit);
+    window.stop[axis] = std::min(std::max<int64_t>(stop, 0), limit);
   }
   return window;
 }
@@ -72,11 +73,11 @@ Tensor new_images(const Tensor& like, std::vector<int64_t> shape, int64_t lead, 
 Tensor baseline_images(const Tensor& images, const Tensor& baseline, bool last) {
   const int64_t axes = images.dim();
   std::vector<int64_t> shape(axes, 1);
-  if (baseline.dim() == 1) shape[1] = baseline.size(0);
-  for (int64_t i = 0; baseline.dim() >= axes - 1 && i < baseline.dim(); ++i) {
+  bool fits = baseline.dim() <= 1 || baseline.dim() == axes - 1 || baseline.dim() == axes;
+  if (fits && baseline.dim() == 1) shape[1] = baseline.size(0);
+  for (int64_t i = 0; fits && baseline.dim() > 1 && i < baseline.dim(); ++i) {
     shape[axes - baseline.dim() + i] = baseline.size(i);
   }
-  bool fits = baseline.dim() == 0 || baseline.dim() == 1 || baseline.dim() == axes - 1 || baseline.dim() == axes;
   for (int64_t i = 0; fits && i < axes; ++i) fits = shape[i] == 1 || shape[i] == images.size(i);
   STD_TORCH_CHECK(fits, "`baseline` must be a number () or have shape (C,), (C, ...) or (N, C, ...) for images ",
                   shape_text(images), ", got ", shape_text(baseline));

@@ -2,6 +2,7 @@
 #include "run.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace fastcam {
 namespace {
@@ -36,7 +37,7 @@ FASTCAM_INLINE Acc mix(Acc lower, Acc upper, Acc fraction) {
 
 // Resamples one map. Between two source pixels a bilinear map is monotone along each axis, so its
 // extremes lie at the ends of the source intervals: minimum and maximum come from those few
-// outputs, the small source is normalised, and every output is written once.
+// outputs, and every output is written once.
 struct Resample {
   template <class T, class Acc>
   static FASTCAM_INLINE void run(const T* source, const Axis<Acc>& y, const Axis<Acc>& x, int64_t height, int64_t width,
@@ -49,7 +50,18 @@ struct Resample {
             mix(static_cast<Acc>(row[x.lower[j]]), static_cast<Acc>(row[x.upper[j]]), x.fraction[j]);
       }
     }
-    if (normalize) normalize_rows(y, x, height, rows);
+    Acc low = 0, high = 0;
+    if (normalize) {
+      if (!all_finite(source, height * width)) {
+        std::fill_n(out, lines * columns, static_cast<T>(std::numeric_limits<Acc>::quiet_NaN()));
+        return;
+      }
+      find_extremes(y, x, rows, low, high);
+      if (is_constant(low, high)) {
+        std::fill_n(out, lines * columns, static_cast<T>(Acc(0)));
+        return;
+      }
+    }
     for (int64_t i = 0; i < lines; ++i) {
       const Acc* lower = rows + y.lower[i] * columns;
       const Acc* upper = rows + y.upper[i] * columns;
@@ -57,7 +69,9 @@ struct Resample {
       T* line = out + i * columns;
       if (normalize) {
 #pragma omp simd
-        for (int64_t j = 0; j < columns; ++j) line[j] = static_cast<T>(clamp_unit(mix(lower[j], upper[j], fraction)));
+        for (int64_t j = 0; j < columns; ++j) {
+          line[j] = static_cast<T>(normalized(mix(lower[j], upper[j], fraction), low, high));
+        }
       } else {
 #pragma omp simd
         for (int64_t j = 0; j < columns; ++j) line[j] = static_cast<T>(mix(lower[j], upper[j], fraction));
@@ -65,23 +79,27 @@ struct Resample {
     }
   }
 
+  template <class T>
+  static FASTCAM_INLINE bool all_finite(const T* source, int64_t count) {
+    using Acc = accumulator_t<T>;
+    Acc zero = 0;  // a value that is not finite makes it NaN
+    for (int64_t i = 0; i < count; ++i) zero += static_cast<Acc>(source[i]) * Acc(0);
+    return zero == Acc(0);
+  }
+
   template <class Acc>
-  static FASTCAM_INLINE void normalize_rows(const Axis<Acc>& y, const Axis<Acc>& x, int64_t height, Acc* rows) {
+  static FASTCAM_INLINE void find_extremes(const Axis<Acc>& y, const Axis<Acc>& x, const Acc* rows, Acc& low,
+                                           Acc& high) {
     const int64_t columns = x.lower.size();
-    const auto output = [&](int64_t i, int64_t j) {
-      return mix(rows[y.lower[i] * columns + j], rows[y.upper[i] * columns + j], y.fraction[i]);
-    };
-    Acc low = output(0, 0), high = low, poison = 0;  // poison: 0, or NaN where any output is not finite
+    bool first = true;
     for (const int64_t i : y.ends) {
       for (const int64_t j : x.ends) {
-        const Acc value = output(i, j);
-        poison += value * Acc(0);
-        low = std::min(low, value);
-        high = std::max(high, value);
+        const Acc value = mix(rows[y.lower[i] * columns + j], rows[y.upper[i] * columns + j], y.fraction[i]);
+        low = first || value < low ? value : low;
+        high = first || value > high ? value : high;
+        first = false;
       }
     }
-#pragma omp simd
-    for (int64_t i = 0; i < height * columns; ++i) rows[i] = normalized(rows[i], low, high) + poison;
   }
 };
 
@@ -103,6 +121,7 @@ void resample_all(const T* maps, int64_t count, int64_t height, int64_t width, i
 }  // namespace
 
 Tensor upsample_normalize(Tensor maps, std::vector<int64_t> size, bool normalize) {
+  check_floating(maps, "maps");
   STD_TORCH_CHECK(maps.dim() >= 3, "`maps` must have shape (N, h, w) or (N, K, h, w), got ", shape_text(maps));
   STD_TORCH_CHECK(size.size() == 2 && size[0] > 0 && size[1] > 0, "`size` must be two positive numbers (H, W)");
   const int64_t height = maps.size(maps.dim() - 2), width = maps.size(maps.dim() - 1);

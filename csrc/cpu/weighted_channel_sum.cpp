@@ -15,7 +15,10 @@ void check_channel_weights(const Tensor& activations, const Tensor& weights) {
   STD_TORCH_CHECK(weights.is_cpu(), "`weights` must be on the device of `activations`, the CPU");
 }
 
-// K maps at once are a matrix product, (N, K, C) x (N, C, P): the library's own is the fastest.
+// Up to so many maps of an image come from the chunked kernel, whose bits depend on nothing but the image.
+constexpr int64_t kFewTargets = 8;
+
+// Many maps are a matrix product, (N, K, C) x (N, C, P), for which the library's own is the fastest.
 Tensor sum_targets(const Tensor& activations, const Tensor& weights, bool relu) {
   const ScalarType dtype = accumulation_dtype(activations);
   const Sizes sizes{activations.size(0), weights.size(1), activations.size(1), position_count(activations)};
@@ -34,9 +37,10 @@ Tensor sum_targets(const Tensor& activations, const Tensor& weights, bool relu) 
 
 Tensor sum_channels(Tensor activations, Tensor weights, bool relu) {
   weights = torch::stable::to(weights, accumulation_dtype(activations));
-  const Sizes sizes{activations.size(0), 1, activations.size(1), position_count(activations)};
-  Tensor maps =
-      torch::stable::new_empty(activations, map_shape(activations, std::nullopt), accumulation_dtype(activations));
+  std::optional<int64_t> targets;
+  if (weights.dim() == 3) targets = weights.size(1);
+  const Sizes sizes{activations.size(0), targets.value_or(1), activations.size(1), position_count(activations)};
+  Tensor maps = torch::stable::new_empty(activations, map_shape(activations, targets), accumulation_dtype(activations));
   if (maps.numel() == 0) return maps;
   if (activations.numel() == 0) return torch::stable::zero_(maps);
 
@@ -47,7 +51,7 @@ Tensor sum_channels(Tensor activations, Tensor weights, bool relu) {
     activations = torch::stable::contiguous(activations);
     as = strides_of(activations, false);
   }
-  const Strides ws{weights.stride(0), 0, weights.stride(1), 1};
+  const Strides ws{weights.stride(0), targets ? weights.stride(1) : 0, weights.stride(weights.dim() - 1), 1};
   FASTCAM_DISPATCH(activations.scalar_type(), [&] {
     const auto* a = activations.const_data_ptr<scalar_t>();
     const auto* w = weights.const_data_ptr<accumulator_t<scalar_t>>();
@@ -78,7 +82,8 @@ Tensor weighted_channel_sum(Tensor activations, Tensor weights, bool relu) {
     return reduce_elements<ElementWeights>(activations, weights, "weights", ElementWeightRule{}, relu);
   }
   check_channel_weights(activations, weights);
-  return weights.dim() == 2 ? sum_channels(activations, weights, relu) : sum_targets(activations, weights, relu);
+  const bool many = weights.dim() == 3 && weights.size(1) > kFewTargets;
+  return many ? sum_targets(activations, weights, relu) : sum_channels(activations, weights, relu);
 }
 
 }  // namespace fastcam

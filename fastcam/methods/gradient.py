@@ -41,4 +41,4 @@ def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 @method("grad_cam_elementwise", needs=("activations", "gradients"), paper="arXiv:2011.08891")
 def grad_cam_elementwise(activations: Tensor, gradients: Tensor) -> Tensor:
     """Element-wise Grad-CAM: only the positive products of activation and gradient count."""
-    return torch.where(gradients * activations < 0, 0, gradients)
+    return torch.where(gradients * activations < 0, gradients * 0, gradients)  # an infinite one becomes NaN, not 0

@@ -30,6 +30,8 @@ def occlude(images: Tensor, windows: Tensor, baseline: Tensor | float = 0.0) -> 
         raise ValueError(f"`images` must have shape (N, C, ...) with 1 to 3 spatial axes, got {shape_text(images)}")
     _check_windows(windows, axes, images)
     if not isinstance(baseline, Tensor):
+        if not isinstance(baseline, int | float):
+            raise TypeError(f"`baseline` must be a number or a tensor, got {type(baseline).__name__}")
         baseline = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)
     check_same("baseline", baseline, images, "images")
     _check_baseline(baseline, images)

@@ -86,7 +86,7 @@ def grad_cam_pp_terms(gradients: Tensor, activation_sum: Tensor) -> Tensor:
     """
     denominator = 2 + activation_sum * gradients
     terms = gradients / torch.where(denominator == 0, 1, denominator)
-    return torch.where((gradients <= 0) | (denominator == 0), 0, terms)
+    return torch.where((gradients <= 0) | (denominator == 0), gradients * 0, terms)  # -inf becomes NaN, not 0
 
 
 def grad_cam_pp(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tensor:
@@ -118,11 +118,16 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
     out = F.interpolate(source, size=tuple(size), mode="bilinear", align_corners=False)
     if normalize:
         low, high = out.amin((2, 3), keepdim=True), out.amax((2, 3), keepdim=True)
-        flat = source.flatten(1)
-        constant = ((high == low) | (flat.amax(1) == flat.amin(1))[:, None, None, None]) & high.isfinite()
-        scaled = (out - low) / torch.where(constant, 1, high - low)
-        out = torch.where(constant, 0, scaled.clamp(0, 1))
+        constant = is_constant(low, high)
+        scaled = ((out - low) / torch.where(constant, 1, high - low)).clamp(0, 1)
+        finite = source.flatten(1).isfinite().all(1)[:, None, None, None]
+        out = torch.where(finite, torch.where(constant, 0, scaled), torch.nan)
     return out.reshape([*maps.shape[:-2], *size]).to(maps.dtype)
+
+
+def is_constant(low: Tensor, high: Tensor) -> Tensor:
+    """Whether maps from ``low`` to ``high`` vary by no more than rounding."""
+    return high - low <= 8 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
 
 
 def is_channels_last(images: Tensor) -> bool:
@@ -143,8 +148,10 @@ def window_mask(windows: Tensor, size: Sequence[int]) -> Tensor:
     mask = torch.ones((len(windows), *size), dtype=torch.bool, device=windows.device)
     for axis, length in enumerate(size):
         index = torch.arange(length, device=windows.device)
-        start, extent = windows[:, 0, axis, None], windows[:, 1, axis, None]
-        inside = (index >= start) & (index - start < extent)
+        start, extent = windows[:, 0, axis, None], windows[:, 1, axis, None].clamp(min=0)
+        # Neither sum overflows: the first adds opposite signs, the second two numbers of at most `length`.
+        stop = torch.where(start < 0, start + extent, start.clamp(max=length) + extent.clamp(max=length))
+        inside = (index >= start) & (index < stop)
         mask &= inside.reshape(-1, *([1] * axis), length, *([1] * (len(size) - axis - 1)))
     return mask
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastcam.ops import reference
 from fastcam.ops._register import call, check_tensor, register, shape_text
 
 
@@ -27,9 +28,8 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
         ValueError: for shapes that do not fit.
     """
     check_tensor("maps", maps)
+    size = _checked_size(size)
     axes = len(size)
-    if axes not in (1, 2, 3) or any(length < 1 for length in size):
-        raise ValueError(f"`size` must be 1 to 3 positive numbers, got {tuple(size)}")
     if maps.dim() not in (axes + 1, axes + 2) or 0 in maps.shape[-axes:]:
         raise ValueError(
             f"`maps` must have shape (N, ...) or (N, K, ...) with {axes} spatial axes of at least one position "
@@ -38,9 +38,19 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
     if axes == 1:
         return call("upsample_normalize", maps.unsqueeze(-2), [1, *size], normalize).squeeze(-2)
     if axes == 3:  # each slice of the depth first, then along the depth with height and width as one axis
-        slices = call("upsample_normalize", maps, list(size[1:]), False).flatten(-2)
-        return call("upsample_normalize", slices, [size[0], slices.shape[-1]], normalize).unflatten(-1, tuple(size[1:]))
-    return call("upsample_normalize", maps, list(size), normalize)
+        wide = maps.to(reference.accumulation_dtype(maps.dtype))  # so that nothing is rounded in between
+        slices = call("upsample_normalize", wide, size[1:], False).flatten(-2)
+        out = call("upsample_normalize", slices, [size[0], size[1] * size[2]], normalize)
+        return out.unflatten(-1, tuple(size[1:])).to(maps.dtype)
+    return call("upsample_normalize", maps, size, normalize)
+
+
+def _checked_size(size: Any) -> list[int]:
+    whole = isinstance(size, Sequence) and all(isinstance(length, int | torch.SymInt) for length in size)
+    lengths = list(size) if whole else []
+    if len(lengths) not in (1, 2, 3) or any(length < 1 for length in lengths):
+        raise ValueError(f"`size` must be 1 to 3 positive whole numbers, got {size!r}")
+    return lengths
 
 
 def _fake(maps: Tensor, size: Sequence[int], normalize: bool = True) -> Tensor:
@@ -54,22 +64,30 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (maps,) = ctx.saved_tensors
-    shape = [maps[..., 0, 0].numel(), 1, *maps.shape[-2:]]
-    grad = grad.reshape(shape[0], 1, *ctx.size)
+    dtype = reference.accumulation_dtype(maps.dtype)
+    grad = grad.to(dtype)
     if ctx.normalize:
-        grad = _through_min_max(grad, torch.ops.fastcam.upsample_normalize(maps, ctx.size, False).reshape(grad.shape))
-    back = torch.ops.aten.upsample_bilinear2d_backward(grad, list(ctx.size), shape, False)
-    return back.reshape(maps.shape), None, None
+        grad = _through_min_max(grad, torch.ops.fastcam.upsample_normalize(maps.to(dtype), ctx.size, False))
+    y, x = (_resampling(maps.shape[axis], ctx.size[axis], grad) for axis in (-2, -1))
+    return (y.mT @ grad @ x).to(maps.dtype), None, None
+
+
+def _resampling(source: int, size: int, like: Tensor) -> Tensor:
+    """The matrix (size, source) of linear resampling along one axis."""
+    output = torch.arange(size, dtype=like.dtype, device=like.device)
+    coordinate = ((output + 0.5) * (source / size) - 0.5).clamp(0, source - 1)
+    distance = coordinate[:, None] - torch.arange(source, dtype=like.dtype, device=like.device)
+    return (1 - distance.abs()).clamp(min=0)
 
 
 def _through_min_max(grad: Tensor, values: Tensor) -> Tensor:
     """The gradient of (u - min) / (max - min) with respect to u; ties share the gradient of the extremes."""
-    low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
-    scale = torch.where(high == low, 0, 1 / (high - low))
+    low, high = values.amin((-2, -1), keepdim=True), values.amax((-2, -1), keepdim=True)
+    scale = torch.where(reference.is_constant(low, high), 0, 1 / (high - low))
     scaled = (values - low) * scale
     lowest, highest = (values == low).to(grad.dtype), (values == high).to(grad.dtype)
-    grad_low = (grad * (scaled - 1)).sum((2, 3), keepdim=True) / lowest.sum((2, 3), keepdim=True)
-    grad_high = -(grad * scaled).sum((2, 3), keepdim=True) / highest.sum((2, 3), keepdim=True)
+    grad_low = (grad * (scaled - 1)).sum((-2, -1), keepdim=True) / lowest.sum((-2, -1), keepdim=True)
+    grad_high = -(grad * scaled).sum((-2, -1), keepdim=True) / highest.sum((-2, -1), keepdim=True)
     return scale * (grad + lowest * grad_low + highest * grad_high)
 
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 import fastcam
 from tests.networks import Function, SmallNetwork, small_images, small_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 METHODS = [method.name for method in fastcam.list_methods() if "gradients" in method.needs]
 TARGETS = {
     "highest class": None,

@@ -12,6 +12,8 @@ import fastcam
 from fastcam import ops
 from tests.networks import in_double, small_images, small_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 AGREEMENT = 1e-5  # of the map's range: float32 against float64
 
 

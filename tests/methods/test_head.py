@@ -16,6 +16,8 @@ from tests.networks import (
     torchvision_network,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES, CHANNELS = 5, 6
 HEIGHT, WIDTH = 9, 11
 

@@ -15,6 +15,8 @@ from tests.networks import (
     torchvision_network,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TORCHVISION = {
     "resnet18": "layer4",
     "vgg11": "features",

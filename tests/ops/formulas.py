@@ -1,6 +1,6 @@
-"""The papers' formulas in their own form, float64: activations a (N, 1, C, P), gradients g (N, K, C, P), maps (N, K, P).
+"""The papers' formulas in their own form, float64, before the final ReLU.
 
-Before the final ReLU. Nothing here knows `fastcam.ops.reference`.
+Activations a (N, 1, C, P) and gradients g (N, K, C, P) give maps (N, K, P). Nothing here knows `fastcam.ops.reference`.
 """
 
 import torch
@@ -18,7 +18,7 @@ def grad_cam(a, g):
 
 
 def grad_cam_pp(a, g):
-    """alpha = G^2 / (2 G^2 + sum_p A G^3) (arXiv:1710.11063, eq. 19), 0 where that is 0 / 0; w_c = sum_p alpha ReLU(G)."""
+    """alpha = G^2 / (2 G^2 + sum_p A G^3), 0 for / 0; w_c = sum_p alpha ReLU(G) (arXiv:1710.11063, eq. 19)."""
     denominator = 2 * g**2 + a.sum(-1, keepdim=True) * g**3
     alpha = torch.where(denominator != 0, g**2 / denominator, 0)
     return weigh(a, (alpha * g.relu()).sum(-1))
@@ -48,10 +48,12 @@ def resampled(maps, size):
 
 
 def min_max(maps, axes):
-    """(u - min u) / (max u - min u) of each map; a constant map is 0."""
+    """(u - min u) / (max u - min u) of each map (N, [K,] *S), float64; a map constant up to its rounding is 0."""
+    if maps.numel() == 0:
+        return maps
     spatial = tuple(range(-axes, 0))
     low, high = maps.amin(spatial, keepdim=True), maps.amax(spatial, keepdim=True)
-    return torch.where(high > low, (maps - low) / (high - low), 0)
+    return torch.where(high - low > 1e-13 * high.abs(), (maps - low) / (high - low), 0)
 
 
 def occluded(images, windows, baseline):

@@ -13,17 +13,9 @@ class TestGradCamPP(ReductionTester):
 
     @staticmethod
     def away_from_kinks(shape, targets):
-        """Also away from the pole 2 + S G = 0: the channels' sums are positive, as the mean of the activations is."""
+        """Also away from the pole 2 + S G = 0: small activations."""
         activations, gradients = ReductionTester.away_from_kinks(shape, targets)
-        sums = activations.detach().flatten(2).sum(-1)
-        lift = (1 - sums).clamp(min=0) / activations[0, 0].numel()
-        lifted = activations.detach() + lift.reshape(*lift.shape, *[1] * (activations.dim() - 2))
-        lifted[:, 0] *= -0.01  # and one slightly negative sum, which makes negative maps for the ReLU to cut
-        lifted[:, 1:] -= lifted[:, 1:].amax(1, keepdim=True) * 0.5
-        sums = lifted.flatten(2).sum(-1, keepdim=True).unsqueeze(1)
-        slopes = 2 + sums * gradients.detach().reshape(shape[0], -1, shape[1], sums.shape[-1] * lifted[0, 0].numel())
-        assert slopes.abs().min() > 0.01
-        return lifted.requires_grad_(), gradients
+        return activations.detach().mul(0.1).requires_grad_(), gradients
 
     @pytest.mark.parametrize("layout", named([contiguous, channels_last]))
     @pytest.mark.parametrize("dtype", DTYPES)

@@ -134,8 +134,7 @@ def test_memory_layout(shape):
     assert ops.occlude(images, windows).is_contiguous()
     copies = ops.occlude(channels_last(images, 1), windows)
     assert copies.movedim(2, -1).is_contiguous()
-    copies.flatten(0, 1)[0]  # (N M, C, *S) is a view
-    assert copies.view(-1, *shape[1:]).shape[0] == shape[0] * len(windows)
+    assert copies.view(-1, *shape[1:]).shape[0] == shape[0] * len(windows)  # (N M, C, *S) without a copy
 
 
 def test_empty():
@@ -161,16 +160,23 @@ def test_determinism(layout):
 
 @pytest.mark.parametrize("which", range(8))
 @pytest.mark.parametrize("shape", [(2, 3, 4, 3), (2, 3, 5), (1, 2, 2, 3, 2)], ids=str)
-def test_registration_and_gradients(shape, which):
+def test_gradients(shape, which):
     images = random_images(shape, torch.float64).requires_grad_()
     baseline = baselines(shape, torch.float64)[which].clone().requires_grad_()
-    windows = some_windows(len(shape) - 2)[::4]
+    windows = some_windows(len(shape) - 2)[::9]
     assert gradcheck(lambda x, b: ops.occlude(x, windows, b), (images, baseline))
-    assert gradgradcheck(lambda x, b: ops.occlude(x, windows, b), (images, baseline))
-    if shape == (2, 3, 4, 3):
-        torch.library.opcheck(torch.ops.fastcam.occlude.default, (images, windows, baseline))
-        last = channels_last(images.detach().bfloat16(), 1)
-        torch.library.opcheck(torch.ops.fastcam.occlude.default, (last, windows, baseline.detach().bfloat16()))
+    if len(shape) == 4:
+        assert gradgradcheck(lambda x, b: ops.occlude(x, windows, b), (images, baseline))
+
+
+@pytest.mark.parametrize("which", [0, 1, 5])
+def test_opcheck(which):
+    images = random_images((2, 3, 4, 3), torch.float64).requires_grad_()
+    baseline = baselines((2, 3, 4, 3), torch.float64)[which].clone().requires_grad_()
+    windows = some_windows(2)[::4]
+    torch.library.opcheck(torch.ops.fastcam.occlude.default, (images, windows, baseline))
+    last = channels_last(images.detach().bfloat16(), 1)
+    torch.library.opcheck(torch.ops.fastcam.occlude.default, (last, windows, baseline.detach().bfloat16()))
 
 
 def test_bad_input():
@@ -236,6 +242,7 @@ def test_bad_input_of_the_bare_op():
 def test_baseline_with_too_many_axes():
     """In a process of its own: what writes beyond an array of axes may end the process only later."""
     call = "torch.ops.fastcam.occlude(torch.zeros(2, 3, 6, 5), torch.ones(1, 2, 2).long(), torch.zeros([1] * 9))"
-    done = subprocess.run([sys.executable, "-c", f"import torch, fastcam; {call}"], capture_output=True, text=True)
+    command = [sys.executable, "-c", f"import torch, fastcam; {call}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "`baseline` must be a number" in done.stderr

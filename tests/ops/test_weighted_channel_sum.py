@@ -166,7 +166,11 @@ def test_bad_input():
     for arguments, error, message in [
         ((a, [1.0, 2.0]), TypeError, "`weights` must be a torch.Tensor, got list"),
         ((a, w.int()), TypeError, "`weights` must be float32, .*, got torch.int32"),
-        ((a, w.double()), TypeError, "`weights` must have the dtype of `activations`, torch.float32, got torch.float64"),
+        (
+            (a, w.double()),
+            TypeError,
+            "`weights` must have the dtype of `activations`, torch.float32, got torch.float64",
+        ),
         ((a, w.half()), TypeError, "`weights` must have the dtype of `activations`, torch.float32, got torch.float16"),
         ((a.half(), w.double()), TypeError, "`weights` must have the dtype .*float16, got torch.float64"),
         ((a, w[0]), ValueError, shapes + r"\(3,\)"),

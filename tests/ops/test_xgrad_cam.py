@@ -13,9 +13,10 @@ class TestXGradCam(ReductionTester):
 
     @staticmethod
     def away_from_kinks(shape, targets):
-        """Also away from a sum of 0: positive activations."""
-        activations, gradients = ReductionTester.away_from_kinks(shape, targets)
-        return activations.detach().abs().add(0.1).requires_grad_(), gradients
+        """Also away from a sum of 0: positive activations; with gradients that make maps of both signs."""
+        activations, gradients = (each.detach().abs() for each in ReductionTester.away_from_kinks(shape, targets))
+        gradients[1:] *= -1
+        return activations.add(0.1).requires_grad_(), gradients.requires_grad_()
 
     @pytest.mark.parametrize("layout", named([contiguous, channels_last]))
     @pytest.mark.parametrize("eps", [0.0, 1e-7, 0.5, 30.0])

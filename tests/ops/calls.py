@@ -1,0 +1,183 @@
+"""One small call of every op in each of its forms, through its wrapper and bare, beside the paper's formula.
+
+For the ways to call an op (compilers, instruction sets, without the extension), where one call of each says enough.
+`python -m tests.ops.calls` checks them all in this process and prints how fastcam was built.
+"""
+
+import json
+
+import torch
+from torch import Tensor, nn
+
+import fastcam
+from fastcam import ops
+from tests.ops import formulas
+from tests.ops.op_tester import DTYPES, channels_last, close, contiguous, random_pair, result_dtype
+
+
+def inputs(dtype=torch.float32, count=3, layout=contiguous, channels=9):
+    """Activations (N, C, 5, 3), gradients of that shape, and of K = 2 targets, and windows (4, 2, 2)."""
+    shape = (count, channels, 5, 3)
+    activations, gradients = random_pair(shape, None, dtype)
+    _, targets = random_pair(shape, 2, dtype, seed=1)
+    windows = torch.tensor([[[0, 0], [2, 2]], [[-1, 1], [3, 1]], [[3, 2], [9, 9]], [[7, 0], [1, 1]]])
+    return layout(activations, 1), layout(gradients, 1), layout(targets, 2), windows
+
+
+class ThroughWrapper:
+    """Every function takes all the `inputs` and uses some."""
+
+    def channel_mean(a, g, k, windows):
+        return ops.channel_mean(a)
+
+    def channel_weights(a, g, k, windows):
+        return ops.weighted_channel_sum(a, g[:, :, 0, 1])
+
+    def channel_weights_of_targets(a, g, k, windows):
+        return ops.weighted_channel_sum(a, k[..., 0, 1], relu=True)
+
+    def element_weights(a, g, k, windows):
+        return ops.weighted_channel_sum(a, g, relu=True)
+
+    def grad_cam(a, g, k, windows):
+        return ops.grad_cam(a, g)
+
+    def grad_cam_of_targets(a, g, k, windows):
+        return ops.grad_cam(a, k, relu=False)
+
+    def grad_cam_pp(a, g, k, windows):
+        return ops.grad_cam_pp(a, g)
+
+    def xgrad_cam(a, g, k, windows):
+        return ops.xgrad_cam(a, k, eps=0.5, relu=False)
+
+    def layer_cam(a, g, k, windows):
+        return ops.layer_cam(a, k)
+
+    def upsample_normalize(a, g, k, windows):
+        return ops.upsample_normalize(g[:, 0], (11, 8))
+
+    def upsample_volume(a, g, k, windows):
+        return ops.upsample_normalize(g[:, :4], (5, 2, 8), normalize=False)
+
+    def occlude(a, g, k, windows):
+        return ops.occlude(a, windows, g[0, :, 0, 0])
+
+
+class Bare:
+    """The same as TorchScript takes them: calls of torch.ops alone."""
+
+    def channel_mean(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.channel_mean(a)
+
+    def channel_weights(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.weighted_channel_sum(a, g[:, :, 0, 1])
+
+    def channel_weights_of_targets(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.weighted_channel_sum(a, k[:, :, :, 0, 1], relu=True)
+
+    def element_weights(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.weighted_channel_sum(a, g, True)
+
+    def grad_cam(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.grad_cam(a, g)
+
+    def grad_cam_of_targets(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.grad_cam(a, k, False)
+
+    def grad_cam_pp(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.grad_cam_pp(a, g)
+
+    def xgrad_cam(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.xgrad_cam(a, k, 0.5, False)
+
+    def layer_cam(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.layer_cam(a, k)
+
+    def upsample_normalize(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.upsample_normalize(g[:, 0], [11, 8])
+
+    def upsample_volume(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        slices = torch.ops.fastcam.upsample_normalize(g[:, :4], [2, 8], False).flatten(2)
+        return torch.ops.fastcam.upsample_normalize(slices, [5, 16], False).unflatten(2, [2, 8])
+
+    def occlude(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.occlude(a, windows, g[0, :, 0, 0])
+
+
+def _functions(table):
+    return {name: value for name, value in vars(table).items() if not name.startswith("_")}
+
+
+THROUGH_WRAPPER = _functions(ThroughWrapper)
+BARE = _functions(Bare)
+DIFFERENTIABLE_IN = {
+    "channel_mean": [0],
+    "upsample_normalize": [1],
+    "upsample_volume": [1],
+}  # the others in a and g or k
+
+
+def expected(a, g, k, windows):
+    """What every function must return, in float64, by its name."""
+    size = a.shape[2:]
+    flat, gradients, targets = (x.double().flatten(-2) for x in (a.unsqueeze(1), g.unsqueeze(1), k))
+
+    def maps(values):
+        return values.reshape(len(a), -1, *size)
+
+    return {
+        "channel_mean": a.double().mean((2, 3)),
+        "channel_weights": maps(formulas.weigh(flat, gradients[..., 1]))[:, 0],
+        "channel_weights_of_targets": maps(formulas.weigh(flat, targets[..., 1])).relu(),
+        "element_weights": maps(formulas.element_weights(flat, gradients))[:, 0].relu(),
+        "grad_cam": maps(formulas.grad_cam(flat, gradients))[:, 0].relu(),
+        "grad_cam_of_targets": maps(formulas.grad_cam(flat, targets)),
+        "grad_cam_pp": maps(formulas.grad_cam_pp(flat, gradients))[:, 0].relu(),
+        "xgrad_cam": maps(formulas.xgrad_cam(flat, targets, 0.5)),
+        "layer_cam": maps(formulas.layer_cam(flat, targets)).relu(),
+        "upsample_normalize": formulas.min_max(formulas.resampled(g[:, 0], (11, 8)), 2),
+        "upsample_volume": formulas.resampled(g[:, :4], (5, 2, 8)),
+        "occlude": formulas.occluded(a, windows, g[0, :, 0, 0]).double(),
+    }
+
+
+def check(name, result, arguments):
+    """Asserts the numbers of one function's result."""
+    same_as_input = name in ("upsample_normalize", "upsample_volume", "occlude")
+    dtype = arguments[0].dtype
+    close(result, expected(*arguments)[name], dtype if same_as_input else result_dtype(dtype))
+
+
+class EveryOp(nn.Module):
+    """All the functions of a table, with arithmetic before and after them for a compiler to fuse around."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = table
+
+    def forward(self, a, g, k, windows):
+        doubled = (2 * a, 2 * g, 2 * k, windows)
+        return {name: function(*doubled) + a.mean() for name, function in self.table.items()}
+
+
+def check_every_op(results, a, g, k, windows):
+    """Asserts the numbers of an `EveryOp`."""
+    exact = expected(2 * a, 2 * g, 2 * k, windows)
+    for name, result in results.items():
+        close(result, exact[name] + a.double().mean())
+
+
+def main():
+    """Every op, dtype and layout; one chunk of channels and several."""
+    for dtype in DTYPES:
+        for layout in (contiguous, channels_last):
+            for channels in (9, 135):
+                arguments = inputs(dtype, layout=layout, channels=channels)
+                for name, function in THROUGH_WRAPPER.items():
+                    check(name, function(*arguments), arguments)
+    print(json.dumps(fastcam.build_info()))
+
+
+if __name__ == "__main__":
+    main()

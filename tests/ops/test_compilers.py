@@ -1,0 +1,144 @@
+"""The ops as PyTorch's compilers call them, each with its numbers."""
+
+import io
+import warnings
+
+import pytest
+import torch
+
+from fastcam import ops
+from tests.ops.calls import BARE, DIFFERENTIABLE_IN, THROUGH_WRAPPER, EveryOp, check, check_every_op, expected, inputs
+from tests.ops.op_tester import channels_last, close, contiguous, named
+
+NAMES = list(THROUGH_WRAPPER)
+
+
+@pytest.fixture(autouse=True)
+def _quietly():
+    """TorchScript is deprecated, and still what some callers have."""
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        yield
+
+
+def leaves(name, dtype=torch.float64):
+    """Inputs of one function, those it is differentiable in as leaves, and these."""
+    arguments = list(inputs(dtype))
+    places = DIFFERENTIABLE_IN.get(name, [0, 2] if "targets" in name or name in ("xgrad_cam", "layer_cam") else [0, 1])
+    for i in places:
+        arguments[i].requires_grad_()
+    return arguments, [arguments[i] for i in places]
+
+
+@pytest.mark.parametrize("layout", named([contiguous, channels_last]))
+@pytest.mark.parametrize("name", NAMES)
+def test_eager(name, layout):
+    arguments = inputs(layout=layout)
+    check(name, THROUGH_WRAPPER[name](*arguments), arguments)
+    check(name, BARE[name](*arguments), arguments)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_compile(name, dynamic):
+    """Forward and backward in one graph each, for more than one batch size."""
+    compiled = torch.compile(THROUGH_WRAPPER[name], fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for count in (3, 2):
+        check(name, compiled(*inputs(count=count)), inputs(count=count))
+    arguments, wanted = leaves(name)
+    result = compiled(*arguments)
+    check(name, result, arguments)
+    direction = torch.randn_like(result)
+    actual = torch.autograd.grad(result, wanted, direction)
+    eager = torch.autograd.grad(THROUGH_WRAPPER[name](*arguments), wanted, direction)
+    for one, other in zip(actual, eager, strict=True):
+        close(one, other)
+
+
+def test_inductor():
+    """All the ops in one graph, with generated code around them."""
+    compiled = torch.compile(EveryOp(THROUGH_WRAPPER), fullgraph=True)
+    check_every_op(compiled(*inputs()), *inputs())
+
+
+def test_inductor_backward():
+    """The backward of a map as a network in training would have it, in generated code."""
+
+    def loss(a, g):
+        return (ops.upsample_normalize(ops.grad_cam(2 * a, g), (11, 8)) ** 2).sum()
+
+    a, g = (x.double().requires_grad_() for x in inputs()[:2])
+    actual = torch.autograd.grad(torch.compile(loss, fullgraph=True)(a, g), (a, g))
+    for one, other in zip(actual, torch.autograd.grad(loss(a, g), (a, g)), strict=True):
+        close(one, other)
+
+
+def batches():
+    """The batch as a dimension that may change."""
+    batch = torch.export.Dim("batch", min=1, max=64)
+    return {"a": {0: batch}, "g": {0: batch}, "k": {0: batch}, "windows": None}
+
+
+@pytest.mark.parametrize("table", [THROUGH_WRAPPER, BARE], ids=["wrapper", "bare"])
+def test_export(table):
+    program = torch.export.export(EveryOp(table), inputs(), dynamic_shapes=batches())
+    called = [str(node.target) for node in program.graph.nodes if "fastcam" in str(node.target)]
+    assert len(called) >= len(table)  # kept as the ops they are
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    buffer.seek(0)
+    loaded = torch.export.load(buffer).module()
+    for count in (3, 5):
+        check_every_op(loaded(*inputs(count=count)), *inputs(count=count))
+
+
+@pytest.mark.slow
+def test_aot_inductor(tmp_path):
+    """Compiled to a library ahead of time, and loaded without the Python around it."""
+    program = torch.export.export(EveryOp(THROUGH_WRAPPER), inputs(), dynamic_shapes=batches())
+    package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "ops.pt2"))
+    loaded = torch._inductor.aoti_load_package(package)
+    for count in (3, 5):
+        check_every_op(loaded(*inputs(count=count)), *inputs(count=count))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_script(name):
+    """Compiled, saved and loaded; its gradients too."""
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(BARE[name]), buffer)
+    buffer.seek(0)
+    scripted = torch.jit.load(buffer)
+    for count in (3, 2):
+        check(name, scripted(*inputs(count=count)), inputs(count=count))
+    arguments, wanted = leaves(name)
+    actual = torch.autograd.grad(scripted(*arguments).sum(), wanted)
+    eager = torch.autograd.grad(BARE[name](*arguments).sum(), wanted)
+    for one, other in zip(actual, eager, strict=True):
+        close(one, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trace(name):
+    traced = torch.jit.trace(THROUGH_WRAPPER[name], inputs())
+    for count in (3, 2):
+        check(name, traced(*inputs(count=count)), inputs(count=count))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fake(name):
+    """The fake predicts shape, dtype and strides of every dtype and layout."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        for layout in (contiguous, channels_last):
+            arguments = inputs(dtype, layout=layout)
+            real = BARE[name](*arguments)
+            with FakeTensorMode() as mode:
+                fake = BARE[name](*map(mode.from_tensor, arguments))
+            assert fake.shape == real.shape == expected(*arguments)[name].shape
+            assert fake.dtype == real.dtype
+            assert fake.stride() == real.stride()
