@@ -84,9 +84,7 @@ def _hook(
         if not with_graph:
             return None
         torch.set_grad_enabled(True)  # until the surrounding no_grad() ends
-        if not kept[index].requires_grad:
-            kept[index].requires_grad_()
-        return _replace(output, element, kept[index].clone())
+        return _replace(output, element, kept[index].requires_grad_().clone())
 
     return keep
 
@@ -120,7 +118,7 @@ def _replace(output: Any, element: Any, tensor: Tensor) -> Any:
     """The layer's output with the chosen element exchanged, of the same type."""
     if isinstance(output, Tensor):
         return tensor
-    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+    if dataclasses.is_dataclass(output) and not isinstance(output, type) and isinstance(element, str):
         return dataclasses.replace(output, **{element: tensor})
     if hasattr(output, "_replace"):  # a named tuple
         return output._replace(**{element if isinstance(element, str) else output._fields[element]: tensor})
@@ -203,7 +201,7 @@ def gradients(scores: Tensor, activations: Sequence[Tensor], names: Sequence[str
         names: the layers' names, for messages.
 
     Returns:
-        For each activation its gradient, (N, ...) or (N, K, ...). The graph is freed.
+        For each activation its gradient, (N, ...) or (N, K, ...).
 
     Raises:
         RuntimeError: where a score does not depend on a layer.
