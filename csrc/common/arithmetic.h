@@ -45,9 +45,9 @@ struct GradCamPPRule {
   static constexpr bool kReadsActivations = true;
   template <class T>
   FASTCAM_INLINE T term(T, T g, T activation_sum) const {
-    const T denominator = T(2) + activation_sum * g;
-    const T value = g / (denominator == T(0) ? T(1) : denominator);
-    return g <= T(0) || denominator == T(0) ? g * T(0) : value;  // -inf becomes NaN, not 0
+    const T positive = rectify(g);  // 0 where g <= 0, and then so is the term
+    const T denominator = T(2) + activation_sum * positive;
+    return denominator == T(0) ? T(0) : positive / denominator;
   }
   template <class T>
   FASTCAM_INLINE T weight(T total, T, int64_t) const {
