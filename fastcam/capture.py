@@ -118,6 +118,8 @@ def _replace(output: Any, element: Any, tensor: Tensor) -> Any:
     """The layer's output with the chosen element exchanged, of the same type."""
     if isinstance(output, Tensor):
         return tensor
+    if isinstance(output, Mapping) and isinstance(element, int) and element not in output:
+        element = list(output)[element]  # a mapping that also answers to positions
     if dataclasses.is_dataclass(output) and not isinstance(output, type) and isinstance(element, str):
         return dataclasses.replace(output, **{element: tensor})
     if hasattr(output, "_replace"):  # a named tuple

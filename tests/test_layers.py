@@ -198,8 +198,11 @@ class FrozenRecord:
     second: Tensor
 
 
-class MyDict(dict):
-    pass
+class Positional(dict):
+    """A mapping that answers to positions too, as the outputs of Hugging Face models do."""
+
+    def __getitem__(self, key):
+        return super().__getitem__(key) if isinstance(key, str) else list(self.values())[key]
 
 
 # What the layer returns for (x, x + 1), the element that is the second, how the model reads it, the type.
@@ -212,6 +215,7 @@ COLLECTIONS = {
     "dict": (lambda x, y: {"x": x, "y": y}, "y", lambda c: c["y"]),
     "OrderedDict": (lambda x, y: OrderedDict(x=x, y=y), "y", lambda c: c["y"]),
     "dict with numbers": (lambda x, y: {0: x, 7: y}, 7, lambda c: c[7]),
+    "mapping by position": (lambda x, y: Positional(x=x, y=y), 1, lambda c: c["y"]),
     "namedtuple by index": (Pair, 1, lambda c: c.second),
     "namedtuple from the end": (Pair, -1, lambda c: c.second),
     "namedtuple by name": (Pair, "second", lambda c: c.second),
