@@ -1,8 +1,10 @@
-// map[n, k, p] = sum_c weight[n, k, c(, p)] * activations[n, c, p], in one pass over the inputs.
+// map[n, k, p] = sum_c weight[n, k, c(, p)] * activations[n, c, p], in one pass
+// over the inputs.
 //
-// The channels of an image are summed in chunks of a size that depends on the shape of one image
-// alone, and the chunks are added in order: an image's map has the same bits in every batch and
-// with every number of threads, and one image still occupies many threads.
+// The channels of an image are summed in chunks of a size that depends on the
+// shape of one image alone, and the chunks are added in order: an image's map
+// has the same bits in every batch and with every number of threads, and one
+// image still occupies many threads.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -14,16 +16,17 @@ namespace fastcam {
 
 constexpr int64_t kMaxChunk = 512;
 
-// Channels per chunk: enough of them side by side to read memory in long runs, and where the
-// positions are many, few enough to stay in L2.
+// Channels per chunk: enough of them side by side to read memory in long runs,
+// and where the positions are many, few enough to stay in L2.
 inline int64_t chunk_channels(int64_t positions, bool planes) {
   if (positions > 4096) return 16;
   if (positions > 512) return planes ? 32 : 64;
   return planes ? 128 : kMaxChunk;
 }
 
-// One chunk of the channels of one image. W is T for gradients and element weights, the
-// accumulation type for channel weights (which use only w and w_channel).
+// One chunk of the channels of one image. W is T for gradients and element
+// weights, the accumulation type for channel weights (which use only w and
+// w_channel).
 template <class T, class W>
 struct Chunk {
   const T* a;
@@ -31,17 +34,23 @@ struct Chunk {
   int64_t a_channel, a_position, w_channel, w_position;  // strides in elements
   int64_t channels, positions;
   accumulator_t<T>* map;
-  W* planes;  // room for kRows planes, where w is constant over positions (w_position == 0)
+  W* planes;  // room for kBlock planes, where w is constant over positions
+              // (w_position == 0)
 };
 
-// The activations and weights of up to kRows channels whose planes are contiguous in memory.
-template <class T, class W>
+// Channels taken together where one reading of each plane suffices: long runs
+// of memory, one tensor after the other.
+constexpr int64_t kBlock = 32;
+
+// The activations and weights of up to `Most` channels whose planes are
+// contiguous in memory.
+template <class T, class W, int64_t Most = kBlock>
 struct PlaneBlock {
   int64_t count;
-  const T* a[kRows];
-  const W* w[kRows];
+  const T* a[Most];
+  const W* w[Most];
 
-  FASTCAM_INLINE PlaneBlock(const Chunk<T, W>& chunk, int64_t first) : count(std::min(kRows, chunk.channels - first)) {
+  FASTCAM_INLINE PlaneBlock(const Chunk<T, W>& chunk, int64_t first) : count(std::min(Most, chunk.channels - first)) {
     for (int64_t i = 0; i < count; ++i) {
       a[i] = chunk.a + (first + i) * chunk.a_channel;
       w[i] = chunk.w + (first + i) * chunk.w_channel;
@@ -63,7 +72,7 @@ struct ChannelWeights {
     static FASTCAM_INLINE void run(const Rule&, const Chunk<T, W>& chunk) {
       using Acc = accumulator_t<T>;
       std::fill_n(chunk.map, chunk.positions, Acc(0));
-      for (int64_t c = 0; c < chunk.channels; c += kRows) {
+      for (int64_t c = 0; c < chunk.channels; c += kBlock) {
         const PlaneBlock<T, W> block(chunk, c);
         add_rows(block.count, chunk.positions, chunk.map, [&](int64_t i) {
           return [a = block.a[i], weight = *block.w[i]](int64_t p) { return weight * static_cast<Acc>(a[p]); };
@@ -93,9 +102,11 @@ struct ChannelWeights {
   };
 };
 
-// Channel weights that follow from activations and gradients by a rule of common/arithmetic.h.
+// Channel weights that follow from activations and gradients by a rule of
+// common/arithmetic.h.
 struct RuleWeights {
-  // The rule's term for one row of activations and gradients; `sum(j)` is S at column j.
+  // The rule's term for one row of activations and gradients; `sum(j)` is S at
+  // column j.
   template <class Rule, class T, class Sum>
   static FASTCAM_INLINE auto term(const Rule& rule, const T* a, const T* g, const Sum& sum) {
     using Acc = accumulator_t<T>;
@@ -113,7 +124,7 @@ struct RuleWeights {
       using Acc = accumulator_t<T>;
       std::fill_n(chunk.map, chunk.positions, Acc(0));
       for (int64_t c = 0; c < chunk.channels; c += kRows) {
-        const PlaneBlock<T, T> block(chunk, c);
+        const PlaneBlock<T, T, kRows> block(chunk, c);  // still in L1 at its second reading
         Acc activation_sum[kRows] = {}, total[kRows], weight[kRows];
         if constexpr (Rule::kReadsActivations) {
           sum_rows(block.count, chunk.positions, activation_sum,
@@ -171,7 +182,7 @@ struct ElementWeights {
     template <class Rule, class T>
     static FASTCAM_INLINE void run(const Rule& rule, const Chunk<T, T>& chunk) {
       std::fill_n(chunk.map, chunk.positions, accumulator_t<T>(0));
-      for (int64_t c = 0; c < chunk.channels; c += kRows) {
+      for (int64_t c = 0; c < chunk.channels; c += kBlock) {
         const PlaneBlock<T, T> block(chunk, c);
         add_rows(block.count, chunk.positions, chunk.map,
                  [&](int64_t i) { return element(rule, block.a[i], block.w[i]); });
@@ -207,7 +218,8 @@ struct Finish {
   }
 };
 
-// Runs Kernel on every chunk of every (image, target), then adds the chunks. `maps` is (N, K, P).
+// Runs Kernel on every chunk of every (image, target), then adds the chunks.
+// `maps` is (N, K, P).
 template <class Kernel, class Rule, class T, class W>
 void reduce_chunks(const Rule& rule, const T* a, const Strides& as, const W* w, const Strides& ws, const Sizes& sizes,
                    bool relu, accumulator_t<T>* maps) {
@@ -220,7 +232,7 @@ void reduce_chunks(const Rule& rule, const T* a, const Strides& as, const W* w, 
   const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, size * sizes.positions));
 
   torch::stable::parallel_for(0, rows * chunks, grain, [&](int64_t begin, int64_t end) {
-    std::vector<W> planes(ws.position == 0 ? kRows * sizes.positions : 0);
+    std::vector<W> planes(ws.position == 0 ? std::min(size, kBlock) * sizes.positions : 0);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t row = task / chunks, first = task % chunks * size;
       const int64_t n = row / sizes.targets, k = row % sizes.targets;
@@ -247,8 +259,9 @@ void reduce_chunks(const Rule& rule, const T* a, const Strides& as, const W* w, 
                               });
 }
 
-// Activations (N, C, *S) and gradients or element weights of that shape or (N, K, C, *S): the maps
-// (N, [K,] *S) in the accumulation dtype. NCHW and NHWC run as they are, other layouts are copied once.
+// Activations (N, C, *S) and gradients or element weights of that shape or (N,
+// K, C, *S): the maps (N, [K,] *S) in the accumulation dtype. NCHW and NHWC run
+// as they are, other layouts are copied once.
 template <class Weights, class Rule>
 Tensor reduce_elements(Tensor activations, Tensor gradients, const char* label, const Rule& rule, bool relu) {
   check_activations(activations);
