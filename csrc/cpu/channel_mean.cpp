@@ -38,28 +38,18 @@ void mean_chunks(const T* a, const Strides& strides, int64_t row_stride, const S
 }  // namespace
 
 Tensor channel_mean(Tensor activations) {
-  check_activations(activations);
-  const Sizes sizes{activations.size(0), 1, activations.size(1), position_count(activations)};
-  STD_TORCH_CHECK(sizes.positions > 0, "`activations` must have at least one position, got ", shape_text(activations));
-  Tensor means = torch::stable::new_empty(activations, {sizes.images, sizes.channels}, accumulation_dtype(activations));
-  if (means.numel() == 0) return means;
-  auto strides = strides_of(activations, false);
-  const bool planes = strides && sizes.positions > 1 && strides->position == 1;
-  const bool rows = strides && !planes && (sizes.channels == 1 || strides->channel == 1);
-  if (!planes && !rows) {
-    activations = torch::stable::contiguous(activations);
-    strides = strides_of(activations, false);
-  }
-  FASTCAM_DISPATCH(activations.scalar_type(), [&] {
-    const auto* a = activations.const_data_ptr<scalar_t>();
-    auto* out = means.mutable_data_ptr<accumulator_t<scalar_t>>();
-    if (rows) {
-      mean_chunks<MeanRows>(a, *strides, strides->position, sizes, out);
+  const Operands found = mean_operands(activations);
+  if (found.empty) return found.maps;
+  FASTCAM_DISPATCH(found.activations.scalar_type(), [&] {
+    const auto* a = found.activations.const_data_ptr<scalar_t>();
+    auto* out = found.maps.mutable_data_ptr<accumulator_t<scalar_t>>();
+    if (found.rows) {
+      mean_chunks<MeanRows>(a, found.as, found.as.position, found.sizes, out);
     } else {
-      mean_chunks<MeanPlanes>(a, *strides, strides->channel, sizes, out);
+      mean_chunks<MeanPlanes>(a, found.as, found.as.channel, found.sizes, out);
     }
   });
-  return means;
+  return found.maps;
 }
 
 }  // namespace fastcam

@@ -1,32 +1,29 @@
-// map[n, k, p] = sum_c weight[n, k, c(, p)] * activations[n, c, p], in one pass
-// over the inputs.
+// map[n, k, p] = sum_c weight[n, k, c(, p)] * activations[n, c, p], in one pass over the inputs.
 //
-// The channels of an image are summed in chunks of a size that depends on the
-// shape of one image alone, and the chunks are added in order: an image's map
-// has the same bits in every batch and with every number of threads, and one
-// image still occupies many threads.
+// The channels of an image are summed in chunks of a size that depends on the shape of one image
+// alone, and the chunks are added in order: an image's map has the same bits in every batch and
+// with every number of threads, and one image still occupies many threads.
 #pragma once
 #include <algorithm>
 #include <vector>
 
-#include "layout.h"
+#include "../common/operands.h"
 #include "rows.h"
 
 namespace fastcam {
 
 constexpr int64_t kMaxChunk = 512;
 
-// Channels per chunk: enough of them side by side to read memory in long runs,
-// and where the positions are many, few enough to stay in L2.
+// Channels per chunk: enough of them side by side to read memory in long runs, and where the
+// positions are many, few enough to stay in L2.
 inline int64_t chunk_channels(int64_t positions, bool planes) {
   if (positions > 4096) return 16;
   if (positions > 512) return planes ? 32 : 64;
   return planes ? 128 : kMaxChunk;
 }
 
-// One chunk of the channels of one image. W is T for gradients and element
-// weights, the accumulation type for channel weights (which use only w and
-// w_channel).
+// One chunk of the channels of one image. W is T for gradients and element weights, the
+// accumulation type for channel weights (which use only w and w_channel).
 template <class T, class W>
 struct Chunk {
   const T* a;
@@ -34,16 +31,13 @@ struct Chunk {
   int64_t a_channel, a_position, w_channel, w_position;  // strides in elements
   int64_t channels, positions;
   accumulator_t<T>* map;
-  W* planes;  // room for kBlock planes, where w is constant over positions
-              // (w_position == 0)
+  W* planes;  // room for kBlock planes, where w is constant over positions (w_position == 0)
 };
 
-// Channels taken together where one reading of each plane suffices: long runs
-// of memory, one tensor after the other.
+// Channels taken together where one reading of each plane suffices: long runs of memory, one tensor after the other.
 constexpr int64_t kBlock = 32;
 
-// The activations and weights of up to `Most` channels whose planes are
-// contiguous in memory.
+// The activations and weights of up to `Most` channels whose planes are contiguous in memory.
 template <class T, class W, int64_t Most = kBlock>
 struct PlaneBlock {
   int64_t count;
@@ -102,11 +96,9 @@ struct ChannelWeights {
   };
 };
 
-// Channel weights that follow from activations and gradients by a rule of
-// common/arithmetic.h.
+// Channel weights that follow from activations and gradients by a rule of common/arithmetic.h.
 struct RuleWeights {
-  // The rule's term for one row of activations and gradients; `sum(j)` is S at
-  // column j.
+  // The rule's term for one row of activations and gradients; `sum(j)` is S at column j.
   template <class Rule, class T, class Sum>
   static FASTCAM_INLINE auto term(const Rule& rule, const T* a, const T* g, const Sum& sum) {
     using Acc = accumulator_t<T>;
@@ -218,8 +210,7 @@ struct Finish {
   }
 };
 
-// Runs Kernel on every chunk of every (image, target), then adds the chunks.
-// `maps` is (N, K, P).
+// Runs Kernel on every chunk of every (image, target), then adds the chunks. `maps` is (N, K, P).
 template <class Kernel, class Rule, class T, class W>
 void reduce_chunks(const Rule& rule, const T* a, const Strides& as, const W* w, const Strides& ws, const Sizes& sizes,
                    bool relu, accumulator_t<T>* maps) {
@@ -259,43 +250,23 @@ void reduce_chunks(const Rule& rule, const T* a, const Strides& as, const W* w, 
                               });
 }
 
-// Activations (N, C, *S) and gradients or element weights of that shape or (N,
-// K, C, *S): the maps (N, [K,] *S) in the accumulation dtype. NCHW and NHWC run
-// as they are, other layouts are copied once.
+// Activations (N, C, *S) and gradients or element weights of that shape or (N, K, C, *S): the maps
+// (N, [K,] *S) in the accumulation dtype.
 template <class Weights, class Rule>
 Tensor reduce_elements(Tensor activations, Tensor gradients, const char* label, const Rule& rule, bool relu) {
-  check_activations(activations);
-  check_like_activations(activations, gradients, label);
-  const bool has_targets = gradients.dim() > activations.dim();
-  const Sizes sizes{activations.size(0), has_targets ? gradients.size(1) : 1, activations.size(1),
-                    position_count(activations)};
-  std::optional<int64_t> targets;
-  if (has_targets) targets = sizes.targets;
-  Tensor maps = torch::stable::new_empty(activations, map_shape(activations, targets), accumulation_dtype(activations));
-  if (maps.numel() == 0) return maps;
-  if (activations.numel() == 0) return torch::stable::zero_(maps);
-
-  auto as = strides_of(activations, false), gs = strides_of(gradients, has_targets);
-  const bool flat = as && gs;
-  const bool planes = flat && sizes.positions > 1 && as->position == 1 && (gs->position == 1 || gs->position == 0);
-  const bool rows = flat && !planes && (sizes.channels == 1 || (as->channel == 1 && gs->channel == 1));
-  if (!planes && !rows) {
-    activations = torch::stable::contiguous(activations);
-    gradients = torch::stable::contiguous(gradients);
-    as = strides_of(activations, false);
-    gs = strides_of(gradients, has_targets);
-  }
-  FASTCAM_DISPATCH(activations.scalar_type(), [&] {
-    const auto* a = activations.const_data_ptr<scalar_t>();
-    const auto* g = gradients.const_data_ptr<scalar_t>();
-    auto* out = maps.mutable_data_ptr<accumulator_t<scalar_t>>();
-    if (rows) {
-      reduce_chunks<typename Weights::Rows>(rule, a, *as, g, *gs, sizes, relu, out);
+  const Operands found = element_operands(activations, gradients, label);
+  if (found.empty) return found.maps;
+  FASTCAM_DISPATCH(found.activations.scalar_type(), [&] {
+    const auto* a = found.activations.const_data_ptr<scalar_t>();
+    const auto* g = found.weights.const_data_ptr<scalar_t>();
+    auto* out = found.maps.mutable_data_ptr<accumulator_t<scalar_t>>();
+    if (found.rows) {
+      reduce_chunks<typename Weights::Rows>(rule, a, found.as, g, found.ws, found.sizes, relu, out);
     } else {
-      reduce_chunks<typename Weights::Planes>(rule, a, *as, g, *gs, sizes, relu, out);
+      reduce_chunks<typename Weights::Planes>(rule, a, found.as, g, found.ws, found.sizes, relu, out);
     }
   });
-  return maps;
+  return found.maps;
 }
 
 }  // namespace fastcam

@@ -1,6 +1,6 @@
 // Occluded copies of images. An image is a run of bytes in which a window is one segment per row:
 // every output byte is written once, from the image or from the baseline, whatever the dtype.
-#include "layout.h"
+#include "../common/tensors.h"
 
 #include <algorithm>
 #include <cstring>

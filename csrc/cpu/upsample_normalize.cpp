@@ -1,4 +1,4 @@
-#include "layout.h"
+#include "../common/tensors.h"
 #include "run.h"
 
 #include <algorithm>

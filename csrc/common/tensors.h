@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "sizes.h"
+
 #define FASTCAM_DISPATCH(TYPE, ...)                                                            \
   THO_DISPATCH_V2(TYPE, "fastcam", AT_WRAP(__VA_ARGS__), torch::headeronly::ScalarType::Float, \
                   torch::headeronly::ScalarType::Double, torch::headeronly::ScalarType::Half,  \
@@ -46,14 +48,6 @@ inline std::optional<int64_t> flattened_stride(const Tensor& tensor, int64_t fir
   return inner.value_or(1);
 }
 
-struct Strides {
-  int64_t image, target, channel, position;
-};
-
-struct Sizes {
-  int64_t images, targets, channels, positions;
-};
-
 // `tensor` is (N, C, *S), or (N, K, C, *S) with `has_targets`.
 inline std::optional<Strides> strides_of(const Tensor& tensor, bool has_targets) {
   const int64_t channel = has_targets ? 2 : 1;
@@ -74,6 +68,10 @@ inline int64_t position_count(const Tensor& activations) {
   int64_t count = 1;
   for (int64_t i = 2; i < activations.dim(); ++i) count *= activations.size(i);
   return count;
+}
+
+inline bool same_device(const Tensor& one, const Tensor& other) {
+  return one.is_cpu() == other.is_cpu() && one.get_device_index() == other.get_device_index();
 }
 
 inline void check_floating(const Tensor& tensor, const char* label) {
@@ -102,7 +100,29 @@ inline void check_like_activations(const Tensor& activations, const Tensor& othe
                   " or one more axis K after N, got ", shape_text(other));
   STD_TORCH_CHECK(activations.scalar_type() == other.scalar_type(), "`", label,
                   "` must have the dtype of `activations`");
-  STD_TORCH_CHECK(other.is_cpu(), "`", label, "` must be on the device of `activations`, the CPU");
+  STD_TORCH_CHECK(same_device(activations, other), "`", label, "` must be on the device of `activations`");
+}
+
+inline void check_channel_weights(const Tensor& activations, const Tensor& weights) {
+  const int64_t last = weights.dim() - 1;
+  const bool fits = (weights.dim() == 2 || weights.dim() == 3) && weights.size(0) == activations.size(0) &&
+                    weights.size(last) == activations.size(1);
+  STD_TORCH_CHECK(fits, "`weights` must have shape (N, C), (N, K, C), that of `activations` ", shape_text(activations),
+                  ", or that with an axis K after N, got ", shape_text(weights));
+  STD_TORCH_CHECK(
+      weights.scalar_type() == activations.scalar_type() || weights.scalar_type() == accumulation_dtype(activations),
+      "`weights` must have the dtype of `activations` or its accumulation dtype");
+  STD_TORCH_CHECK(same_device(activations, weights), "`weights` must be on the device of `activations`");
+}
+
+// Whether `weights` are (N, C, *S) or (N, K, C, *S), one per element, and not (N, C) or (N, K, C).
+inline bool are_element_weights(const Tensor& activations, const Tensor& weights) {
+  if (weights.dim() > activations.dim()) return true;
+  if (weights.dim() != activations.dim()) return false;
+  for (int64_t i = 0; i < weights.dim(); ++i) {
+    if (weights.size(i) != activations.size(i)) return weights.dim() > 3;
+  }
+  return true;
 }
 
 }  // namespace fastcam
