@@ -76,7 +76,7 @@ py::dict build_info() {
   info["compiler"] = __VERSION__;
 #endif
   info["torch_at_build"] = FASTCAM_TORCH_VERSION;
-  info["cuda_at_build"] = false;
+  info["cuda_at_build"] = FASTCAM_WITH_CUDA;
   info["cpu_capability"] = fastcam::name(fastcam::chosen_instruction_set());
   return info;
 }

@@ -1,6 +1,7 @@
 """Loads the compiled ops, and says why where they cannot be loaded."""
 
 import importlib
+import importlib.util
 import os
 import warnings
 from typing import Any
@@ -16,6 +17,25 @@ else:
         importlib.import_module("fastcam._C")
     except ImportError as error:
         _reason = f"the compiled ops could not be loaded ({error}); reinstall with a C++ compiler to have them"
+
+
+
+def _load_cuda() -> str | None:
+    """Loads the CUDA kernels; why there are none, or None."""
+    if _reason is not None:
+        return "the compiled ops are not loaded"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is not a CUDA build"
+    if importlib.util.find_spec("fastcam._C_cuda") is None:
+        return "fastcam was built without them; reinstall with a CUDA toolkit to have them"
+    try:
+        importlib.import_module("fastcam._C_cuda")
+    except ImportError as error:
+        return f"they could not be loaded ({error})"
+    return None
+
+
+_cuda_reason = _load_cuda()
 
 if _reason is not None:
     warnings.warn(f"fastcam runs on its PyTorch references: {_reason}", RuntimeWarning, stacklevel=2)
@@ -42,10 +62,17 @@ def build_info() -> dict[str, Any]:
     """How this installation was built.
 
     Returns:
-        ``extension`` (whether the compiled ops run), ``reason`` (why not, or None), ``torch`` (running version)
-        and, with the extension, ``compiler``, ``torch_at_build``, ``cuda_at_build`` and ``cpu_capability``
-        ("plain", "AVX2" or "AVX-512", chosen at run time).
+        ``extension`` (whether the compiled ops run), ``reason`` (why not, or None), ``cuda`` (whether the CUDA
+        kernels are loaded; without them the references run on CUDA tensors), ``cuda_reason`` (why not, or None),
+        ``torch`` (running version) and, with the extension, ``compiler``, ``torch_at_build``, ``cuda_at_build`` and
+        ``cpu_capability`` ("plain", "AVX2" or "AVX-512", chosen at run time).
     """
-    info: dict[str, Any] = {"extension": has_extension(), "reason": _reason, "torch": torch.__version__}
+    info: dict[str, Any] = {
+        "extension": has_extension(),
+        "reason": _reason,
+        "cuda": _cuda_reason is None,
+        "cuda_reason": _cuda_reason,
+        "torch": torch.__version__,
+    }
     compiled = host()
     return info | (compiled.build_info() if compiled is not None else {})

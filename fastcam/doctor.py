@@ -50,7 +50,7 @@ def facts() -> dict[str, str]:
         "torch": torch.__version__,
         "compiled ops": extension,
         "compiler": built,
-        "CUDA kernels": "built" if build.get("cuda_at_build") else "not built",
+        "CUDA kernels": "loaded" if build["cuda"] else f"not loaded: {build['cuda_reason']}",
         "CPU capability": str(build.get("cpu_capability", torch.backends.cpu.get_cpu_capability())),
         "threads": str(torch.get_num_threads()),
         "devices": ", ".join(_device_names()),

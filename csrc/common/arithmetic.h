@@ -86,8 +86,8 @@ struct ElementWeightRule {
 };
 
 // Source coordinate of output pixel `index` for bilinear resampling with align_corners=False.
-template <class T>
-FASTCAM_INLINE T source_coordinate(int64_t index, T scale) {
+template <class T, class Index>
+FASTCAM_INLINE T source_coordinate(Index index, T scale) {
   const T coordinate = scale * (static_cast<T>(index) + T(0.5)) - T(0.5);
   return coordinate < T(0) ? T(0) : coordinate;
 }

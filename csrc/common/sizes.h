@@ -1,6 +1,6 @@
 // The shape and the strides of a channel reduction, in elements: (N, K, C, P), positions flattened.
 #pragma once
-#include <cstdint>
+#include "arithmetic.h"
 
 namespace fastcam {
 
@@ -10,7 +10,7 @@ struct Strides {
 
 struct Sizes {
   int64_t images, targets, channels, positions;
-  int64_t rows() const { return images * targets; }
+  FASTCAM_INLINE int64_t rows() const { return images * targets; }
 };
 
 }  // namespace fastcam

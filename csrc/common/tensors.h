@@ -125,4 +125,18 @@ inline bool are_element_weights(const Tensor& activations, const Tensor& weights
   return true;
 }
 
+// The result of resampling maps (..., h, w) to `size`, both checked.
+inline Tensor new_resampled(const Tensor& maps, const std::vector<int64_t>& size) {
+  check_floating(maps, "maps");
+  const int64_t axes = maps.dim();
+  STD_TORCH_CHECK(axes >= 3, "`maps` must have shape (N, h, w) or (N, K, h, w), got ", shape_text(maps));
+  STD_TORCH_CHECK(size.size() == 2 && size[0] > 0 && size[1] > 0, "`size` must be two positive numbers (H, W)");
+  STD_TORCH_CHECK(maps.size(axes - 2) > 0 && maps.size(axes - 1) > 0, "`maps` must have at least one position, got ",
+                  shape_text(maps));
+  std::vector<int64_t> shape;
+  for (int64_t i = 0; i + 2 < axes; ++i) shape.push_back(maps.size(i));
+  shape.insert(shape.end(), size.begin(), size.end());
+  return torch::stable::new_empty(maps, shape);
+}
+
 }  // namespace fastcam

@@ -121,20 +121,10 @@ void resample_all(const T* maps, int64_t count, int64_t height, int64_t width, i
 }  // namespace
 
 Tensor upsample_normalize(Tensor maps, std::vector<int64_t> size, bool normalize) {
-  check_floating(maps, "maps");
-  STD_TORCH_CHECK(maps.dim() >= 3, "`maps` must have shape (N, h, w) or (N, K, h, w), got ", shape_text(maps));
-  STD_TORCH_CHECK(size.size() == 2 && size[0] > 0 && size[1] > 0, "`size` must be two positive numbers (H, W)");
+  const Tensor out = new_resampled(maps, size);
+  if (out.numel() == 0) return out;
   const int64_t height = maps.size(maps.dim() - 2), width = maps.size(maps.dim() - 1);
-  STD_TORCH_CHECK(height > 0 && width > 0, "`maps` must have at least one position, got ", shape_text(maps));
-  std::vector<int64_t> shape;
-  int64_t count = 1;
-  for (int64_t i = 0; i + 2 < maps.dim(); ++i) {
-    shape.push_back(maps.size(i));
-    count *= maps.size(i);
-  }
-  shape.insert(shape.end(), size.begin(), size.end());
-  Tensor out = torch::stable::new_empty(maps, shape);
-  if (count == 0) return out;
+  const int64_t count = out.numel() / (size[0] * size[1]);
   maps = torch::stable::contiguous(maps);
   FASTCAM_DISPATCH(maps.scalar_type(), [&] {
     resample_all(maps.const_data_ptr<scalar_t>(), count, height, width, size[0], size[1], normalize,

@@ -1,0 +1,37 @@
+// Windows over an image of up to three axes (depth, height, width), for CPU and CUDA.
+#pragma once
+#include "arithmetic.h"
+
+namespace fastcam {
+
+struct Window {
+  int64_t start[3], stop[3];  // clipped to the image
+
+  FASTCAM_INLINE bool empty() const { return start[0] >= stop[0] || start[1] >= stop[1] || start[2] >= stop[2]; }
+
+  FASTCAM_INLINE bool contains(int64_t depth, int64_t height, int64_t width) const {
+    return depth >= start[0] && depth < stop[0] && height >= start[1] && height < stop[1] && width >= start[2] &&
+           width < stop[2];
+  }
+};
+
+// The start and the stop of a window along one axis, inside [0, limit). Neither sum overflows: the first
+// adds opposite signs, the second two numbers of at most `limit`.
+FASTCAM_INLINE void clip(int64_t start, int64_t size, int64_t limit, int64_t& first, int64_t& stop) {
+  size = size < 0 ? 0 : size;
+  first = start < 0 ? 0 : (start < limit ? start : limit);
+  stop = start < 0 ? start + size : first + (size < limit ? size : limit);
+  stop = stop < 0 ? 0 : (stop < limit ? stop : limit);
+}
+
+// `starts_and_sizes` is (2, axes); images of fewer axes than three have length 1 along the first ones.
+FASTCAM_INLINE Window clipped_window(const int64_t* starts_and_sizes, int64_t axes, const int64_t (&limits)[3]) {
+  Window window{{0, 0, 0}, {1, 1, 1}};
+  for (int64_t i = 0; i < axes; ++i) {
+    const int64_t axis = 3 - axes + i;
+    clip(starts_and_sizes[i], starts_and_sizes[axes + i], limits[axis], window.start[axis], window.stop[axis]);
+  }
+  return window;
+}
+
+}  // namespace fastcam

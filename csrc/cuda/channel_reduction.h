@@ -1,0 +1,182 @@
+// Chooses the kernels of a channel reduction and launches them.
+#pragma once
+#include <type_traits>
+
+#include "planes.h"
+#include "rows.h"
+
+namespace fastcam::cuda {
+
+// Calls `run` with a value of the dtype's type.
+template <class Run>
+void dispatch(Dtype dtype, const Run& run) {
+  switch (dtype) {
+    case Dtype::float32:
+      return run(float{});
+    case Dtype::float64:
+      return run(double{});
+    case Dtype::float16:
+      return run(Half{});
+    case Dtype::bfloat16:
+      return run(BFloat16{});
+  }
+}
+
+template <class T, class W>
+Arguments<T, W> arguments_of(const Reduction& reduction, void* out) {
+  const auto* a = static_cast<const T*>(reduction.activations);
+  const auto* w = static_cast<const W*>(reduction.weights);
+  return {a,
+          w,
+          static_cast<accumulator_t<T>*>(out),
+          reduction.sizes,
+          reduction.as,
+          reduction.ws,
+          reduction.chunk(),
+          reduction.chunks(),
+          packs_are_aligned<T>(a, reduction.as, reduction.rows),
+          packs_are_aligned<T>(w, reduction.ws, reduction.rows),
+          reduction.relu && reduction.chunks() == 1};
+}
+
+template <Weighting weighting, class Rule, class T, class W>
+void launch_small_planes(const Arguments<T, W>& arguments, const Rule& rule, cudaStream_t stream) {
+  const int tiles = weighting == Weighting::given ? 1 : 2;
+  const size_t bytes = sizeof(T) * static_cast<size_t>(tiles) * tile_room<T>(arguments.sizes.positions);
+  FASTCAM_LAUNCH((small_planes<weighting, Rule, T, W>), grid_size(arguments.tasks()), kThreads, bytes, stream,
+                 arguments, rule);
+}
+
+template <Weighting weighting, class Rule, class T, class W>
+void launch_large_planes(const Arguments<T, W>& arguments, const Rule& rule, cudaStream_t stream) {
+  const int64_t width = kThreads * Pack<T>::size;
+  const int64_t columns = (arguments.sizes.positions + width - 1) / width;
+  FASTCAM_LAUNCH((large_planes<weighting, Rule, T, W>), grid_size(arguments.tasks() * columns), kThreads, 0, stream,
+                 arguments, rule);
+}
+
+template <Weighting weighting, class Rule, class T, class W>
+void launch_rows(const Arguments<T, W>& arguments, const Rule& rule, cudaStream_t stream) {
+  FASTCAM_LAUNCH((rows<weighting, Rule, T, W>), grid_size(arguments.tasks()), kThreads, 0, stream, arguments, rule);
+}
+
+template <class Acc>
+void launch_add_chunks(const Reduction& reduction, cudaStream_t stream) {
+  const Sizes& sizes = reduction.sizes;
+  const dim3 grid(grid_size((sizes.positions + kThreads - 1) / kThreads), grid_size(sizes.rows()));
+  FASTCAM_LAUNCH((add_chunks<Acc>), grid, kThreads, 0, stream, static_cast<const Acc*>(reduction.workspace),
+                 static_cast<Acc*>(reduction.maps), sizes.rows(), reduction.chunks(), sizes.positions, reduction.relu);
+}
+
+// The maps of weights that are there (`given` or `element`), of any plane.
+template <Weighting weighting, class Rule, class T, class W>
+void launch_weighted(const Reduction& reduction, const Rule& rule, cudaStream_t stream) {
+  const auto arguments = arguments_of<T, W>(reduction, reduction.chunks() > 1 ? reduction.workspace : reduction.maps);
+  if (reduction.rows) return launch_rows<weighting>(arguments, rule, stream);
+  if (reduction.small_planes()) return launch_small_planes<weighting>(arguments, rule, stream);
+  launch_large_planes<weighting>(arguments, rule, stream);
+}
+
+template <class T, class Rule>
+void launch_plane_weights(const Reduction& reduction, const Rule& rule, void* weights, cudaStream_t stream) {
+  const auto arguments = arguments_of<T, T>(reduction, weights);
+  FASTCAM_LAUNCH((plane_weights<Rule, T>), grid_size(reduction.sizes.rows() * reduction.sizes.channels), kThreads, 0,
+                 stream, arguments, rule);
+}
+
+// Tasks that a launch is given at most, whatever the kernel: they are counted in 32 bits.
+constexpr int64_t kMostTasks = INT32_MAX;
+
+// The reduction of some of the images.
+template <class T, class W>
+Reduction image_range(const Reduction& reduction, int64_t first, int64_t count) {
+  using Acc = accumulator_t<T>;
+  const Sizes& sizes = reduction.sizes;
+  const int64_t maps = first * sizes.targets * sizes.positions;
+  Reduction some = reduction;
+  some.sizes.images = count;
+  some.activations = static_cast<const T*>(reduction.activations) + first * reduction.as.image;
+  some.weights = static_cast<const W*>(reduction.weights) + first * reduction.ws.image;
+  some.maps = static_cast<Acc*>(reduction.maps) + maps;
+  if (reduction.chunks() > 1) some.workspace = static_cast<Acc*>(reduction.workspace) + maps * reduction.chunks();
+  return some;
+}
+
+// Calls `run` for at most `most` images at a time, and no more than kMostTasks allows; then adds the chunks of all.
+template <class T, class W, class Run>
+void reduce_images(const Reduction& reduction, int64_t most, cudaStream_t stream, const Run& run) {
+  const Sizes& sizes = reduction.sizes;
+  const int64_t columns = sizes.positions / (kThreads * Pack<T>::size) + 1;
+  const int64_t tasks =
+      sizes.targets * (sizes.channels > reduction.chunks() * columns ? sizes.channels : reduction.chunks() * columns);
+  most = most < kMostTasks / tasks ? most : kMostTasks / tasks;
+  most = most < 1 ? 1 : most;
+  for (int64_t first = 0; first < sizes.images; first += most) {
+    run(image_range<T, W>(reduction, first, sizes.images - first < most ? sizes.images - first : most));
+  }
+  if (reduction.chunks() > 1) launch_add_chunks<accumulator_t<T>>(reduction, stream);
+}
+
+// Images whose activations stay in the cache of the device from one kernel to the next.
+template <class T>
+int64_t cached_images(const Sizes& sizes) {
+  constexpr int64_t kCacheBytes = 16 << 20;
+  return kCacheBytes / (sizes.channels * sizes.positions * static_cast<int64_t>(sizeof(T)));
+}
+
+// Large planes: their weights, then the maps.
+template <class T, class Rule>
+void launch_two_steps(const Reduction& reduction, const Rule& rule, void* weights, cudaStream_t stream) {
+  launch_plane_weights<T>(reduction, rule, weights, stream);
+  Reduction given = reduction;
+  given.weights = weights;
+  given.ws = {reduction.sizes.targets * reduction.sizes.channels, reduction.sizes.channels, 1, 0};
+  launch_weighted<Weighting::given, ElementWeightRule, T, accumulator_t<T>>(given, ElementWeightRule{}, stream);
+}
+
+// Maps of channel weights that follow from activations and gradients by a rule of common/arithmetic.h. Where
+// two kernels read the activations, they do so a few images at a time: from memory once, then from the cache.
+template <class Rule>
+void reduce_by_rule(const Reduction& reduction, const Rule& rule, Stream opaque) {
+  auto stream = static_cast<cudaStream_t>(opaque);
+  dispatch(reduction.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const bool two_steps = !reduction.rows && !reduction.small_planes();
+    const int64_t most = two_steps && Rule::kReadsActivations ? cached_images<T>(reduction.sizes) : INT64_MAX;
+    reduce_images<T, T>(reduction, most, stream, [&](const Reduction& some) {
+      const auto arguments = arguments_of<T, T>(some, some.chunks() > 1 ? some.workspace : some.maps);
+      if (some.rows) return launch_rows<Weighting::rule>(arguments, rule, stream);
+      if (some.small_planes()) return launch_small_planes<Weighting::rule>(arguments, rule, stream);
+      // One stream, one group after the other: they share the room for their weights.
+      auto* weights = static_cast<accumulator_t<T>*>(reduction.workspace) + reduction.part_count();
+      launch_two_steps<T>(some, rule, weights, stream);
+    });
+  });
+}
+
+// Maps of weights that are there: one per element by the rule, or (`given`) one per channel.
+template <Weighting weighting, class Rule>
+void reduce_weighted(const Reduction& reduction, const Rule& rule, Stream opaque) {
+  auto stream = static_cast<cudaStream_t>(opaque);
+  dispatch(reduction.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    using W = std::conditional_t<weighting == Weighting::given, accumulator_t<T>, T>;
+    reduce_images<T, W>(reduction, INT64_MAX, stream,
+                        [&](const Reduction& some) { launch_weighted<weighting, Rule, T, W>(some, rule, stream); });
+  });
+}
+
+// The rule's weights alone, (N, C).
+template <class Rule>
+void reduce_to_weights(const Reduction& reduction, const Rule& rule, Stream opaque) {
+  auto stream = static_cast<cudaStream_t>(opaque);
+  dispatch(reduction.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto arguments = arguments_of<T, T>(reduction, reduction.maps);
+    if (reduction.rows) return launch_rows<Weighting::only>(arguments, rule, stream);
+    if (reduction.small_planes()) return launch_small_planes<Weighting::only>(arguments, rule, stream);
+    launch_plane_weights<T>(reduction, rule, reduction.maps, stream);
+  });
+}
+
+}  // namespace fastcam::cuda

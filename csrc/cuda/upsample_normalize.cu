@@ -1,0 +1,183 @@
+// Bilinear resampling and min-max normalisation. The extremes of a map come from the few outputs at the
+// ends of its source intervals (see cpu/upsample_normalize.cpp); then every output is written once.
+#include "channel_reduction.h"
+
+namespace fastcam::cuda {
+namespace {
+
+// One axis of the resampling: `source` positions to `size` outputs.
+template <class Acc>
+struct Axis {
+  int source, size;
+  Acc scale;
+
+  Axis(int source, int size) : source(source), size(size), scale(static_cast<Acc>(source) / static_cast<Acc>(size)) {}
+
+  FASTCAM_DEVICE int lower(int output) const {
+    const auto position = static_cast<int>(source_coordinate<Acc>(output, scale));
+    return position < source - 1 ? position : source - 1;
+  }
+
+  FASTCAM_DEVICE int upper(int output) const {
+    const int position = lower(output);
+    return position + 1 < source ? position + 1 : position;
+  }
+
+  FASTCAM_DEVICE Acc fraction(int output) const {
+    const Acc fraction = source_coordinate<Acc>(output, scale) - static_cast<Acc>(lower(output));
+    return fraction < Acc(0) ? Acc(0) : (fraction > Acc(1) ? Acc(1) : fraction);
+  }
+
+  // The first output that lies at source position `position` or after it: an estimate, then exactly.
+  FASTCAM_DEVICE int first_output(int position) const {
+    auto output = static_cast<int>((static_cast<Acc>(position) + Acc(0.5)) / scale - Acc(0.5));
+    output = output < 0 ? 0 : (output > size ? size : output);
+    while (output > 0 && lower(output - 1) >= position) --output;
+    while (output < size && lower(output) < position) ++output;
+    return output;
+  }
+
+  // The first (`end` = 0) or last (1) output of a source interval; some output where the interval has none.
+  FASTCAM_DEVICE int interval_end(int position, int end) const {
+    const int output = end == 0 ? first_output(position) : first_output(position + 1) - 1;
+    return output < 0 ? 0 : (output < size ? output : size - 1);
+  }
+};
+
+template <class Acc>
+FASTCAM_DEVICE Acc mix(Acc lower, Acc upper, Acc fraction) {
+  return lower + fraction * (upper - lower);
+}
+
+// The source row `row`, resampled at one column.
+template <class T, class Acc>
+FASTCAM_DEVICE Acc across(const T* map, int row, const Axis<Acc>& x, int column) {
+  const T* line = map + static_cast<int64_t>(row) * x.source;
+  return mix(Acc(widen(line[x.lower(column)])), Acc(widen(line[x.upper(column)])), x.fraction(column));
+}
+
+// Lowest and highest value of the block's threads; thread 0 gets them.
+template <class Acc>
+FASTCAM_DEVICE void block_extremes(Acc& low, Acc& high) {
+  FASTCAM_SHARED(Acc, lows, [kThreads]);
+  FASTCAM_SHARED(Acc, highs, [kThreads]);
+  __syncthreads();  // those of an earlier map may still be read
+  lows[threadIdx.x] = low;
+  highs[threadIdx.x] = high;
+  for (unsigned width = kThreads / 2; width > 0; width /= 2) {
+    __syncthreads();
+    if (threadIdx.x < width) {
+      lows[threadIdx.x] = lows[threadIdx.x] < lows[threadIdx.x + width] ? lows[threadIdx.x] : lows[threadIdx.x + width];
+      highs[threadIdx.x] =
+          highs[threadIdx.x] > highs[threadIdx.x + width] ? highs[threadIdx.x] : highs[threadIdx.x + width];
+    }
+  }
+  low = lows[0];
+  high = highs[0];
+}
+
+// (count, 2): lowest and highest output of every map; NaN where a source value is not finite. A warp takes
+// a row of the source, each lane some of its columns, and looks at the four corners of their intervals.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 2)
+    find_extremes(const T* __restrict__ maps, accumulator_t<T>* __restrict__ extremes, int64_t count,
+                  const Axis<accumulator_t<T>> y, const Axis<accumulator_t<T>> x) {
+  using Acc = accumulator_t<T>;
+  for (int64_t index = blockIdx.x; index < count; index += gridDim.x) {
+    const T* map = maps + index * y.source * x.source;
+    Acc zero = 0, low = std::numeric_limits<Acc>::infinity(), high = -low;
+    for (int row = threadIdx.x / kWarp; row < y.source; row += kWarps) {
+      for (int column = threadIdx.x % kWarp; column < x.source; column += kWarp) {
+        zero += Acc(widen(map[static_cast<int64_t>(row) * x.source + column])) * Acc(0);  // NaN if not finite
+        for (int corner = 0; corner < 4; ++corner) {
+          const int line = y.interval_end(row, corner / 2), at = x.interval_end(column, corner % 2);
+          const Acc value = mix(across(map, y.lower(line), x, at), across(map, y.upper(line), x, at), y.fraction(line));
+          low = value < low ? value : low;
+          high = value > high ? value : high;
+        }
+      }
+    }
+    zero = block_sum(zero);
+    block_extremes(low, high);
+    if (threadIdx.x == 0) {
+      extremes[2 * index] = low + zero;
+      extremes[2 * index + 1] = high + zero;
+    }
+  }
+}
+
+// What becomes of a resampled value: as it is, or normalised; 0 in a constant map, NaN in one not finite.
+template <class Acc>
+FASTCAM_DEVICE Acc finished(Acc value, const Acc* extremes) {
+  if (extremes == nullptr) return value;
+  const Acc low = extremes[0], high = extremes[1];
+  if (low != low || high != high) return low + high;
+  return is_constant(low, high) ? Acc(0) : normalized(value, low, high);
+}
+
+constexpr int kLines = 8;  // that a thread writes, one under the other
+
+// A thread keeps its columns (one pack) and goes down the lines of a strip: a source row is resampled
+// across once, as long as the lines stay between the same two rows.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 2)
+    resample(const T* __restrict__ maps, T* __restrict__ out, const accumulator_t<T>* __restrict__ extremes,
+             int64_t count, const Axis<accumulator_t<T>> y, const Axis<accumulator_t<T>> x, bool aligned) {
+  using Acc = accumulator_t<T>;
+  constexpr int kSize = Pack<T>::size;
+  const unsigned packs = (x.size + kSize - 1) / kSize, strips = (y.size + kLines - 1) / kLines;
+  const unsigned inside = blockIdx.x * kThreads + threadIdx.x;
+  if (inside >= packs * strips) return;
+  const int column = inside % packs * kSize, first = inside / packs * kLines;
+  const int left = x.size - column, last = first + kLines < y.size ? first + kLines : y.size;
+  for (int64_t index = blockIdx.y; index < count; index += gridDim.y) {
+    const T* map = maps + index * y.source * x.source;
+    Acc above[kSize], below[kSize];
+    int row = -1;
+    for (int line = first; line < last; ++line) {
+      if (y.lower(line) != row) {
+        row = y.lower(line);
+#pragma unroll
+        for (int k = 0; k < kSize; ++k) {
+          const int at = k < left ? column + k : column;
+          above[k] = across(map, row, x, at);
+          below[k] = across(map, y.upper(line), x, at);
+        }
+      }
+      Pack<T> pack;
+#pragma unroll
+      for (int k = 0; k < kSize; ++k) {
+        const Acc value = mix(above[k], below[k], y.fraction(line));
+        narrow(finished(value, extremes == nullptr ? nullptr : extremes + 2 * index), pack.v[k]);
+      }
+      store_pack(out + (index * y.size + line) * x.size + column, pack, left, aligned);
+    }
+  }
+}
+
+}  // namespace
+
+void upsample_normalize(const Resampling& resampling, Stream opaque) {
+  auto stream = static_cast<cudaStream_t>(opaque);
+  dispatch(resampling.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    using Acc = accumulator_t<T>;
+    const Axis<Acc> y(static_cast<int>(resampling.height), static_cast<int>(resampling.lines));
+    const Axis<Acc> x(static_cast<int>(resampling.width), static_cast<int>(resampling.columns));
+    const auto* maps = static_cast<const T*>(resampling.maps);
+    auto* out = static_cast<T*>(resampling.out);
+    Acc* extremes = resampling.normalize ? static_cast<Acc*>(resampling.extremes) : nullptr;
+    if (resampling.normalize) {
+      FASTCAM_LAUNCH((find_extremes<T>), grid_size(resampling.count), kThreads, 0, stream, maps, extremes,
+                     resampling.count, y, x);
+    }
+    const bool aligned = reinterpret_cast<uintptr_t>(out) % 16 == 0 && resampling.columns % Pack<T>::size == 0;
+    const int64_t packs = (resampling.columns + Pack<T>::size - 1) / Pack<T>::size;
+    const int64_t threads = packs * ((resampling.lines + kLines - 1) / kLines);
+    const dim3 grid(static_cast<unsigned>((threads + kThreads - 1) / kThreads), grid_size(resampling.count));
+    FASTCAM_LAUNCH((resample<T>), grid, kThreads, 0, stream, maps, out, static_cast<const Acc*>(extremes),
+                   resampling.count, y, x, aligned);
+  });
+}
+
+}  // namespace fastcam::cuda

@@ -1,0 +1,181 @@
+// The CUDA kernels as ops: checks, allocations and launches, the only place where tensors and kernels meet.
+// Everything runs on the current stream of the tensors' device; nothing waits for it.
+//
+// With FASTCAM_SIMULATOR the same file and the same .cu sources become ops on CPU tensors, fastcam_sim::*,
+// whose kernels run under the simulator of tests/cuda_sim.
+#include <Python.h>
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "common/occlusion.h"
+#include "common/operands.h"
+#include "cuda/kernels.h"
+
+#if defined(FASTCAM_SIMULATOR)
+#include "schemas.h"
+#else
+#include <cuda_runtime_api.h>
+#endif
+
+namespace fastcam {
+namespace {
+
+// The device and stream of a launch; afterwards, that the launch was accepted.
+#if defined(FASTCAM_SIMULATOR)
+struct Launch {
+  cuda::Stream stream = nullptr;
+  explicit Launch(const Tensor&) {}
+  void check() const {}
+};
+#else
+struct Launch {
+  torch::stable::accelerator::DeviceGuard guard;
+  cuda::Stream stream = nullptr;
+  explicit Launch(const Tensor& tensor) : guard(tensor.get_device_index()) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  }
+  void check() const { STD_CUDA_KERNEL_LAUNCH_CHECK(); }
+};
+#endif
+
+cuda::Dtype dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double:
+      return cuda::Dtype::float64;
+    case ScalarType::Half:
+      return cuda::Dtype::float16;
+    case ScalarType::BFloat16:
+      return cuda::Dtype::bfloat16;
+    default:
+      return cuda::Dtype::float32;
+  }
+}
+
+// Launches `run(reduction, stream)` on the operands, with the workspace it needs.
+template <class Run>
+Tensor reduce(const Operands& found, bool relu, bool rule_weights, const Run& run) {
+  if (found.empty) return found.maps;
+  cuda::Reduction reduction{dtype_of(found.activations),
+                            found.activations.const_data_ptr(),
+                            found.weights.const_data_ptr(),
+                            found.maps.mutable_data_ptr(),
+                            nullptr,
+                            found.sizes,
+                            found.as,
+                            found.ws,
+                            found.rows,
+                            relu};
+  const int64_t size = reduction.workspace_size(rule_weights);
+  const Tensor workspace = torch::stable::new_empty(found.maps, {size});
+  reduction.workspace = size > 0 ? workspace.mutable_data_ptr() : nullptr;
+  const Launch launch(found.maps);
+  run(reduction, launch.stream);
+  launch.check();
+  return found.maps;
+}
+
+// Many maps are a matrix product, (N, K, C) x (N, C, P), for which the library's own is the fastest.
+Tensor sum_targets(const Tensor& activations, const Tensor& weights, bool relu) {
+  const ScalarType dtype = accumulation_dtype(activations);
+  const Tensor flat =
+      torch::stable::reshape(activations, {activations.size(0), activations.size(1), position_count(activations)});
+  const Tensor maps = torch::stable::matmul(torch::stable::to(weights, dtype), torch::stable::to(flat, dtype));
+  if (relu && maps.numel() > 0) {
+    const Launch launch(maps);
+    cuda::rectify_in_place(dtype_of(maps), maps.mutable_data_ptr(), maps.numel(), launch.stream);
+    launch.check();
+  }
+  return torch::stable::reshape(maps, map_shape(activations, weights.size(1)));
+}
+
+}  // namespace
+
+Tensor weighted_channel_sum(Tensor activations, Tensor weights, bool relu) {
+  check_activations(activations);
+  const bool per_element = are_element_weights(activations, weights);
+  const auto run = [&](const cuda::Reduction& reduction, cuda::Stream stream) {
+    cuda::weighted_channel_sum(reduction, per_element, stream);
+  };
+  if (per_element) return reduce(element_operands(activations, weights, "weights"), relu, false, run);
+  check_channel_weights(activations, weights);
+  if (weights.dim() == 3 && weights.size(1) > kFewTargets) return sum_targets(activations, weights, relu);
+  return reduce(channel_operands(activations, weights), relu, false, run);
+}
+
+Tensor channel_mean(Tensor activations) { return reduce(mean_operands(activations), false, false, cuda::channel_mean); }
+
+Tensor grad_cam(Tensor activations, Tensor gradients, bool relu) {
+  return reduce(element_operands(activations, gradients, "gradients"), relu, true, cuda::grad_cam);
+}
+
+Tensor grad_cam_pp(Tensor activations, Tensor gradients, bool relu) {
+  return reduce(element_operands(activations, gradients, "gradients"), relu, true, cuda::grad_cam_pp);
+}
+
+Tensor xgrad_cam(Tensor activations, Tensor gradients, double eps, bool relu) {
+  return reduce(
+      element_operands(activations, gradients, "gradients"), relu, true,
+      [eps](const cuda::Reduction& reduction, cuda::Stream stream) { cuda::xgrad_cam(reduction, eps, stream); });
+}
+
+Tensor layer_cam(Tensor activations, Tensor gradients, bool relu) {
+  return reduce(element_operands(activations, gradients, "gradients"), relu, false, cuda::layer_cam);
+}
+
+Tensor upsample_normalize(Tensor maps, std::vector<int64_t> size, bool normalize) {
+  const Tensor out = new_resampled(maps, size);
+  if (out.numel() == 0) return out;
+  maps = torch::stable::contiguous(maps);
+  const int64_t count = out.numel() / (size[0] * size[1]);
+  const Tensor extremes = torch::stable::new_empty(maps, {normalize ? 2 * count : 0}, accumulation_dtype(maps));
+  const Launch launch(out);
+  cuda::upsample_normalize(
+      {dtype_of(maps), maps.const_data_ptr(), out.mutable_data_ptr(), normalize ? extremes.mutable_data_ptr() : nullptr,
+       count, maps.size(maps.dim() - 2), maps.size(maps.dim() - 1), size[0], size[1], normalize},
+      launch.stream);
+  launch.check();
+  return out;
+}
+
+Tensor occlude(Tensor images, Tensor windows, Tensor baseline) {
+  const OcclusionOperands found = occlusion_operands(images, windows, baseline);
+  if (found.copies.numel() == 0) return found.copies;
+  const Launch launch(found.copies);
+  cuda::occlude({found.images.const_data_ptr(), found.baseline.const_data_ptr(), found.copies.mutable_data_ptr(),
+                 found.windows.const_data_ptr<int64_t>(), found.images.size(0), found.windows.size(0), found.planes(),
+                 found.limits[0], found.limits[1], found.limits[2], found.channels_inside(), found.axes(),
+                 static_cast<int64_t>(found.images.element_size()), found.baseline.size(0) > 1},
+                launch.stream);
+  launch.check();
+  return found.copies;
+}
+
+template <class Library>
+void implement_ops(Library& m) {
+  m.impl("weighted_channel_sum", TORCH_BOX(&weighted_channel_sum));
+  m.impl("channel_mean", TORCH_BOX(&channel_mean));
+  m.impl("grad_cam", TORCH_BOX(&grad_cam));
+  m.impl("grad_cam_pp", TORCH_BOX(&grad_cam_pp));
+  m.impl("xgrad_cam", TORCH_BOX(&xgrad_cam));
+  m.impl("layer_cam", TORCH_BOX(&layer_cam));
+  m.impl("upsample_normalize", TORCH_BOX(&upsample_normalize));
+  m.impl("occlude", TORCH_BOX(&occlude));
+}
+
+}  // namespace fastcam
+
+#if defined(FASTCAM_SIMULATOR)
+STABLE_TORCH_LIBRARY(fastcam_sim, m) { fastcam::define_ops(m); }
+STABLE_TORCH_LIBRARY_IMPL(fastcam_sim, CPU, m) { fastcam::implement_ops(m); }
+#define FASTCAM_MODULE PyInit__C_sim
+#else
+STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m) { fastcam::implement_ops(m); }
+#define FASTCAM_MODULE PyInit__C_cuda
+#endif
+
+// Importing the module runs the registrations; the module itself is empty.
+PyMODINIT_FUNC FASTCAM_MODULE() {
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C_cuda", nullptr, -1, nullptr};
+  return PyModule_Create(&definition);
+}

@@ -1,0 +1,18 @@
+// The schema of every op, in one place for every library that defines them.
+#pragma once
+
+namespace fastcam {
+
+template <class Library>
+void define_ops(Library& m) {
+  m.def("weighted_channel_sum(Tensor activations, Tensor weights, bool relu=False) -> Tensor");
+  m.def("channel_mean(Tensor activations) -> Tensor");
+  m.def("grad_cam(Tensor activations, Tensor gradients, bool relu=True) -> Tensor");
+  m.def("grad_cam_pp(Tensor activations, Tensor gradients, bool relu=True) -> Tensor");
+  m.def("xgrad_cam(Tensor activations, Tensor gradients, float eps=1e-7, bool relu=True) -> Tensor");
+  m.def("layer_cam(Tensor activations, Tensor gradients, bool relu=True) -> Tensor");
+  m.def("upsample_normalize(Tensor maps, int[2] size, bool normalize=True) -> Tensor");
+  m.def("occlude(Tensor images, Tensor windows, Tensor baseline) -> Tensor");
+}
+
+}  // namespace fastcam
