@@ -3,8 +3,6 @@
 //
 // With FASTCAM_SIMULATOR the same file and the same .cu sources become ops on CPU tensors, fastcam_sim::*,
 // whose kernels run under the simulator of tests/cuda_sim.
-#include <Python.h>
-
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
@@ -15,6 +13,7 @@
 #if defined(FASTCAM_SIMULATOR)
 #include "schemas.h"
 #else
+#include <Python.h>
 #include <cuda_runtime_api.h>
 #endif
 
@@ -168,14 +167,12 @@ void implement_ops(Library& m) {
 #if defined(FASTCAM_SIMULATOR)
 STABLE_TORCH_LIBRARY(fastcam_sim, m) { fastcam::define_ops(m); }
 STABLE_TORCH_LIBRARY_IMPL(fastcam_sim, CPU, m) { fastcam::implement_ops(m); }
-#define FASTCAM_MODULE PyInit__C_sim
 #else
 STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m) { fastcam::implement_ops(m); }
-#define FASTCAM_MODULE PyInit__C_cuda
-#endif
 
-// Importing the module runs the registrations; the module itself is empty.
-PyMODINIT_FUNC FASTCAM_MODULE() {
+// Importing fastcam._C_cuda runs the registrations; the module itself is empty.
+PyMODINIT_FUNC PyInit__C_cuda() {
   static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C_cuda", nullptr, -1, nullptr};
   return PyModule_Create(&definition);
 }
+#endif

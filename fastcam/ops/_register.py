@@ -14,11 +14,14 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _library = torch.library.Library("fastcam", "IMPL") if has_extension() else None
 
 
+namespace: Any = torch.ops.fastcam  # where the ops are looked up
+
+
 def call(name: str, *arguments: Any) -> Tensor:
     """Runs the op: its kernel for the tensors' device, or the reference without the extension."""
     if _library is None:
         return getattr(reference, name)(*arguments)
-    return getattr(torch.ops.fastcam, name)(*arguments)
+    return getattr(namespace, name)(*arguments)
 
 
 def register(

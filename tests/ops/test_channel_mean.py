@@ -12,7 +12,6 @@ from tests.ops.op_tester import (
     SHAPES,
     close,
     contiguous,
-    devices,
     named,
     random_pair,
     result_dtype,
@@ -26,7 +25,6 @@ def expected(activations):
     return activations.double().sum(tuple(range(2, activations.dim()))) / positions
 
 
-@pytest.mark.parametrize("device", devices())
 @pytest.mark.parametrize("layout", named(LAYOUTS))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

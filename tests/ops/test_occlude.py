@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from fastcam import ops
 from fastcam.ops import reference
 from tests.ops import formulas
-from tests.ops.op_tester import DTYPES, LAYOUTS, channels_last, devices, named, same_bits, threads
+from tests.ops.op_tester import DTYPES, LAYOUTS, channels_last, named, same_bits, threads
 
 FEWEST, MOST = -(2**63), 2**63 - 1
 
@@ -75,7 +75,6 @@ def check(images, windows, baseline):
         same_bits(occlude(images, windows, baseline), expected)
 
 
-@pytest.mark.parametrize("device", devices())
 @pytest.mark.parametrize("layout", named([*LAYOUTS]))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

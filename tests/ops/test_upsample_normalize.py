@@ -7,7 +7,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from fastcam import ops
 from fastcam.ops import reference
 from tests.ops import formulas
-from tests.ops.op_tester import DTYPES, LAYOUTS, close, devices, named, same_bits, threads
+from tests.ops.op_tester import DTYPES, LAYOUTS, close, named, same_bits, threads
 
 # maps (N, [K,] *s) and the new size: up, down, both at once, the same, one pixel, and odd factors
 CASES = [
@@ -50,7 +50,6 @@ def check(maps, size):
         assert ((scaled >= 0) & (scaled <= 1)).all()
 
 
-@pytest.mark.parametrize("device", devices())
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "size"), CASES, ids=str)
 def test_formula(shape, size, dtype, device):
@@ -84,7 +83,6 @@ def test_each_map_for_itself():
     close(ops.upsample_normalize(maps, (20, 30)), expected, torch.float32)
 
 
-@pytest.mark.parametrize("device", devices())
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_constant_maps_are_zero(dtype, device):
     """Exactly, whatever the constant, and beside maps that are not constant."""

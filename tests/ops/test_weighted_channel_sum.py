@@ -17,7 +17,6 @@ from tests.ops.op_tester import (
     channels_last,
     close,
     contiguous,
-    devices,
     named,
     random_pair,
     result_dtype,
@@ -54,7 +53,6 @@ def check(activations, weights):
         close(weighted_sum(activations, weights, relu=True), signed.clamp(min=0), scale=scale)
 
 
-@pytest.mark.parametrize("device", devices())
 @pytest.mark.parametrize("layout", named(LAYOUTS))
 @pytest.mark.parametrize("targets", [None, 1, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
