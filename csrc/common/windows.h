@@ -27,9 +27,11 @@ FASTCAM_INLINE void clip(int64_t start, int64_t size, int64_t limit, int64_t& fi
 // `starts_and_sizes` is (2, axes); images of fewer axes than three have length 1 along the first ones.
 FASTCAM_INLINE Window clipped_window(const int64_t* starts_and_sizes, int64_t axes, const int64_t (&limits)[3]) {
   Window window{{0, 0, 0}, {1, 1, 1}};
-  for (int64_t i = 0; i < axes; ++i) {
-    const int64_t axis = 3 - axes + i;
-    clip(starts_and_sizes[i], starts_and_sizes[axes + i], limits[axis], window.start[axis], window.stop[axis]);
+  const int64_t missing = 3 - axes;
+  for (int axis = 0; axis < 3; ++axis) {  // a fixed number of turns, so that the window stays in registers
+    if (axis < missing) continue;
+    const int64_t *start = starts_and_sizes + axis - missing, *size = start + axes;
+    clip(*start, *size, limits[axis], window.start[axis], window.stop[axis]);
   }
   return window;
 }

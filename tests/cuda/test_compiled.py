@@ -1,0 +1,56 @@
+"""What nvcc makes of the kernels: registers, spills, and 16-byte loads where the data streams through."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.cuda.toolkit import SOURCES, compile_kernels, cuobjdump, loops, machine_code, nvcc
+
+pytestmark = pytest.mark.skipif(nvcc() is None, reason="there is no CUDA compiler")
+
+# Registers of the largest instance, rounded up to what an allocation holds; nothing may spill. 128 is what
+# leaves room for two blocks of 256 threads on a multiprocessor.
+MOST_REGISTERS = {
+    "small_planes": 96,
+    "large_planes": 72,
+    "plane_weights": 56,
+    "rows": 128,
+    "add_chunks": 40,
+    "rectify_values": 24,
+    "find_extremes": 48,
+    "resample": 96,
+    "occlude_planes": 72,
+}
+STREAMING = ["small_planes", "large_planes", "plane_weights", "rows"]
+
+
+@pytest.fixture(scope="module", params=["sm_80", "sm_90"])
+def compiled(request, tmp_path_factory):
+    """(object, kernels) of every source."""
+    folder = tmp_path_factory.mktemp(request.param)
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda source: compile_kernels(source, request.param, folder), SOURCES))
+
+
+def test_registers_and_spills(compiled):
+    largest = dict.fromkeys(MOST_REGISTERS, 0)
+    for _, kernels in compiled:
+        for kernel in kernels:
+            (family,) = [name for name in MOST_REGISTERS if kernel.is_a(name)]
+            assert (kernel.spills, kernel.stack) == (0, 0), kernel
+            assert kernel.registers <= MOST_REGISTERS[family], kernel
+            largest[family] = max(largest[family], kernel.registers)
+    assert all(largest.values()), "a family of kernels was not compiled"
+
+
+@pytest.mark.skipif(cuobjdump() is None, reason="there is no cuobjdump to read machine code with")
+def test_streams_are_read_in_16_bytes(compiled):
+    seen = set()
+    for binary, kernels in compiled:
+        code = machine_code(binary)
+        for kernel in kernels:
+            for family in (name for name in STREAMING if kernel.is_a(name)):
+                seen.add(family)
+                wide = [loop for loop in loops(code[kernel.name]) if any("LDG.E.128" in text for text in loop)]
+                assert wide, f"no loop of {kernel.name} loads 16 bytes at a time"
+    assert seen == set(STREAMING)
