@@ -212,7 +212,7 @@ def gather_index(
 
 def pixels(maps: Tensor) -> Tensor:
     """(N, C, H, W) as the list (N H W, C) of its pixels."""
-    return maps.movedim(1, -1).reshape(-1, maps.shape[1])
+    return maps.movedim(1, -1).flatten(0, 2)
 
 
 def gather_patches(
