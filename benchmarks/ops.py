@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.timing import Contestants, interleave, write
-from fastcam import ops
+from fastcam import ops, render
 
 ROUNDS, SAMPLE = 15, 0.02
 
@@ -172,8 +172,8 @@ def gather_cases() -> list[Case]:
 
 def overlay_case() -> Case:
     """Pictures of a batch."""
-    images, colors = (torch.randint(0, 256, shape, dtype=torch.uint8) for shape in ((32, 224, 224, 3), (256, 3)))
-    maps = torch.rand(32, 224, 224)
+    images, maps = torch.randint(0, 256, (32, 224, 224, 3), dtype=torch.uint8), torch.rand(32, 224, 224)
+    colors = torch.from_numpy(render.colors("jet"))
     return Case(
         "overlay",
         "32x224x224",

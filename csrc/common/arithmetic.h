@@ -111,7 +111,8 @@ FASTCAM_INLINE T normalized(T value, T low, T high) {
 
 // A value in [0, 1] as a byte, rounded; what lies outside is clamped, NaN becomes 0.
 FASTCAM_INLINE uint8_t to_byte(float value) {
-  return static_cast<uint8_t>(static_cast<double>(std::fmin(std::fmax(value, 0.0F), 1.0F)) * 255.0 + 0.5);
+  const float inside = value > 0.0F ? (value < 1.0F ? value : 1.0F) : 0.0F;  // unlike fmin and fmax, never a call
+  return static_cast<uint8_t>(static_cast<double>(inside) * 255.0 + 0.5);
 }
 
 // One channel of a pixel under a colour of which the share `alpha` in [0, 1] is seen, rounded.
