@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.timing import Contestants, interleave, write
-from fastcam import ops
+from fastcam import ops, render
 
 ROUNDS, SAMPLE = 15, 0.02
 
@@ -73,6 +73,24 @@ def eager_occlude(images: Tensor, windows: Tensor) -> Tensor:
     return copies
 
 
+def eager_gather_patches(
+    clean: Tensor, images: Tensor, patches: Tensor, origins: Tensor, windows: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """For patches that lie inside map and window, and windows that reach at most 8 beyond the map."""
+    padded, (height, width), found = F.pad(clean, [8] * 4), size, []
+    for patch, n, (y, x), (top, left) in zip(patches, images.tolist(), origins.tolist(), windows.tolist(), strict=True):
+        window = padded[n, :, top + 8 : top + 8 + height, left + 8 : left + 8 + width].clone()
+        window[:, y - top : y - top + patch.shape[1], x - left : x - left + patch.shape[2]] = patch
+        found.append(window)
+    return torch.stack(found)
+
+
+def eager_overlay(images: Tensor, maps: Tensor, colors: Tensor, alpha: float) -> Tensor:
+    wanted = colors[(maps.nan_to_num(0).clamp(0, 1) * 255 + 0.5).long()].float()
+    blended = (images + alpha * (wanted - images) + 0.5).byte()
+    return torch.where(maps.isnan()[..., None], images, blended)
+
+
 def channel_cases(label: str, a: Tensor, g: Tensor) -> list[Case]:
     """The reductions over channels, on activations and gradients of one shape, dtype and layout."""
     weights = torch.randn(a.shape[:2], dtype=a.dtype)
@@ -128,14 +146,48 @@ def cases() -> list[Case]:
             (images,),
         )
     )
+    return [*found, *gather_cases(), overlay_case()]
+
+
+def gather_cases() -> list[Case]:
+    """What a 3x3 convolution of a first stage reads of 8x8 patches, in both layouts."""
+    origins = torch.randint(0, 49, (64, 2))
+    images, windows, size = torch.randint(0, 4, (64,)), origins - 2, (12, 12)
+    found = []
+    for label, layout in [("", torch.contiguous_format), (" channels_last", torch.channels_last)]:
+        clean = torch.rand(4, 64, 56, 56).contiguous(memory_format=layout)
+        patches = torch.rand(64, 64, 8, 8).contiguous(memory_format=layout)
+        inputs = (clean, images, patches, origins, windows, size)
+        found.append(
+            Case(
+                "gather_patches",
+                f"64 of 12x12 from 4x64x56x56{label}",
+                lambda inputs=inputs: ops.gather_patches(*inputs),
+                lambda inputs=inputs: eager_gather_patches(*inputs),
+                (patches,),
+            )
+        )
     return found
+
+
+def overlay_case() -> Case:
+    """Pictures of a batch."""
+    images, maps = torch.randint(0, 256, (32, 224, 224, 3), dtype=torch.uint8), torch.rand(32, 224, 224)
+    colors = torch.from_numpy(render.colors("jet"))
+    return Case(
+        "overlay",
+        "32x224x224",
+        lambda: ops.overlay(images, maps, colors, 0.5),
+        lambda: eager_overlay(images, maps, colors, 0.5),
+        (images, maps),
+    )
 
 
 def measure(case: Case) -> dict[str, Any]:
     """Agreement first, then op, eager and read in turn."""
     ours, theirs = case.call().double(), case.eager().double()
     scale = theirs.abs().max()
-    # Eager bf16 rounds every intermediate; the op rounds none.
+    # Eager bf16 rounds every intermediate; the op rounds none. A byte may be the next one.
     tolerance = 1e-4 if case.read[0].dtype == torch.float32 else 5e-2
     difference = ((ours - theirs).abs().max() / scale).item()
     if not difference <= tolerance:

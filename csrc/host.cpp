@@ -2,12 +2,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <cmath>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "common/arithmetic.h"
 #include "common/instruction_set.h"
 
 namespace py = pybind11;
@@ -21,28 +21,14 @@ std::string shape_text(const py::array& array) { return py::str(array.attr("shap
 
 std::vector<py::ssize_t> shape_of(const py::array& array) { return {array.shape(), array.shape() + array.ndim()}; }
 
-uint8_t to_byte(float value) { return static_cast<uint8_t>(std::fmin(std::fmax(value, 0.0F), 1.0F) * 255.0F + 0.5F); }
-
 py::array_t<uint8_t> to_uint8(const Array<float>& map) {
   py::array_t<uint8_t> out(shape_of(map));
   const float* values = map.data();
   uint8_t* bytes = out.mutable_data();
   const py::ssize_t count = map.size();
   py::gil_scoped_release release;
-  for (py::ssize_t i = 0; i < count; ++i) bytes[i] = to_byte(values[i]);
+  for (py::ssize_t i = 0; i < count; ++i) bytes[i] = fastcam::to_byte(values[i]);
   return out;
-}
-
-void blend(const uint8_t* image, const float* map, const uint8_t* colors, float alpha, py::ssize_t count,
-           uint8_t* out) {
-  for (py::ssize_t i = 0; i < count; ++i) {
-    const bool hidden = std::isnan(map[i]);
-    const uint8_t* color = colors + 3 * to_byte(map[i]);
-    for (int c = 0; c < 3; ++c) {
-      const float pixel = image[3 * i + c];
-      out[3 * i + c] = hidden ? image[3 * i + c] : static_cast<uint8_t>(pixel + alpha * (color[c] - pixel) + 0.5F);
-    }
-  }
 }
 
 py::array_t<uint8_t> overlay(const Array<uint8_t>& image, const Array<float>& map, const Array<uint8_t>& colors,
@@ -66,7 +52,9 @@ py::array_t<uint8_t> overlay(const Array<uint8_t>& image, const Array<float>& ma
   uint8_t* bytes = out.mutable_data();
   const py::ssize_t count = map.size();
   py::gil_scoped_release release;
-  blend(pixels, values, table, alpha, count, bytes);
+  for (py::ssize_t i = 0; i < count; ++i) {
+    fastcam::overlay_pixel(pixels + 3 * i, values[i], table, alpha, bytes + 3 * i);
+  }
   return out;
 }
 

@@ -8,6 +8,7 @@
 
 #include "common/occlusion.h"
 #include "common/operands.h"
+#include "common/patch_operands.h"
 #include "cuda/kernels.h"
 
 #if defined(FASTCAM_SIMULATOR)
@@ -49,6 +50,11 @@ cuda::Dtype dtype_of(const Tensor& tensor) {
     default:
       return cuda::Dtype::float32;
   }
+}
+
+// Positions inside one plane are counted in 32 bits.
+void check_plane(int64_t elements) {
+  STD_TORCH_CHECK(elements < INT32_MAX, "one plane must have fewer than 2^31 elements on CUDA, got ", elements);
 }
 
 // Launches `run(reduction, stream)` on the operands, with the workspace it needs.
@@ -126,6 +132,8 @@ Tensor upsample_normalize(Tensor maps, std::vector<int64_t> size, bool normalize
   const Tensor out = new_resampled(maps, size);
   if (out.numel() == 0) return out;
   maps = torch::stable::contiguous(maps);
+  check_plane(size[0] * size[1]);
+  check_plane(4 * maps.size(maps.dim() - 2) * maps.size(maps.dim() - 1));
   const int64_t count = out.numel() / (size[0] * size[1]);
   const Tensor extremes = torch::stable::new_empty(maps, {normalize ? 2 * count : 0}, accumulation_dtype(maps));
   const Launch launch(out);
@@ -140,6 +148,7 @@ Tensor upsample_normalize(Tensor maps, std::vector<int64_t> size, bool normalize
 Tensor occlude(Tensor images, Tensor windows, Tensor baseline) {
   const OcclusionOperands found = occlusion_operands(images, windows, baseline);
   if (found.copies.numel() == 0) return found.copies;
+  check_plane(found.limits[0] * found.limits[1] * found.limits[2] * found.channels_inside());
   const Launch launch(found.copies);
   cuda::occlude({found.images.const_data_ptr(), found.baseline.const_data_ptr(), found.copies.mutable_data_ptr(),
                  found.windows.const_data_ptr<int64_t>(), found.images.size(0), found.windows.size(0), found.planes(),
@@ -148,6 +157,39 @@ Tensor occlude(Tensor images, Tensor windows, Tensor baseline) {
                 launch.stream);
   launch.check();
   return found.copies;
+}
+
+Tensor gather_patches(Tensor clean, Tensor images, Tensor patches, Tensor origins, Tensor windows,
+                      std::vector<int64_t> size, double fill) {
+  const PatchOperands found = patch_operands(clean, images, patches, origins, windows, size);
+  if (found.out.numel() == 0) return found.out;
+  check_plane(size[0] * size[1] * found.values);
+  const Tensor filling = torch::stable::new_empty(clean, {1});
+  torch::stable::fill_(filling, fill);
+  const Launch launch(found.out);
+  cuda::gather_patches({found.clean.const_data_ptr(), found.patches.const_data_ptr(), filling.const_data_ptr(),
+                        found.images.const_data_ptr<int64_t>(), found.origins.const_data_ptr<int64_t>(),
+                        found.windows.const_data_ptr<int64_t>(), found.memory.mutable_data_ptr(), clean.size(0),
+                        patches.size(0), found.planes, found.values, clean.size(2), clean.size(3), patches.size(2),
+                        patches.size(3), size[0], size[1], static_cast<int64_t>(clean.element_size())},
+                       launch.stream);
+  launch.check();
+  return found.out;
+}
+
+Tensor overlay(Tensor images, Tensor maps, Tensor colors, double alpha) {
+  check_overlay(images, maps, colors, alpha);
+  images = torch::stable::contiguous(images);
+  maps = torch::stable::contiguous(maps);
+  colors = torch::stable::contiguous(colors);
+  const Tensor out = torch::stable::empty_like(images);
+  if (out.numel() == 0) return out;
+  const Launch launch(out);
+  cuda::overlay(dtype_of(maps), images.const_data_ptr<uint8_t>(), maps.const_data_ptr(),
+                colors.const_data_ptr<uint8_t>(), static_cast<float>(alpha), maps.numel(),
+                out.mutable_data_ptr<uint8_t>(), launch.stream);
+  launch.check();
+  return out;
 }
 
 template <class Library>
@@ -160,6 +202,8 @@ void implement_ops(Library& m) {
   m.impl("layer_cam", TORCH_BOX(&layer_cam));
   m.impl("upsample_normalize", TORCH_BOX(&upsample_normalize));
   m.impl("occlude", TORCH_BOX(&occlude));
+  m.impl("gather_patches", TORCH_BOX(&gather_patches));
+  m.impl("overlay", TORCH_BOX(&overlay));
 }
 
 }  // namespace fastcam

@@ -13,6 +13,10 @@ void define_ops(Library& m) {
   m.def("layer_cam(Tensor activations, Tensor gradients, bool relu=True) -> Tensor");
   m.def("upsample_normalize(Tensor maps, int[2] size, bool normalize=True) -> Tensor");
   m.def("occlude(Tensor images, Tensor windows, Tensor baseline) -> Tensor");
+  m.def(
+      "gather_patches(Tensor clean, Tensor images, Tensor patches, Tensor origins, Tensor windows, int[2] size, "
+      "float fill=0.0) -> Tensor");
+  m.def("overlay(Tensor images, Tensor maps, Tensor colors, float alpha) -> Tensor");
 }
 
 }  // namespace fastcam

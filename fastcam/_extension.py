@@ -19,7 +19,6 @@ else:
         _reason = f"the compiled ops could not be loaded ({error}); reinstall with a C++ compiler to have them"
 
 
-
 def _load_cuda() -> str | None:
     """Loads the CUDA kernels; why there are none, or None."""
     if _reason is not None:

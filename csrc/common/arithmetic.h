@@ -106,4 +106,27 @@ FASTCAM_INLINE T normalized(T value, T low, T high) {
   return scaled < T(0) ? T(0) : (scaled > T(1) ? T(1) : scaled);
 }
 
+// The two formulas of pictures work on doubles, which hold the product of a float and a byte exactly: whether or
+// not a compiler fuses the product with the sum behind it, the byte is the same on every device.
+
+// A value in [0, 1] as a byte, rounded; what lies outside is clamped, NaN becomes 0.
+FASTCAM_INLINE uint8_t to_byte(float value) {
+  const float inside = value > 0.0F ? (value < 1.0F ? value : 1.0F) : 0.0F;  // unlike fmin and fmax, never a call
+  return static_cast<uint8_t>(static_cast<double>(inside) * 255.0 + 0.5);
+}
+
+// One channel of a pixel under a colour of which the share `alpha` in [0, 1] is seen, rounded.
+FASTCAM_INLINE uint8_t blended(uint8_t pixel, uint8_t color, float alpha) {
+  const int difference = static_cast<int>(color) - static_cast<int>(pixel);
+  const double mixed = static_cast<double>(pixel) + static_cast<double>(alpha) * static_cast<double>(difference);
+  return static_cast<uint8_t>(mixed + 0.5);
+}
+
+// A pixel of three channels under the colour of a map's value, from a table (256, 3); as it is where the map is NaN.
+FASTCAM_INLINE void overlay_pixel(const uint8_t* pixel, float value, const uint8_t* colors, float alpha, uint8_t* out) {
+  const bool hidden = std::isnan(value);
+  const uint8_t* color = colors + 3 * static_cast<int>(to_byte(value));
+  for (int c = 0; c < 3; ++c) out[c] = hidden ? pixel[c] : blended(pixel[c], color[c], alpha);
+}
+
 }  // namespace fastcam

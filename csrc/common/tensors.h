@@ -139,4 +139,19 @@ inline Tensor new_resampled(const Tensor& maps, const std::vector<int64_t>& size
   return torch::stable::new_empty(maps, shape);
 }
 
+// Pictures (..., H, W, 3) to lay the colours of maps (..., H, W) over.
+inline void check_overlay(const Tensor& images, const Tensor& maps, const Tensor& colors, double alpha) {
+  check_floating(maps, "maps");
+  bool fits = images.dim() == maps.dim() + 1 && images.size(maps.dim()) == 3;
+  for (int64_t i = 0; fits && i < maps.dim(); ++i) fits = images.size(i) == maps.size(i);
+  STD_TORCH_CHECK(fits, "`images` must have shape (..., H, W, 3) for maps (..., H, W), got ", shape_text(images),
+                  " and ", shape_text(maps));
+  STD_TORCH_CHECK(images.scalar_type() == ScalarType::Byte && same_device(images, maps),
+                  "`images` must be uint8 and on the device of `maps`");
+  STD_TORCH_CHECK(colors.dim() == 2 && colors.size(0) == 256 && colors.size(1) == 3 &&
+                      colors.scalar_type() == ScalarType::Byte && same_device(images, colors),
+                  "`colors` must be uint8 of shape (256, 3) on the device of `images`, got shape ", shape_text(colors));
+  STD_TORCH_CHECK(alpha >= 0 && alpha <= 1, "`alpha` must lie in [0, 1], got ", alpha);
+}
+
 }  // namespace fastcam

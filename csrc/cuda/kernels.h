@@ -75,4 +75,22 @@ struct Occlusion {
 };
 void occlude(const Occlusion& occlusion, Stream stream);
 
+// Windows (count, planes, rows, columns) of maps (images, planes, height, width) with patches pasted in; in
+// channels_last memory there is one plane, whose pixels hold all channels.
+struct Gathering {
+  const void *clean, *patches, *fill;         // fill: one element
+  const int64_t *images, *origins, *windows;  // (count), (count, 2), (count, 2)
+  void* out;
+  int64_t image_count, count, planes, values;  // values: elements of a pixel
+  int64_t height, width, patch_height, patch_width, rows, columns;
+  int64_t element_size;
+};
+// A window of an image that is not there becomes all ones in its bits, which is NaN: nothing can be raised
+// without waiting for the device.
+void gather_patches(const Gathering& gathering, Stream stream);
+
+// Colours (256, 3) of maps over images (count, 3) of bytes.
+void overlay(Dtype dtype, const uint8_t* images, const void* maps, const uint8_t* colors, float alpha, int64_t count,
+             uint8_t* out, Stream stream);
+
 }  // namespace fastcam::cuda

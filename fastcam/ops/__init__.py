@@ -1,20 +1,24 @@
 """The fused ops: one module each, with checks, fake and autograd beside the wrapper."""
 
 from fastcam.ops.channel_mean import channel_mean
+from fastcam.ops.gather_patches import gather_patches
 from fastcam.ops.grad_cam import grad_cam
 from fastcam.ops.grad_cam_pp import grad_cam_pp
 from fastcam.ops.layer_cam import layer_cam
 from fastcam.ops.occlude import occlude
+from fastcam.ops.overlay import overlay
 from fastcam.ops.upsample_normalize import upsample_normalize
 from fastcam.ops.weighted_channel_sum import weighted_channel_sum
 from fastcam.ops.xgrad_cam import xgrad_cam
 
 __all__ = [
     "channel_mean",
+    "gather_patches",
     "grad_cam",
     "grad_cam_pp",
     "layer_cam",
     "occlude",
+    "overlay",
     "upsample_normalize",
     "weighted_channel_sum",
     "xgrad_cam",

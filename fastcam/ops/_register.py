@@ -27,15 +27,16 @@ def call(name: str, *arguments: Any) -> Tensor:
 def register(
     name: str,
     fake: Callable[..., Tensor],
-    setup_context: Callable[..., None],
-    backward: Callable[..., Any],
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
 ) -> None:
-    """Gives the compiled op its fake and its autograd formula, and its reference for devices without a kernel."""
+    """Gives the compiled op its fake, its autograd formula if it has one, and its reference for other devices."""
     if _library is None:
         return
     _library.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastcam::{name}", fake, lib=_library)
-    torch.library.register_autograd(f"fastcam::{name}", backward, setup_context=setup_context, lib=_library)
+    if backward is not None:
+        torch.library.register_autograd(f"fastcam::{name}", backward, setup_context=setup_context, lib=_library)
 
 
 def shape_text(tensor: Tensor) -> str:

@@ -169,3 +169,83 @@ def occlude(images: Tensor, windows: Tensor, baseline: Tensor) -> Tensor:
     filling = full_baseline(images, baseline).expand(images.shape)
     copies = torch.where(mask, filling.unsqueeze(1), images.unsqueeze(1))
     return new_copies(images, len(windows)).copy_(copies)
+
+
+def _coordinates(starts: Tensor, length: int, limit: int) -> Tensor:
+    """(M, length): coordinates from each start on, in an axis [0, limit).
+
+    A start so far outside that no coordinate lies in the axis is first moved to where the sum does not overflow.
+    """
+    return starts.clamp(-length, limit)[:, None] + torch.arange(length, device=starts.device)
+
+
+def _positions(which: Tensor, rows: Tensor, columns: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(M, height, width): positions in flattened maps (N, H, W) of the given size (H, W), and which of them exist."""
+    height, width = size
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    return (which[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :], inside
+
+
+def gather_index(
+    images: Tensor,
+    origins: Tensor,
+    windows: Tensor,
+    size: Sequence[int],
+    clean_shape: Sequence[int],
+    patch_size: Sequence[int],
+) -> Tensor:
+    """Where each element (M, height, width) of the windows comes from, in one list of pixels.
+
+    The list has the N H W pixels of the clean maps, then the M h w pixels of the patches, then one of the fill value.
+    """
+    count, _, height, width = clean_shape
+    which = torch.arange(count, device=images.device).index_select(0, images)  # refuses what is not there
+    rows, columns = _coordinates(windows[:, 0], size[0], height), _coordinates(windows[:, 1], size[1], width)
+    clean, in_map = _positions(which, rows, columns, (height, width))
+    # An origin may be moved as well, by what leaves the patch outside the map.
+    top, left = origins[:, 0].clamp(-patch_size[0], height), origins[:, 1].clamp(-patch_size[1], width)
+    copies = torch.arange(len(images), device=images.device)
+    changed, in_patch = _positions(copies, rows - top[:, None], columns - left[:, None], patch_size)
+    start, end = count * height * width, count * height * width + len(images) * patch_size[0] * patch_size[1]
+    return torch.where(in_map, torch.where(in_patch, start + changed, clean), end)
+
+
+def pixels(maps: Tensor) -> Tensor:
+    """(N, C, H, W) as the list (N H W, C) of its pixels."""
+    return maps.movedim(1, -1).flatten(0, 2)
+
+
+def gather_patches(
+    clean: Tensor,
+    images: Tensor,
+    patches: Tensor,
+    origins: Tensor,
+    windows: Tensor,
+    size: Sequence[int],
+    fill: float = 0.0,
+) -> Tensor:
+    """Windows of activations with patches pasted in; see :func:`fastcam.ops.gather_patches`."""
+    index = gather_index(images, origins, windows, size, clean.shape, patches.shape[2:])
+    table = torch.cat([pixels(clean), pixels(patches), clean.new_full((1, clean.shape[1]), fill)])
+    gathered = table.index_select(0, index.flatten()).unflatten(0, index.shape).movedim(-1, 1)
+    return new_windows(clean, len(images), size).copy_(gathered)
+
+
+def new_windows(clean: Tensor, count: int, size: Sequence[int]) -> Tensor:
+    """Uninitialised (count, C, *size) in the memory layout of ``clean``."""
+    if not is_channels_last(clean):
+        return clean.new_empty([count, clean.shape[1], *size])
+    return clean.new_empty([count, *size, clean.shape[1]]).movedim(-1, 1)
+
+
+def overlay(images: Tensor, maps: Tensor, colors: Tensor, alpha: float) -> Tensor:
+    """Colours of the maps blended over the images; see :func:`fastcam.ops.overlay`.
+
+    In float64, which holds the product of a float32 and a byte exactly: the same bits on every device.
+    """
+    values = maps.to(torch.float32).double()
+    shades = (values.nan_to_num(0.0).clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+    wanted = colors[shades.long()].double()
+    share = images.new_full((), alpha, dtype=torch.float32).double()
+    blended = (images + share * (wanted - images) + 0.5).to(torch.uint8)
+    return torch.where(values.isnan().unsqueeze(-1), images, blended).contiguous()

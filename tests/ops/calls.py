@@ -6,6 +6,7 @@ For the ways to call an op (compilers, instruction sets, without the extension),
 
 import json
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,6 +64,15 @@ class ThroughWrapper:
     def occlude(a, g, k, windows):
         return ops.occlude(a, windows, g[0, :, 0, 0])
 
+    def gather_patches(a, g, k, windows):
+        patches = g[:1, :, :3, :2].expand(4, -1, -1, -1)
+        origins, starts = windows[:, 0], windows[:, 1] - 3
+        return ops.gather_patches(a, windows[:, 1, 0] % 2, patches, origins, starts, (6, 5), 0.5)
+
+    def overlay(a, g, k, windows):
+        pixels = 100 * (a > 0).to(torch.uint8) + 50
+        return ops.overlay(pixels, g[..., 0], torch.arange(768).reshape(256, 3).to(torch.uint8), 0.3)
+
 
 class Bare:
     """The same as TorchScript takes them: calls of torch.ops alone."""
@@ -104,6 +114,16 @@ class Bare:
     def occlude(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
         return torch.ops.fastcam.occlude(a, windows, g[0, :, 0, 0])
 
+    def gather_patches(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        patches = g[:1, :, :3, :2].expand(4, -1, -1, -1)
+        origins, starts = windows[:, 0], windows[:, 1] - 3
+        return torch.ops.fastcam.gather_patches(a, windows[:, 1, 0] % 2, patches, origins, starts, [6, 5], 0.5)
+
+    def overlay(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        pixels = 100 * (a > 0).to(torch.uint8) + 50
+        colors = torch.arange(768).reshape(256, 3).to(torch.uint8)
+        return torch.ops.fastcam.overlay(pixels, g[:, :, :, 0], colors, 0.3)
+
 
 def _functions(table):
     return {name: value for name, value in vars(table).items() if not name.startswith("_")}
@@ -115,6 +135,7 @@ DIFFERENTIABLE_IN = {
     "channel_mean": [0],
     "upsample_normalize": [1],
     "upsample_volume": [1],
+    "overlay": [],
 }  # the others in a and g or k
 
 
@@ -139,14 +160,28 @@ def expected(a, g, k, windows):
         "upsample_normalize": formulas.min_max(formulas.resampled(g[:, 0], (11, 8)), 2),
         "upsample_volume": formulas.resampled(g[:, :4], (5, 2, 8)),
         "occlude": formulas.occluded(a, windows, g[0, :, 0, 0]).double(),
+        "gather_patches": gathered_patches(a, g, windows).double(),
+        "overlay": overlaid(a, g).double(),
     }
+
+
+def gathered_patches(a, g, windows):
+    """The windows of the first patch at four places."""
+    patches = g[:1, :, :3, :2].expand(4, -1, -1, -1)
+    return formulas.gathered(a, windows[:, 1, 0] % 2, patches, windows[:, 0], windows[:, 1] - 3, (6, 5), 0.5)
+
+
+def overlaid(a, g):
+    """Gradients as maps over activations as pixels of two greys."""
+    pixels, maps = torch.where(a > 0, 150, 50).byte().numpy(), g[..., 0].detach().float().numpy()
+    return torch.from_numpy(formulas.overlaid(pixels, maps, (np.arange(768) % 256).reshape(256, 3), 0.3))
 
 
 def check(name, result, arguments):
     """Asserts the numbers of one function's result."""
-    same_as_input = name in ("upsample_normalize", "upsample_volume", "occlude")
-    dtype = arguments[0].dtype
-    close(result, expected(*arguments)[name], dtype if same_as_input else result_dtype(dtype))
+    same_as_input = name in ("upsample_normalize", "upsample_volume", "occlude", "gather_patches")
+    dtype = arguments[0].dtype if same_as_input else result_dtype(arguments[0].dtype)
+    close(result, expected(*arguments)[name], torch.uint8 if name == "overlay" else dtype)
 
 
 class EveryOp(nn.Module):

@@ -3,6 +3,10 @@
 Activations a (N, 1, C, P) and gradients g (N, K, C, P) give maps (N, K, P). Nothing here knows `fastcam.ops.reference`.
 """
 
+import math
+from fractions import Fraction
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -68,3 +72,39 @@ def occluded(images, windows, baseline):
         box = tuple(slice(max(start, 0), max(end, 0)) for start, end in zip(starts, ends, strict=True))
         copies[(slice(None), m, slice(None), *box)] = filling[(slice(None), slice(None), *box)]
     return copies
+
+
+def gathered(clean, images, patches, origins, windows, size, fill=0.0):
+    """Windows (M, C, *size), element by element with Python's own integers, which do not overflow."""
+    out = clean.new_full((len(patches), clean.shape[1], *size), fill)
+    for m, (n, origin, window) in enumerate(zip(images.tolist(), origins.tolist(), windows.tolist(), strict=True)):
+        for i, j in np.ndindex(*size):
+            y, x = window[0] + i, window[1] + j
+            if not (0 <= y < clean.shape[2] and 0 <= x < clean.shape[3]):
+                continue
+            row, column = y - origin[0], x - origin[1]
+            if 0 <= row < patches.shape[2] and 0 <= column < patches.shape[3]:
+                out[m, :, i, j] = patches[m, :, row, column]
+            else:
+                out[m, :, i, j] = clean[n, :, y, x]
+    return out
+
+
+def rounded(value):
+    """The nearest whole number, halves upwards, of a fraction."""
+    return math.floor(value + Fraction(1, 2))
+
+
+def overlaid(images, maps, colors, alpha):
+    """round(image + alpha (color[round(255 map)] - image)) of NumPy arrays, in fractions: nothing is ever rounded."""
+    share = Fraction(float(np.float32(alpha)))
+    out = images.copy()
+    for place in np.ndindex(*maps.shape):
+        value = float(np.float32(maps[place]))
+        if math.isnan(value):
+            continue
+        color = colors[rounded(255 * Fraction(min(max(value, 0.0), 1.0)))]
+        for c in range(3):
+            pixel = int(images[(*place, c)])
+            out[(*place, c)] = rounded(pixel + share * (int(color[c]) - pixel))
+    return out

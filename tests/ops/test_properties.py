@@ -151,3 +151,23 @@ def occlusions(draw):
 @given(occlusions())
 def test_occlude(arguments):
     same_bits(ops.occlude(*arguments), formulas.occluded(*arguments))
+
+
+@st.composite
+def patches_in_windows(draw):
+    """Activations, patches and windows of any size, anywhere."""
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = [draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(SIZES), draw(SIZES)]
+    count, numbers = draw(st.integers(0, 4)), st.one_of(st.integers(-12, 12), st.integers(-(2**63), 2**63 - 1))
+    patch_shape = [count, shape[1], draw(st.integers(0, 9)), draw(st.integers(0, 9))]
+    images = torch.tensor([draw(st.integers(0, shape[0] - 1)) for _ in range(count)], dtype=torch.int64)
+    places = torch.tensor([draw(numbers) for _ in range(4 * count)], dtype=torch.int64).reshape(2, count, 2)
+    clean, patches = random(draw, shape, dtype), random(draw, patch_shape, dtype)
+    size = (draw(SIZES), draw(SIZES))
+    return anywhere(draw, clean), images, anywhere(draw, patches), *places, size, draw(st.sampled_from([0.0, -1.5]))
+
+
+@PROFILE
+@given(patches_in_windows())
+def test_gather_patches(arguments):
+    same_bits(ops.gather_patches(*arguments), formulas.gathered(*arguments))
