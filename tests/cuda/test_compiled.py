@@ -6,7 +6,7 @@ import pytest
 
 from tests.cuda.toolkit import SOURCES, compile_kernels, cuobjdump, loops, machine_code, nvcc
 
-pytestmark = pytest.mark.skipif(nvcc() is None, reason="there is no CUDA compiler")
+pytestmark = [pytest.mark.nvcc, pytest.mark.skipif(nvcc() is None, reason="there is no CUDA compiler")]
 
 # Registers of the largest instance, rounded up to what an allocation holds; nothing may spill. 128 is what
 # leaves room for two blocks of 256 threads on a multiprocessor.
@@ -20,6 +20,8 @@ MOST_REGISTERS = {
     "find_extremes": 48,
     "resample": 96,
     "occlude_planes": 72,
+    "gather_windows": 128,
+    "overlay_pixels": 128,
 }
 STREAMING = ["small_planes", "large_planes", "plane_weights", "rows"]
 

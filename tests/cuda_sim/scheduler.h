@@ -6,7 +6,6 @@
 #include <numeric>
 #include <random>
 #include <string>
-#include <vector>
 
 #include "fiber.h"
 
@@ -39,9 +38,16 @@ struct Thread {
   uint64_t given = 0, received = 0;
 };
 
+// Plain arrays and lists here and below: the functions of a std::vector would be looked at by ThreadSanitizer.
 struct SharedVariable {
   const void* key;
   char* memory;
+};
+
+// Memory of a block, freed when the block or, under ThreadSanitizer, the launch has ended.
+struct Kept {
+  char* memory;
+  Kept* next;
 };
 
 // The one launch that runs. Kernels are launched from one processor thread at a time.
@@ -51,15 +57,17 @@ struct Launch {
   uint3 block_index{};
   size_t dynamic_bytes = 0, shared_bytes = 0;
   char* dynamic_memory = nullptr;
-  std::vector<SharedVariable> shared;
+  static constexpr unsigned kMostVariables = 64;
+  SharedVariable shared[kMostVariables];
+  unsigned shared_count = 0;
+  Kept* kept = nullptr;
   Thread* threads = nullptr;
-  std::vector<unsigned> order;  // in which ready threads get their turn
+  unsigned order[kMostThreads];  // in which ready threads get their turn
   unsigned count = 0, living = 0, at_barrier = 0, turn = 0;
   Thread host;
   Thread* current = &host;
   void (*call)(void*) = nullptr;
   void* argument = nullptr;
-  std::vector<char*> kept;  // memory of ended blocks, under ThreadSanitizer: see forget_memory
 #if defined(__SANITIZE_THREAD__)
   // Their addresses stand for what orders memory: the launch's start and end, and per block the barrier, the
   // shared variables, and __syncwarp of each warp.
@@ -220,6 +228,25 @@ CUDA_SIM_RUNTIME void thread_entry() {
   std::abort();  // an ended thread gets no turn
 }
 
+CUDA_SIM_RUNTIME char* keep(char* memory) {
+  Launch& l = launch_state;
+  auto* kept = static_cast<Kept*>(std::malloc(sizeof(Kept)));
+  kept->memory = memory;
+  kept->next = l.kept;
+  l.kept = kept;
+  return memory;
+}
+
+CUDA_SIM_RUNTIME void free_kept() {
+  Launch& l = launch_state;
+  while (l.kept != nullptr) {
+    Kept* const kept = l.kept;
+    l.kept = kept->next;
+    std::free(kept->memory);
+    std::free(kept);
+  }
+}
+
 // Memory that differs from block to block, holds NaN until something is written, and has its bounds watched.
 CUDA_SIM_RUNTIME char* new_shared(size_t bytes) {
   Launch& l = launch_state;
@@ -230,31 +257,29 @@ CUDA_SIM_RUNTIME char* new_shared(size_t bytes) {
   }
   auto* memory = static_cast<char*>(std::malloc(bytes));
   std::memset(memory, 0xff, bytes);
-  return memory;
+  return keep(memory);
 }
 
 CUDA_SIM_RUNTIME void* shared_variable(const void* key, size_t bytes) {
   Launch& l = launch_state;
-  for (const SharedVariable& variable : l.shared) {
-    if (variable.key != key) continue;
+  for (unsigned i = 0; i < l.shared_count; ++i) {
+    if (l.shared[i].key != key) continue;
     acquire(shared_point());
-    return variable.memory;
+    return l.shared[i].memory;
   }
-  l.shared.push_back({key, new_shared(bytes)});
+  if (l.shared_count == Launch::kMostVariables) fail("a kernel has more than 64 shared variables");
+  char* const memory = new_shared(bytes);
+  l.shared[l.shared_count++] = {key, memory};
   release(shared_point());
-  return l.shared.back().memory;
+  return memory;
 }
 
-// Frees the memory of a block. Not yet under ThreadSanitizer: a free would order it and the blocks after it.
+// Ends the shared memory of a block. Not yet under ThreadSanitizer: a free would order it and the blocks after it.
 CUDA_SIM_RUNTIME void forget_memory() {
-  Launch& l = launch_state;
-  for (const SharedVariable& variable : l.shared) l.kept.push_back(variable.memory);
-  l.kept.push_back(l.dynamic_memory);
-  l.shared.clear();
-  l.dynamic_memory = nullptr;
+  launch_state.shared_count = 0;
+  launch_state.dynamic_memory = nullptr;
 #if !defined(__SANITIZE_THREAD__)
-  for (char* memory : l.kept) std::free(memory);
-  l.kept.clear();
+  free_kept();
 #endif
 }
 
@@ -284,12 +309,28 @@ struct Order {
     if (random) generator.seed(std::strtoull(wish, nullptr, 10));
   }
 
-  CUDA_SIM_RUNTIME void arrange(std::vector<unsigned>& threads) {
-    std::iota(threads.begin(), threads.end(), 0u);
-    if (reverse) std::reverse(threads.begin(), threads.end());
-    if (random) std::shuffle(threads.begin(), threads.end(), generator);
+  CUDA_SIM_RUNTIME void arrange(unsigned* threads, unsigned count) {
+    for (unsigned i = 0; i < count; ++i) threads[i] = reverse ? count - 1 - i : i;
+    if (random) std::shuffle(threads, threads + count, generator);
   }
 };
+
+// ThreadSanitizer takes what one of its fibers does for ordered: the first threads of a launch get one each, and
+// a stack of their own with it, for two fibers on one stack would look like a race.
+CUDA_SIM_RUNTIME void known_to_sanitizer([[maybe_unused]] Fiber& fiber, [[maybe_unused]] bool first_of_launch) {
+#if defined(__SANITIZE_THREAD__)
+  constexpr unsigned kMostFibers = 1024;
+  static Fiber known[kMostFibers];
+  static unsigned used = 0;
+  if (first_of_launch) used = 0;
+  Fiber& next = known[used++ % kMostFibers];
+  if (next.thread_state == nullptr) {
+    next.thread_state = __tsan_create_fiber(0);
+    next.stack = std::aligned_alloc(64, Fiber::kStackBytes);
+  }
+  fiber = next;
+#endif
+}
 
 CUDA_SIM_RUNTIME void prepare_block(uint64_t index, Order& order, Thread* threads) {
   Launch& l = launch_state;
@@ -299,7 +340,7 @@ CUDA_SIM_RUNTIME void prepare_block(uint64_t index, Order& order, Thread* thread
   l.at_barrier = 0;
   l.turn = l.count - 1;
   l.shared_bytes = 0;
-  order.arrange(l.order);
+  order.arrange(l.order, l.count);
   if (l.dynamic_bytes > 0) l.dynamic_memory = new_shared(l.dynamic_bytes);
   for (unsigned i = 0; i < l.count; ++i) {
     Thread& thread = threads[i];
@@ -308,20 +349,11 @@ CUDA_SIM_RUNTIME void prepare_block(uint64_t index, Order& order, Thread* thread
     thread.warp = i / kWarp;
     thread.state = State::ready;
     thread.line = 0;
+    known_to_sanitizer(thread.fiber, index == 0 && i == 0);
     thread.fiber.start(&thread_entry);
   }
 #if defined(__SANITIZE_THREAD__)
-  // One fiber's deeds are ordered for ThreadSanitizer, so the first threads of a launch get one each.
-  constexpr size_t kMostFibers = 1024;
-  static std::vector<void*> fibers;
-  static size_t used = 0;
-  if (index == 0) used = 0;
-  for (unsigned i = 0; i < l.count; ++i) {
-    if (used >= fibers.size() && used < kMostFibers) fibers.push_back(__tsan_create_fiber(0));
-    threads[i].fiber.thread_state = fibers[used++ % fibers.size()];
-  }
-  l.order_points = static_cast<char*>(std::calloc(2 + kMostThreads / kWarp, 1));
-  l.kept.push_back(l.order_points);
+  l.order_points = keep(static_cast<char*>(std::calloc(2 + kMostThreads / kWarp, 1)));
   release(&l.start);
 #endif
 }
@@ -341,7 +373,6 @@ CUDA_SIM_RUNTIME void run(const char* kernel, dim3 grid, dim3 block, size_t dyna
   l.argument = argument;
   l.threads = threads;
   l.count = block.x * block.y * block.z;
-  l.order.resize(l.count);
 #if defined(__SANITIZE_THREAD__)
   l.host.fiber.thread_state = __tsan_get_current_fiber();
 #endif
@@ -364,8 +395,7 @@ CUDA_SIM_RUNTIME void run(const char* kernel, dim3 grid, dim3 block, size_t dyna
 #if defined(__SANITIZE_THREAD__)
   acquire(&l.end);
 #endif
-  for (char* memory : l.kept) std::free(memory);
-  l.kept.clear();
+  free_kept();
 }
 
 }  // namespace cuda_sim

@@ -21,14 +21,31 @@ def available() -> bool:
     return known and all(map(shutil.which, ("make", compiler)))
 
 
-def build(variant: str = "plain", source: Path = ROOT) -> Path:
-    """Compiles what has changed and returns the library of ops of this variant: plain, address or thread."""
-    command = ["make", "--silent", "-j2", "-C", str(source / "tests/cuda_sim"), f"VARIANT={variant}"]
+def build(variant: str = "plain", target: str = "ops", root: Path = ROOT) -> Path:
+    """Compiles what has changed.
+
+    Args:
+        variant: plain, address (AddressSanitizer and UndefinedBehaviorSanitizer) or thread (ThreadSanitizer).
+        target: ops, a library of ops on CPU tensors, or races, a program that runs every kernel once.
+        root: the sources: the project, or a changed copy of it.
+
+    Returns:
+        The library or the program.
+    """
+    command = ["make", "--silent", "-j2", "-C", str(root / "tests/cuda_sim"), target, f"VARIANT={variant}"]
     torch_folder = f"TORCH={Path(torch.__file__).parent}"
     done = subprocess.run([*command, torch_folder], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"the simulator does not compile:\n{done.stdout}{done.stderr}")
-    return source / "build/cuda_sim" / variant / "ops.so"
+    return root / "build/cuda_sim" / variant / ("ops.so" if target == "ops" else target)
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """What a Python process needs to load a library built with AddressSanitizer."""
+    compiler = os.environ.get("CXX", "g++").split()[0]
+    names = ("libasan.so", "libubsan.so")
+    found = [subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip() for name in names]
+    return {"LD_PRELOAD": ":".join(found), "ASAN_OPTIONS": "detect_leaks=0"}
 
 
 @functools.cache

@@ -1,0 +1,169 @@
+"""Plants bugs in the CUDA kernels, one at a time, and tells which check catches each: ``make cuda-mutants``.
+
+Every bug is a change of a copy of the sources. The checks run in turn until one fails: the op tests in three thread
+orders, the same under AddressSanitizer and UndefinedBehaviorSanitizer, every kernel under ThreadSanitizer, and
+what nvcc makes of the kernels where there is one. A bug that none of them catches ends the program with an error.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.cuda import toolkit
+from tests.cuda_sim import simulator
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One planted bug.
+
+    Attributes:
+        name: what is wrong.
+        file: where, in csrc/.
+        old: the text that is replaced; it occurs once.
+        new: what replaces it.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+    def plant(self, root: Path) -> None:
+        """Changes the copy of the sources."""
+        path = root / "csrc" / self.file
+        text = path.read_text()
+        if text.count(self.old) != 1:
+            raise SystemExit(
+                f"{self.name}: the text to change must occur once in {self.file}, found {text.count(self.old)}"
+            )
+        path.write_text(text.replace(self.old, self.new))
+
+
+PLANES, ROWS, DEVICE, REDUCTION = "cuda/planes.h", "cuda/rows.h", "cuda/device.h", "cuda/reduction.h"
+
+MUTANTS = [
+    Mutant(
+        "no barrier between staging a tile and summing it",
+        PLANES,
+        "      __syncthreads();\n      if constexpr (weighting == Weighting::only) {",
+        "      if constexpr (weighting == Weighting::only) {",
+    ),
+    Mutant("no barrier before a tile is overwritten", PLANES, "__syncthreads();  // the tile before may still be read", ""),
+    Mutant("no barrier between the groups' sums and their total", PLANES, "sums[threadIdx.x] = map[0];\n  __syncthreads();", "sums[threadIdx.x] = map[0];"),
+    Mutant("no barrier before the warps' sums are overwritten", ROWS, "__syncthreads();  // the parts of an earlier sum may still be read", ""),
+    Mutant("no barrier before a block's sums are overwritten", DEVICE, "__syncthreads();  // the parts of an earlier sum may still be read", ""),
+    Mutant("a plane is one element too long", PLANES, "for (int p = lane; p < positions; p += kWarp) total", "for (int p = lane; p <= positions; p += kWarp) total"),
+    Mutant("staging reads and writes past the end", PLANES, "kSize + threadIdx.x; i < count;", "kSize + threadIdx.x; i <= count;"),
+    Mutant("the tail of a tile is not staged", PLANES, "kSize + threadIdx.x; i < count;", "kSize + threadIdx.x; i < 0;"),
+    Mutant("a lane is missing in the mask", DEVICE, "0xffffffffu, value, offset", "0x7fffffffu, value, offset"),
+    Mutant("the last step of the warp's sum is missing", DEVICE, "offset > 0; offset /= 2", "offset > 1; offset /= 2"),
+    Mutant("16-byte loads of unaligned data", DEVICE, "if (aligned && count >= Pack<T>::size) return", "if (count >= Pack<T>::size && stride == 1) return"),
+    Mutant("the chunks of a map share one output", REDUCTION, "arguments.sizes.targets + target) * arguments.chunks + chunk}", "arguments.sizes.targets + target) * arguments.chunks}"),
+    Mutant("every lane of a warp writes the output", ROWS, "if (threadIdx.x % kWarp == 0) out[p]", "out[p]"),
+    Mutant(
+        "half precision is summed in half precision",
+        PLANES,
+        "map[slot] += weight * Acc(widen(a[at]));",
+        "map[slot] += weight * Acc(widen(a[at])); if constexpr (sizeof(T) == 2) { T half; narrow(float(map[slot]), half); map[slot] = widen(half); }",
+    ),
+    Mutant("image and target strides swapped", REDUCTION, "task.image * arguments.ws.image + task.target * arguments.ws.target", "task.image * arguments.ws.target + task.target * arguments.ws.image"),
+    Mutant("an offset in 32 bits", REDUCTION, "arguments.a + task.image * arguments.as.image + task.first * arguments.as.channel", "arguments.a + static_cast<int>(task.image * arguments.as.image) + task.first * arguments.as.channel"),
+    Mutant("a channel's offset in 32 bits", PLANES, "load_pack(a + c * arguments.as.channel", "load_pack(a + static_cast<int>(c * arguments.as.channel)"),
+    Mutant("a grid larger than CUDA allows", DEVICE, "tasks < 65535 ? tasks : 65535", "tasks"),
+    Mutant("the ReLU is lost where chunks are added", REDUCTION, "= relu ? rectify(sum) : sum;", "= sum;"),
+    Mutant("only two corners of an interval are looked at", "cuda/upsample_normalize.cu", "corner < 4", "corner < 2"),
+    Mutant("a window's first row is missed", "cuda/occlude.cu", "last >= window.start[0]", "last > window.start[0]"),
+    Mutant("a patch begins at its first row everywhere", "cuda/gather_patches.cu", "y.patch_start + row - y.patch.start", "row - y.patch.start"),
+    Mutant("the colour table is read before it is there", "cuda/overlay.cu", "table[i] = colors[i];\n  __syncthreads();", "table[i] = colors[i];"),
+    Mutant("loads of one element at a time", DEVICE, "if (aligned && count >= Pack<T>::size) return *reinterpret_cast<const Pack<T>*>(source);", ""),
+]  # fmt: skip
+
+
+def op_tests(root: Path, order: str, variant: str = "plain") -> bool:
+    """Whether the op tests pass on the changed kernels."""
+    environment = os.environ | {
+        "FASTCAM_SIM_LIBRARY": str(simulator.build(variant, root=root)),
+        "FASTCAM_SIM_ORDER": order,
+    }
+    if variant == "address":
+        environment |= simulator.sanitizer_environment()
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-m",
+        "sim",
+        "-n",
+        "2",
+        "-p",
+        "no:cacheprovider",
+        "tests/ops",
+    ]
+    done = subprocess.run(command, cwd=simulator.ROOT, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode == 0
+
+
+def no_races(root: Path) -> bool:
+    """Whether every kernel runs under ThreadSanitizer without a report."""
+    return subprocess.run([simulator.build("thread", "races", root)], capture_output=True, check=False).returncode == 0
+
+
+def wide_loads(root: Path) -> bool:
+    """Whether nvcc's machine code still loads 16 bytes at a time."""
+    environment = os.environ | {"FASTCAM_CUDA_SOURCES": str(root / "csrc/cuda")}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "nvcc", "tests/cuda/test_compiled.py"]
+    done = subprocess.run(command, cwd=simulator.ROOT, env=environment, capture_output=True, check=False)
+    return done.returncode == 0
+
+
+CHECKS: dict[str, Callable[[Path], bool]] = {
+    "forward": lambda root: op_tests(root, "forward"),
+    "reverse": lambda root: op_tests(root, "reverse"),
+    "random": lambda root: op_tests(root, "7"),
+    "ThreadSanitizer": no_races,
+    "AddressSanitizer": lambda root: op_tests(root, "forward", "address"),
+    **({"machine code": wide_loads} if toolkit.nvcc() and toolkit.cuobjdump() else {}),
+}
+
+
+def first_catch(mutant: Mutant, folder: Path) -> str | None:
+    """The first check that fails on the planted bug."""
+    mutant.plant(folder)
+    return next((name for name, check in CHECKS.items() if not check(folder)), None)
+
+
+def main() -> None:
+    """Plants the bugs whose names hold the words given, or all, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", help="only bugs whose name holds all of these")
+    words = parser.parse_args().words
+    console = Console(width=120)
+    table = Table("planted bug", "file", "first caught by")
+    survivors = 0
+    for mutant in (each for each in MUTANTS if all(word in each.name for word in words)):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for part in ("csrc", "tests/cuda_sim"):
+                shutil.copytree(simulator.ROOT / part, folder / part)
+            caught = first_catch(mutant, folder)
+        survivors += caught is None
+        console.print(f"{mutant.name}: {caught or 'NOT CAUGHT'}")
+        table.add_row(mutant.name, mutant.file, caught or "[red]nothing[/]")
+    console.print(table)
+    sys.exit(f"{survivors} planted bugs were not caught" if survivors else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+// Every kernel once on small tensors, for ThreadSanitizer: whether two threads, or two blocks, touch the same
+// memory with nothing between them to order it. What the kernels compute is checked by the op tests.
+#include <cstdio>
+#include <vector>
+
+#include "../../csrc/cuda/kernels.h"
+
+using namespace fastcam;
+using namespace fastcam::cuda;
+
+namespace {
+
+// Memory for `count` elements of any dtype: the bits of small numbers.
+std::vector<uint64_t> memory(int64_t count) {
+  std::vector<uint64_t> words(count + 2);
+  for (size_t i = 0; i < words.size(); ++i) words[i] = 0x3c003c003c003c00u + i % 7;
+  return words;
+}
+
+Strides strides(const Sizes& s, bool rows, bool has_targets) {
+  const int64_t image = s.channels * s.positions, targets = has_targets ? s.targets : 1;
+  const int64_t channel = rows ? 1 : s.positions, position = rows ? s.channels : 1;
+  return {image * targets, has_targets ? image : 0, channel, position};
+}
+
+void reduce(Dtype dtype, const Sizes& sizes, bool rows) {
+  const int64_t count = sizes.images * sizes.channels * sizes.positions;
+  auto a = memory(count), w = memory(count * sizes.targets), maps = memory(sizes.rows() * sizes.positions);
+  Reduction reduction{
+      dtype, a.data(), w.data(), maps.data(), nullptr, sizes, strides(sizes, rows, false), strides(sizes, rows, true),
+      rows,  true};
+  auto workspace = memory(reduction.workspace_size(true));
+  reduction.workspace = workspace.data();
+  grad_cam(reduction, nullptr);
+  grad_cam_pp(reduction, nullptr);
+  xgrad_cam(reduction, 1e-7, nullptr);
+  layer_cam(reduction, nullptr);
+  weighted_channel_sum(reduction, true, nullptr);
+  reduction.ws = {sizes.targets * sizes.channels, sizes.channels, 1, 0};
+  weighted_channel_sum(reduction, false, nullptr);
+
+  auto means = memory(sizes.images * sizes.channels);
+  reduction.sizes.targets = 1;
+  reduction.weights = a.data();
+  reduction.ws = reduction.as;
+  reduction.maps = means.data();
+  reduction.relu = false;
+  channel_mean(reduction, nullptr);
+}
+
+void resample(Dtype dtype, bool normalize) {
+  auto maps = memory(3 * 7 * 5), out = memory(3 * 40 * 33), extremes = memory(6);
+  upsample_normalize({dtype, maps.data(), out.data(), extremes.data(), 3, 7, 5, 40, 33, normalize}, nullptr);
+  if (element_bytes(dtype) >= 4) rectify_in_place(dtype, maps.data(), 105, nullptr);
+}
+
+void move_elements(int64_t element_size, int64_t planes, int64_t inside) {
+  auto images = memory(2 * 3 * 9 * 11), baseline = memory(3 * 9 * 11), copies = memory(2 * 4 * 3 * 9 * 11);
+  const std::vector<int64_t> windows{0, 0, 3, 3, 2, 5, 4, 4, -1, 8, 5, 9, 3, 3, 0, 2};
+  occlude({images.data(), baseline.data(), copies.data(), windows.data(), 2, 4, planes, 1, 9, 11, inside, 2,
+           element_size, false},
+          nullptr);
+  auto patches = memory(2 * 3 * 4 * 4), out = memory(2 * 3 * 6 * 7), fill = memory(1);
+  const std::vector<int64_t> which{1, 0}, origins{2, 3, -1, 8}, starts{0, -2, 5, 6};
+  gather_patches({images.data(), patches.data(), fill.data(), which.data(), origins.data(), starts.data(), out.data(),
+                  2, 2, planes, inside, 9, 11, 4, 4, 6, 7, element_size},
+                 nullptr);
+}
+
+}  // namespace
+
+int main() {
+  for (const Dtype dtype : {Dtype::float32, Dtype::float64, Dtype::float16, Dtype::bfloat16}) {
+    for (const bool rows : {false, true}) {
+      reduce(dtype, {2, 1, 5, 9}, rows);      // several groups of threads a plane
+      reduce(dtype, {1, 2, 140, 49}, rows);   // several chunks and tiles, several targets
+      reduce(dtype, {2, 1, 3, 300}, rows);    // several slots a thread
+      reduce(dtype, {1, 1, 70, 1100}, rows);  // large planes, several chunks
+    }
+    resample(dtype, false);
+    resample(dtype, true);
+    auto pixels = memory(200), maps = memory(500), colors = memory(96), out = memory(200);
+    overlay(dtype, reinterpret_cast<uint8_t*>(pixels.data()), maps.data(), reinterpret_cast<uint8_t*>(colors.data()),
+            0.5F, 500, reinterpret_cast<uint8_t*>(out.data()), nullptr);
+  }
+  for (const int64_t size : {2, 4, 8}) {
+    move_elements(size, 3, 1);
+    move_elements(size, 1, 3);
+  }
+  std::puts("every kernel ran");
+}
