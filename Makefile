@@ -1,16 +1,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+SIMULATOR := $(shell find tests/cuda_sim -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 # grad-cam names opencv-python, which wants libGL; the headless build in the `peers` extra serves it as well.
 GRAD_CAM := grad-cam==1.5.7
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench readme lint format clean
+.PHONY: help demo test bench readme cuda cuda-sim cuda-mutants test-cuda lint format clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/built  ## explain real photographs with a real network; pictures in demo/
 	$(BIN)/fastcam demo --out demo
@@ -26,16 +27,29 @@ bench: $(VENV)/built  ## ops and end to end beside the peers; writes benchmarks/
 readme: $(VENV)/built  ## renew the tables of the README
 	$(BIN)/python -m benchmarks.readme
 
+cuda: $(VENV)/built  ## compile the CUDA kernels with nvcc and check what came out; needs no GPU
+	FASTCAM_CUDA=1 $(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/python -m pytest -m nvcc tests/cuda
+
+cuda-sim: $(VENV)/built  ## the CUDA kernels on the CPU, in other thread orders and under the sanitizers
+	$(BIN)/python -m pytest -m sanitizer tests/cuda_sim
+
+cuda-mutants: $(VENV)/built  ## plant bugs in the CUDA kernels and tell which check catches each (half an hour)
+	$(BIN)/python -m tests.cuda_sim.mutants
+
+test-cuda: $(VENV)/built  ## every test that runs on a GPU
+	$(BIN)/python -m pytest -m cuda
+
 lint: $(VENV)/built  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES) $(SIMULATOR)
 
 format: $(VENV)/built  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(SOURCES)
+	$(BIN)/clang-format -i $(SOURCES) $(SIMULATOR)
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build demo fastcam/*.so *.egg-info

@@ -58,17 +58,56 @@ MUTANTS = [
         "      __syncthreads();\n      if constexpr (weighting == Weighting::only) {",
         "      if constexpr (weighting == Weighting::only) {",
     ),
-    Mutant("no barrier before a tile is overwritten", PLANES, "__syncthreads();  // the tile before may still be read", ""),
-    Mutant("no barrier between the groups' sums and their total", PLANES, "sums[threadIdx.x] = map[0];\n  __syncthreads();", "sums[threadIdx.x] = map[0];"),
-    Mutant("no barrier before the warps' sums are overwritten", ROWS, "__syncthreads();  // the parts of an earlier sum may still be read", ""),
-    Mutant("no barrier before a block's sums are overwritten", DEVICE, "__syncthreads();  // the parts of an earlier sum may still be read", ""),
-    Mutant("a plane is one element too long", PLANES, "for (int p = lane; p < positions; p += kWarp) total", "for (int p = lane; p <= positions; p += kWarp) total"),
-    Mutant("staging reads and writes past the end", PLANES, "kSize + threadIdx.x; i < count;", "kSize + threadIdx.x; i <= count;"),
-    Mutant("the tail of a tile is not staged", PLANES, "kSize + threadIdx.x; i < count;", "kSize + threadIdx.x; i < 0;"),
+    Mutant(
+        "no barrier before a tile is overwritten", PLANES, "__syncthreads();  // the tile before may still be read", ""
+    ),
+    Mutant(
+        "no barrier between the groups' sums and their total",
+        PLANES,
+        "sums[threadIdx.x] = map[0];\n  __syncthreads();",
+        "sums[threadIdx.x] = map[0];",
+    ),
+    Mutant(
+        "no barrier before the warps' sums are overwritten",
+        ROWS,
+        "__syncthreads();  // the parts of an earlier sum may still be read",
+        "",
+    ),
+    Mutant(
+        "no barrier before a block's sums are overwritten",
+        DEVICE,
+        "__syncthreads();  // the parts of an earlier sum may still be read",
+        "",
+    ),
+    Mutant(
+        "a plane is one element too long",
+        PLANES,
+        "for (int p = lane; p < positions; p += kWarp) total",
+        "for (int p = lane; p <= positions; p += kWarp) total",
+    ),
+    Mutant(
+        "staging reads and writes past the end",
+        PLANES,
+        "kSize + threadIdx.x; i < count;",
+        "kSize + threadIdx.x; i <= count;",
+    ),
+    Mutant(
+        "the tail of a tile is not staged", PLANES, "kSize + threadIdx.x; i < count;", "kSize + threadIdx.x; i < 0;"
+    ),
     Mutant("a lane is missing in the mask", DEVICE, "0xffffffffu, value, offset", "0x7fffffffu, value, offset"),
     Mutant("the last step of the warp's sum is missing", DEVICE, "offset > 0; offset /= 2", "offset > 1; offset /= 2"),
-    Mutant("16-byte loads of unaligned data", DEVICE, "if (aligned && count >= Pack<T>::size) return", "if (count >= Pack<T>::size && stride == 1) return"),
-    Mutant("the chunks of a map share one output", REDUCTION, "arguments.sizes.targets + target) * arguments.chunks + chunk}", "arguments.sizes.targets + target) * arguments.chunks}"),
+    Mutant(
+        "16-byte loads of unaligned data",
+        DEVICE,
+        "if (aligned && count >= Pack<T>::size) return",
+        "if (count >= Pack<T>::size && stride == 1) return",
+    ),
+    Mutant(
+        "the chunks of a map share one output",
+        REDUCTION,
+        "arguments.sizes.targets + target) * arguments.chunks + chunk}",
+        "arguments.sizes.targets + target) * arguments.chunks}",
+    ),
     Mutant("every lane of a warp writes the output", ROWS, "if (threadIdx.x % kWarp == 0) out[p]", "out[p]"),
     Mutant(
         "half precision is summed in half precision",
@@ -76,43 +115,52 @@ MUTANTS = [
         "map[slot] += weight * Acc(widen(a[at]));",
         "map[slot] += weight * Acc(widen(a[at])); if constexpr (sizeof(T) == 2) { T half; narrow(float(map[slot]), half); map[slot] = widen(half); }",
     ),
-    Mutant("image and target strides swapped", REDUCTION, "task.image * arguments.ws.image + task.target * arguments.ws.target", "task.image * arguments.ws.target + task.target * arguments.ws.image"),
-    Mutant("an offset in 32 bits", REDUCTION, "arguments.a + task.image * arguments.as.image + task.first * arguments.as.channel", "arguments.a + static_cast<int>(task.image * arguments.as.image) + task.first * arguments.as.channel"),
-    Mutant("a channel's offset in 32 bits", PLANES, "load_pack(a + c * arguments.as.channel", "load_pack(a + static_cast<int>(c * arguments.as.channel)"),
+    Mutant(
+        "image and target strides swapped",
+        REDUCTION,
+        "task.image * arguments.ws.image + task.target * arguments.ws.target",
+        "task.image * arguments.ws.target + task.target * arguments.ws.image",
+    ),
+    Mutant(
+        "an offset in 32 bits",
+        REDUCTION,
+        "arguments.a + task.image * arguments.as.image + task.first * arguments.as.channel",
+        "arguments.a + static_cast<int>(task.image * arguments.as.image) + task.first * arguments.as.channel",
+    ),
+    Mutant(
+        "a channel's offset in 32 bits",
+        PLANES,
+        "load_pack(a + c * arguments.as.channel",
+        "load_pack(a + static_cast<int>(c * arguments.as.channel)",
+    ),
     Mutant("a grid larger than CUDA allows", DEVICE, "tasks < 65535 ? tasks : 65535", "tasks"),
     Mutant("the ReLU is lost where chunks are added", REDUCTION, "= relu ? rectify(sum) : sum;", "= sum;"),
     Mutant("only two corners of an interval are looked at", "cuda/upsample_normalize.cu", "corner < 4", "corner < 2"),
     Mutant("a window's first row is missed", "cuda/occlude.cu", "last >= window.start[0]", "last > window.start[0]"),
-    Mutant("a patch begins at its first row everywhere", "cuda/gather_patches.cu", "y.patch_start + row - y.patch.start", "row - y.patch.start"),
-    Mutant("the colour table is read before it is there", "cuda/overlay.cu", "table[i] = colors[i];\n  __syncthreads();", "table[i] = colors[i];"),
-    Mutant("loads of one element at a time", DEVICE, "if (aligned && count >= Pack<T>::size) return *reinterpret_cast<const Pack<T>*>(source);", ""),
-]  # fmt: skip
+    Mutant(
+        "a patch begins at its first row everywhere",
+        "cuda/gather_patches.cu",
+        "y.patch_start + row - y.patch.start",
+        "row - y.patch.start",
+    ),
+    Mutant(
+        "the colour table is read before it is there",
+        "cuda/overlay.cu",
+        "table[i] = colors[i];\n  __syncthreads();",
+        "table[i] = colors[i];",
+    ),
+    Mutant(
+        "loads of one element at a time",
+        DEVICE,
+        "if (aligned && count >= Pack<T>::size) return *reinterpret_cast<const Pack<T>*>(source);",
+        "",
+    ),
+]
 
 
 def op_tests(root: Path, order: str, variant: str = "plain") -> bool:
     """Whether the op tests pass on the changed kernels."""
-    environment = os.environ | {
-        "FASTCAM_SIM_LIBRARY": str(simulator.build(variant, root=root)),
-        "FASTCAM_SIM_ORDER": order,
-    }
-    if variant == "address":
-        environment |= simulator.sanitizer_environment()
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-m",
-        "sim",
-        "-n",
-        "2",
-        "-p",
-        "no:cacheprovider",
-        "tests/ops",
-    ]
-    done = subprocess.run(command, cwd=simulator.ROOT, env=environment, capture_output=True, text=True, check=False)
-    return done.returncode == 0
+    return simulator.run_op_tests(order, simulator.build(variant, root=root), variant, "-x").returncode == 0
 
 
 def no_races(root: Path) -> bool:

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,29 @@ def build(variant: str = "plain", target: str = "ops", root: Path = ROOT) -> Pat
     return root / "build/cuda_sim" / variant / ("ops.so" if target == "ops" else target)
 
 
-def sanitizer_environment() -> dict[str, str]:
-    """What a Python process needs to load a library built with AddressSanitizer."""
+def run_op_tests(order: str, library: Path, variant: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """The op tests in a process of their own.
+
+    Args:
+        order: of threads and blocks: forward, reverse, or a number that seeds a random one.
+        library: the ops, as `build` made them in this variant.
+        variant: plain or address.
+        options: for pytest.
+    """
+    environment = os.environ | {"FASTCAM_SIM_LIBRARY": str(library), "FASTCAM_SIM_ORDER": order}
+    if variant == "address":
+        environment |= {"LD_PRELOAD": _sanitizer_libraries(), "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "sim", "-n", "2", "-p", "no:cacheprovider", "tests/ops"]
+    return subprocess.run([*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def _sanitizer_libraries() -> str:
+    """What a process must load first so that a library built with AddressSanitizer can be loaded later."""
     compiler = os.environ.get("CXX", "g++").split()[0]
     names = ("libasan.so", "libubsan.so")
-    found = [subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip() for name in names]
-    return {"LD_PRELOAD": ":".join(found), "ASAN_OPTIONS": "detect_leaks=0"}
+    return ":".join(
+        subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip() for name in names
+    )
 
 
 @functools.cache

@@ -71,7 +71,7 @@ class ThroughWrapper:
 
     def overlay(a, g, k, windows):
         pixels = 100 * (a > 0).to(torch.uint8) + 50
-        return ops.overlay(pixels, g[..., 0], torch.arange(768).reshape(256, 3).to(torch.uint8), 0.3)
+        return ops.overlay(pixels, g[..., 0], torch.arange(768, device=a.device).reshape(256, 3).to(torch.uint8), 0.3)
 
 
 class Bare:
@@ -121,7 +121,7 @@ class Bare:
 
     def overlay(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
         pixels = 100 * (a > 0).to(torch.uint8) + 50
-        colors = torch.arange(768).reshape(256, 3).to(torch.uint8)
+        colors = torch.arange(768, device=a.device).reshape(256, 3).to(torch.uint8)
         return torch.ops.fastcam.overlay(pixels, g[:, :, :, 0], colors, 0.3)
 
 

@@ -1,0 +1,33 @@
+"""The CUDA kernels in other thread orders and under the sanitizers: ``make cuda-sim``."""
+
+import subprocess
+
+import pytest
+
+from tests.cuda_sim import simulator
+
+pytestmark = [
+    pytest.mark.sanitizer,
+    pytest.mark.skipif(not simulator.available(), reason="the simulator needs make, g++ and x86-64 or aarch64"),
+]
+
+
+def check_op_tests(order, variant):
+    done = simulator.run_op_tests(order, simulator.build(variant), variant)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert " passed" in done.stdout
+
+
+def test_reverse_order():
+    check_op_tests("reverse", "plain")
+
+
+def test_random_order_under_address_sanitizer():
+    """Bounds of every buffer, alignment of every access, and a third order."""
+    check_op_tests("7", "address")
+
+
+def test_no_races():
+    done = subprocess.run([simulator.build("thread", "races")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:4000]
+    assert "every kernel ran" in done.stdout
