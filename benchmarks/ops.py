@@ -1,7 +1,8 @@
 """Every op beside eager PyTorch and beside reading its input once: ``python -m benchmarks.ops``.
 
 "read" is the time torch needs to sum the tensors the op must read, the floor of a reduction; "x read" is how many
-of those the op takes, "x eager" how many times faster it is than the same formula in eager PyTorch.
+of those the op takes, "x eager" how many times faster it is than the same formula in eager PyTorch. On a GPU the
+floor is the bytes that must move at the speed of a copy: "share of GPU copy" is how much of that speed the op reaches.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,11 @@ class Case:
     call: Callable[[], Tensor]
     eager: Callable[[], Tensor]
     read: tuple[Tensor, ...]
+
+    @property
+    def device(self) -> str:
+        """Where it runs: cpu or cuda."""
+        return self.read[0].device.type
 
     @property
     def reduces(self) -> bool:
@@ -112,16 +118,33 @@ def channel_cases(label: str, a: Tensor, g: Tensor) -> list[Case]:
     return [*cases, summed]
 
 
-def cases() -> list[Case]:
-    """ResNet-50's last layer at batch 32 and 128 in both layouts and bf16; maps and images of 224 x 224."""
-    torch.manual_seed(0)
-    found = []
-    for label, count, dtype, layout in [
+# ResNet-50's last layer: label, batch, dtype, memory layout.
+BATCHES = {
+    "cpu": [
         ("32x2048x7x7 float32", 32, torch.float32, torch.contiguous_format),
         ("128x2048x7x7 float32", 128, torch.float32, torch.contiguous_format),
         ("32x2048x7x7 float32 channels_last", 32, torch.float32, torch.channels_last),
         ("32x2048x7x7 bfloat16", 32, torch.bfloat16, torch.contiguous_format),
-    ]:
+    ],
+    "cuda": [
+        ("GPU 512x2048x7x7 float32", 512, torch.float32, torch.contiguous_format),
+        ("GPU 512x2048x7x7 float32 channels_last", 512, torch.float32, torch.channels_last),
+        ("GPU 512x2048x7x7 bfloat16", 512, torch.bfloat16, torch.contiguous_format),
+        ("GPU 512x2048x7x7 bfloat16 channels_last", 512, torch.bfloat16, torch.channels_last),
+    ],
+}
+
+
+def cases(device: str = "cpu") -> list[Case]:
+    """The channel reductions on this device's batches; maps and images of 224 x 224."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        return _cases(device)
+
+
+def _cases(device: str) -> list[Case]:
+    found = []
+    for label, count, dtype, layout in BATCHES[device]:
         a = torch.rand(count, 2048, 7, 7).to(dtype).contiguous(memory_format=layout)
         g = (torch.randn(count, 2048, 7, 7) * 1e-3).to(dtype).contiguous(memory_format=layout)
         found += channel_cases(label, a, g)
@@ -173,7 +196,7 @@ def gather_cases() -> list[Case]:
 def overlay_case() -> Case:
     """Pictures of a batch."""
     images, maps = torch.randint(0, 256, (32, 224, 224, 3), dtype=torch.uint8), torch.rand(32, 224, 224)
-    colors = torch.from_numpy(render.colors("jet"))
+    colors = torch.from_numpy(render.colors("jet")).to(images.device)
     return Case(
         "overlay",
         "32x224x224",
@@ -193,8 +216,13 @@ def measure(case: Case) -> dict[str, Any]:
     if not difference <= tolerance:
         raise AssertionError(f"{case.op} on {case.label} differs from eager by {difference:.1e} of the range")
     contestants: Contestants = {"op": case.call, "eager": case.eager, "read": lambda: [t.sum() for t in case.read]}
-    timings = interleave(contestants, ROUNDS, SAMPLE)
-    op, eager, read = (timings[name].median for name in contestants)
+    wait: Callable[[], Any] = torch.cuda.synchronize if case.device == "cuda" else lambda: None
+    if case.device == "cuda":
+        source = torch.empty(2**28, device="cuda")
+        target = torch.empty_like(source)
+        contestants["copy"] = lambda: target.copy_(source)
+    timings = interleave(contestants, ROUNDS, SAMPLE, wait)
+    op, eager, read, *copy = (timings[name].median for name in contestants)
     return {
         "op": case.op,
         "case": case.label,
@@ -204,7 +232,7 @@ def measure(case: Case) -> dict[str, Any]:
         "times_eager": eager / op,
         "times_read": op / read if case.reduces else None,
         "difference": difference,
-        "copy_bandwidth_share": None if not torch.cuda.is_available() else "not measured",
+        "copy_bandwidth_share": (case.bytes / op) / (2 * source.nbytes / copy[0]) if copy else None,
     }
 
 
@@ -213,13 +241,15 @@ def main() -> None:
     table = Table(
         "op", "case", "must move", "median", "x faster than eager", "x read", "share of GPU copy", title="Ops"
     )
-    rows = [measure(case) for case in cases()]
+    has_gpu = torch.cuda.is_available()
+    rows = [measure(case) for device in ["cpu", *(["cuda"] if has_gpu else [])] for case in cases(device)]
     for row in rows:
         reads = "-" if row["times_read"] is None else f"{row['times_read']:.2f}"
-        share = row["copy_bandwidth_share"] or "no GPU"
+        share = row["copy_bandwidth_share"]
+        reached = f"{share:.0%}" if share else ("on the CPU" if has_gpu else "no GPU")
         time = f"{row['milliseconds']:.3f} ms"
         table.add_row(
-            row["op"], row["case"], f"{row['megabytes']:.1f} MB", time, f"{row['times_eager']:.1f}", reads, share
+            row["op"], row["case"], f"{row['megabytes']:.1f} MB", time, f"{row['times_eager']:.1f}", reads, reached
         )
     console = Console(width=140)
     console.print(table)

@@ -25,29 +25,35 @@ class Timing:
     spread: float
 
 
-def interleave(contestants: Contestants, rounds: int, at_least: float = 0.0) -> dict[str, Timing]:
+def interleave(
+    contestants: Contestants, rounds: int, at_least: float = 0.0, finish: Callable[[], Any] = lambda: None
+) -> dict[str, Timing]:
     """Times every contestant once a round, after one untimed round.
 
     Args:
         contestants: what to call, by name.
         rounds: how many samples each gets.
         at_least: seconds; a sample repeats its call until it lasts about so long, and counts the mean.
+        finish: waits for what the calls of a sample have started, on a device that does not wait by itself.
     """
-    repeats = {name: _repeats(call, at_least) for name, call in contestants.items()}
+    repeats = {name: _repeats(call, at_least, finish) for name, call in contestants.items()}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, call in contestants.items():
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()
+            finish()
             samples[name].append((time.perf_counter() - start) / repeats[name])
     return {name: _summary(values) for name, values in samples.items()}
 
 
-def _repeats(call: Callable[[], Any], at_least: float) -> int:
+def _repeats(call: Callable[[], Any], at_least: float, finish: Callable[[], Any]) -> int:
     call()
+    finish()
     start = time.perf_counter()
     call()
+    finish()
     return max(1, round(at_least / (time.perf_counter() - start)))
 
 

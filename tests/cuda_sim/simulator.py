@@ -27,7 +27,8 @@ def build(variant: str = "plain", target: str = "ops", root: Path = ROOT) -> Pat
 
     Args:
         variant: plain, address (AddressSanitizer and UndefinedBehaviorSanitizer) or thread (ThreadSanitizer).
-        target: ops, a library of ops on CPU tensors, or races, a program that runs every kernel once.
+        target: ops, a library of ops on CPU tensors; races, a program that runs every kernel once; or planted, the
+            simulator's own test.
         root: the sources: the project, or a changed copy of it.
 
     Returns:
