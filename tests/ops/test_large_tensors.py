@@ -81,6 +81,14 @@ def test_gathering(device):
     same_bits(window[0, 0].cpu(), expected)
 
 
+def test_more_images_than_a_cache_holds(device):
+    """Large planes whose activations two kernels read: on CUDA a few images at a time."""
+    activations, gradients = random_pair((3, 17, 380, 345), None, torch.float64, device)
+    a, g = activations.flatten(2).unsqueeze(1), gradients.flatten(2).unsqueeze(1)
+    expected = formulas.xgrad_cam(a, g).reshape(3, 380, 345)
+    close(ops.xgrad_cam(activations, gradients, relu=False), expected, torch.float64)
+
+
 @pytest.mark.parametrize("count", [65535, 70001])
 def test_more_tasks_than_blocks_along_an_axis(count, device):
     """A grid has at most 65,535 blocks along y and z: kernels loop over the rest."""
