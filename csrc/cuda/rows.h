@@ -21,7 +21,7 @@ FASTCAM_DEVICE void add_warps(Acc (&values)[kSize]) {
   }
 }
 
-// The rule's weights of the lane's channels. Channels past the end are zeros.
+// The rule's weights of the lane's channels; 0 past the end, where the rule might divide 0 by 0.
 template <class Rule, class T, class Acc, int kSize>
 FASTCAM_DEVICE void row_rule(const Rule& rule, const Arguments<T, T>& arguments, const T* a, const T* w, int64_t count,
                              Acc (&weights)[kSize]) {
@@ -51,7 +51,7 @@ FASTCAM_DEVICE void row_rule(const Rule& rule, const Arguments<T, T>& arguments,
   }
   add_warps<T>(totals);
 #pragma unroll
-  for (int i = 0; i < kSize; ++i) weights[i] = rule.weight(totals[i], sums[i], positions);
+  for (int i = 0; i < kSize; ++i) weights[i] = i < count ? rule.weight(totals[i], sums[i], positions) : Acc(0);
 }
 
 // out[p] = sum of the chunk's weighted channels, a warp for a position.

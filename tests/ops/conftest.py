@@ -7,17 +7,20 @@ from fastcam.ops import _register
 from tests.cuda_sim import simulator
 from tests.ops.op_tester import threads
 
-
-def devices():
-    """Where the ops are tested: the CPU, the CUDA kernels under the simulator, and a GPU where there is one."""
-    simulated = [pytest.param("sim", marks=pytest.mark.sim)] if simulator.available() else []
-    gpu = [pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else []
-    return ["cpu", *simulated, *gpu]
+CPU = ["cpu", *([pytest.param("sim", marks=pytest.mark.sim)] if simulator.available() else [])]
+GPU = [pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else []
 
 
-@pytest.fixture(params=devices())
+@pytest.fixture(params=CPU)
+def kernels(request, monkeypatch):
+    """The kernels that work on CPU tensors: those of the CPU, and those of CUDA under the simulator."""
+    if request.param == "sim":
+        monkeypatch.setattr(_register, "namespace", simulator.ops())
+
+
+@pytest.fixture(params=[*CPU, *GPU])
 def device(request, monkeypatch):
-    """Where a test's tensors live; under the simulator that is the CPU, and its ops stand in for the package's."""
+    """Where a test's tensors live: on the CPU, for the simulator too, as in `kernels`; on a GPU where there is one."""
     if request.param != "sim":
         return request.param
     monkeypatch.setattr(_register, "namespace", simulator.ops())

@@ -35,6 +35,7 @@ def test_formula(shape, dtype, layout, device):
         close(mean(values), expected(values), result_dtype(dtype))
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("axis", range(4))
 def test_expanded(axis):
     for shape in [(2, 9, 5, 3), (2, 1, 5, 3), (2, 9, 1, 1)]:
@@ -42,11 +43,13 @@ def test_expanded(axis):
         close(ops.channel_mean(values), expected(values), torch.float32)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_empty():
     assert ops.channel_mean(torch.empty(0, 3, 4, 4)).shape == (0, 3)
     assert ops.channel_mean(torch.empty(2, 0, 4, 4)).shape == (2, 0)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("layout", named(LAYOUTS))
 def test_non_finite_is_not_hidden(layout, value):
@@ -59,6 +62,7 @@ def test_non_finite_is_not_hidden(layout, value):
     torch.testing.assert_close(means.double(), clean, equal_nan=True, rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", named(LAYOUTS))
 def test_determinism(layout, dtype):
@@ -113,6 +117,7 @@ def test_bad_input_of_the_bare_op():
             torch.ops.fastcam.channel_mean(*arguments)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_inputs_are_left_alone():
     """The inputs are left as they were."""
     values = random_pair((2, 6, 5, 3))[1]

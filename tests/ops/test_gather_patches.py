@@ -66,6 +66,7 @@ def test_formula(shape, patch, size, dtype, layout, device):
         check(layout(clean, 1), images, layout(patches, 1), *rest, fill)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("second", named(LAYOUTS))
 @pytest.mark.parametrize("first", named(LAYOUTS))
@@ -74,6 +75,7 @@ def test_layouts(first, second, dtype):
     check(first(clean, 1), images, second(patches, 1), *rest)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_expanded_and_strided():
     clean, images, patches, origins, windows, size = arguments((2, 3, 6, 5), (2, 3), (4, 4))
     check(clean[:1].expand(2, -1, -1, -1), images, patches[:1].expand(40, -1, -1, -1), origins, windows, size)
@@ -81,6 +83,7 @@ def test_expanded_and_strided():
     check(clean, images, patches, origins.mT.contiguous().mT, windows[:1].expand(40, 2), size)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("axis", [0, 1])
 def test_every_place_along_one_axis(axis):
     """All pairs of origin and window from before the map to behind it."""
@@ -92,6 +95,7 @@ def test_every_place_along_one_axis(axis):
         check(layout(clean, 1), torch.zeros(len(pairs)).long(), patches, origins, windows, (4, 4))
 
 
+@pytest.mark.usefixtures("kernels")
 def test_extreme_places():
     """Origins and windows at the very ends of int64, where every difference overflows."""
     pairs = torch.tensor(list(itertools.product(EXTREMES, repeat=2)))
@@ -104,6 +108,7 @@ def test_extreme_places():
         check(layout(clean, 1), images, patches, pairs, pairs, (4, 4))
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 def test_bits_of_every_value(dtype):
     """NaN payloads, infinities, signed zeros and denormals pass through."""
@@ -120,6 +125,7 @@ def test_bits_of_every_value(dtype):
             assert torch.equal(out.contiguous().view(integers), expected)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("gather_patches", [ops.gather_patches, reference.gather_patches])
 def test_memory_layout(gather_patches):
     """The windows lie in memory as the clean activations do, ready for the layer."""
@@ -132,6 +138,7 @@ def test_memory_layout(gather_patches):
         assert gather_patches(clean.mT.contiguous().mT, images, changed, *rest).is_contiguous()
 
 
+@pytest.mark.usefixtures("kernels")
 def test_inputs_stay():
     inputs = arguments((2, 3, 6, 5), (2, 3), (4, 4))
     before = [each.clone() for each in inputs[:5]]
@@ -140,6 +147,7 @@ def test_inputs_stay():
         same_bits(one, other)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("layout", named([contiguous, channels_last]))
 def test_empty(layout):
     shape, patch, size = CASES[0]
@@ -154,6 +162,7 @@ def test_empty(layout):
     check(clean[..., :0], images, patches, origins, windows, size, 3.0)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("layout", named([contiguous, channels_last]))
 def test_determinism(layout):
     """The same bits with every number of threads, and for each patch alone."""
@@ -183,6 +192,7 @@ def whole_numbers(shape, seed):
     return torch.randint(-8, 9, shape, generator=torch.Generator().manual_seed(seed)).double()
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("layout", named([contiguous, channels_last]))
 @pytest.mark.parametrize("dilation", [1, (2, 1)])
 @pytest.mark.parametrize("padding", [0, (1, 2), 3])
@@ -208,6 +218,7 @@ def test_convolution(kernel, stride, padding, dilation, layout):
         assert torch.equal(parts[m], whole[m, :, top : top + part[0], left : left + part[1]])
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("layout", named([contiguous, channels_last]))
 def test_max_pooling(layout):
     clean, images, patches, origins, *_ = arguments((3, 4, 11, 12), (4, 3), (1, 1))
@@ -259,6 +270,7 @@ def test_opcheck(fill):
     torch.library.opcheck(op, (last, images, patches.detach().bfloat16(), *rest, fill))
 
 
+@pytest.mark.usefixtures("kernels")
 def test_default_fill():
     inputs = arguments(*CASES[0])
     same_bits(ops.gather_patches(*inputs), ops.gather_patches(*inputs, 0.0))

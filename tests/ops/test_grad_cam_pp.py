@@ -17,6 +17,7 @@ class TestGradCamPP(ReductionTester):
         activations, gradients = ReductionTester.away_from_kinks(shape, targets)
         return activations.detach().mul(0.1).requires_grad_(), gradients
 
+    @pytest.mark.usefixtures("kernels")
     @pytest.mark.parametrize("layout", named([contiguous, channels_last]))
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_negative_sums(self, dtype, layout):
@@ -26,6 +27,7 @@ class TestGradCamPP(ReductionTester):
         activations[:, ::3] *= 0.01
         self.check(layout(activations, 1), layout(gradients, 1))
 
+    @pytest.mark.usefixtures("kernels")
     @pytest.mark.parametrize("layout", named([contiguous, channels_last]))
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
     def test_tiny_gradients(self, dtype, layout):
@@ -33,6 +35,7 @@ class TestGradCamPP(ReductionTester):
         activations, gradients = random_pair((2, 9, 5, 3), None, dtype)
         self.check(layout(activations, 1), layout(gradients * 1e-25, 1))
 
+    @pytest.mark.usefixtures("kernels")
     @pytest.mark.parametrize("layout", named([contiguous, channels_last]))
     def test_zero_denominator(self, layout):
         """2 G^2 + S G^3 = 0 for G = -2 / S, exactly: alpha is 0 there. And with G = 0 everywhere the map is 0."""

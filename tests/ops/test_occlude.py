@@ -85,6 +85,7 @@ def test_formula(shape, dtype, layout, device):
         check(images, windows, baseline)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("shape", [(2, 3, 6, 5), (2, 4, 9), (1, 2, 3, 4, 5)], ids=str)
 @pytest.mark.parametrize("occlude", [ops.occlude, reference.occlude])
 def test_extreme_windows(occlude, shape):
@@ -94,6 +95,7 @@ def test_extreme_windows(occlude, shape):
     same_bits(occlude(images, windows, baseline), formulas.occluded(images, windows, baseline))
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("baseline_layout", named(LAYOUTS))
 @pytest.mark.parametrize("layout", named(LAYOUTS))
 def test_layout_of_the_baseline(layout, baseline_layout):
@@ -105,6 +107,7 @@ def test_layout_of_the_baseline(layout, baseline_layout):
     check(random_images((1, 3, 1, 5)).expand(shape), windows, torch.zeros(()))
 
 
+@pytest.mark.usefixtures("kernels")
 def test_numbers_as_baseline():
     images, windows = random_images((2, 3, 6, 5)), some_windows(2)
     for number in (0, 0.5, -3):
@@ -112,6 +115,7 @@ def test_numbers_as_baseline():
     same_bits(ops.occlude(images, windows), ops.occlude(images, windows, torch.zeros(())))
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 def test_bits_of_every_value(dtype):
     """NaN payloads, infinities, signed zeros and denormals pass through image and baseline."""
@@ -125,6 +129,7 @@ def test_bits_of_every_value(dtype):
         assert torch.equal(ops.occlude(layout(images), some_windows(2), baseline).contiguous().view(integers), expected)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_memory_layout(shape):
     """The copies lie in memory as the images do, ready for the network."""
@@ -136,6 +141,7 @@ def test_memory_layout(shape):
     assert copies.view(-1, *shape[1:]).shape[0] == shape[0] * len(windows)  # (N M, C, *S) without a copy
 
 
+@pytest.mark.usefixtures("kernels")
 def test_empty():
     windows = some_windows(2)
     assert ops.occlude(random_images((0, 3, 6, 5)), windows).shape == (0, len(windows), 3, 6, 5)
@@ -145,6 +151,7 @@ def test_empty():
     assert ops.occlude(random_images((0, 3, 6, 5)), windows, torch.zeros(0, 3, 6, 5)).shape[0] == 0
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("layout", named(LAYOUTS))
 def test_determinism(layout):
     images, windows = layout(random_images((5, 3, 33, 40)), 1), some_windows(2)

@@ -50,6 +50,7 @@ def test_formula(shape, dtype, device):
         check(*arguments(shape, dtype, device), alpha)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_by_hand():
     """Halves round upwards; NaN shows the image, infinities and what lies outside the ends of the colours."""
     images = torch.tensor([[100, 200, 0]], dtype=torch.uint8).repeat(7, 1)
@@ -62,6 +63,7 @@ def test_by_hand():
         assert overlay(images, maps, colors, 0.5).tolist() == expected
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("overlay", [ops.overlay, reference.overlay])
 def test_every_pixel_under_every_colour(overlay):
     """All pairs of bytes; the products are exact in float64, whatever a compiler makes of them."""
@@ -74,6 +76,7 @@ def test_every_pixel_under_every_colour(overlay):
         assert np.array_equal(overlay(pixels, maps, colors, alpha).numpy(), np.broadcast_to(expected, (256, 256, 3)))
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("overlay", [ops.overlay, reference.overlay])
 def test_every_step_between_two_colours(overlay):
     """The floats around every boundary between two bytes."""
@@ -85,6 +88,7 @@ def test_every_step_between_two_colours(overlay):
     same_bits(overlay(images, maps, colors, 1.0), exact(images, maps, colors, 1.0))
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.skipif(host() is None, reason="the compiled part is not built")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize("shape", [*SHAPES, (2, 61, 47)], ids=str)
@@ -119,6 +123,7 @@ def expanded(images, maps):
     return images[:1].expand_as(images), maps[:, :1].expand_as(maps)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("layout", named([contiguous, planes, steps, transposed, expanded]))
 def test_layouts(layout):
     images, maps, colors = arguments((2, 7, 5))
@@ -127,6 +132,7 @@ def test_layouts(layout):
     check(images, maps, colors.mT.contiguous().mT, 0.3)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_inputs_stay():
     inputs = arguments((2, 7, 5))
     before = [each.clone() for each in inputs]
@@ -140,6 +146,7 @@ def test_default_alpha():
     same_bits(ops.overlay(*inputs), ops.overlay(*inputs, 0.5))
 
 
+@pytest.mark.usefixtures("kernels")
 def test_determinism():
     images, maps, colors = arguments((3, 150, 151))
     with threads(2):

@@ -56,6 +56,7 @@ def test_formula(shape, size, dtype, device):
     check(random_maps(shape, dtype, device), size)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("layout", named(LAYOUTS))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_layouts(dtype, layout):
@@ -64,6 +65,7 @@ def test_layouts(dtype, layout):
     check(random_maps((1, 3, 1, 8), dtype).expand(2, 3, 5, 8), (10, 10))
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("shape", "size"), [((1, 5, 8), (17, 29)), ((1, 9), (20,)), ((1, 4, 3, 5), (7, 6, 9))], ids=str
@@ -76,6 +78,7 @@ def test_narrow_range(shape, size, dtype):
     assert error <= {torch.float64: 1e-12, torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 5e-3}[dtype]
 
 
+@pytest.mark.usefixtures("kernels")
 def test_each_map_for_itself():
     """Maps of very different ranges beside each other, over batch and targets."""
     maps = random_maps((2, 3, 7, 7)) * torch.tensor([1e-20, 1.0, 1e20])[:, None, None]
@@ -98,6 +101,7 @@ def test_constant_maps_are_zero(dtype, device):
         assert (ops.upsample_normalize(torch.full(shape, 0.1, dtype=dtype), size) == 0).all()
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize(
@@ -117,6 +121,7 @@ def test_non_finite_maps_are_nan(shape, size, value, dtype):
         assert not ops.upsample_normalize(maps, size, normalize=False)[1].isfinite().all()
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("upsample_normalize", [ops.upsample_normalize, reference.upsample_normalize])
 def test_non_finite_maps_are_nan_when_shrunk(upsample_normalize, value):
@@ -129,12 +134,14 @@ def test_non_finite_maps_are_nan_when_shrunk(upsample_normalize, value):
         assert scaled[[0, 2]].isfinite().all()
 
 
+@pytest.mark.usefixtures("kernels")
 def test_large_values():
     """Finite maps stay finite: their range may be larger than float32 holds, their values not."""
     maps = random_maps((2, 5, 4)).clamp(-1, 1) * 1e38
     close(ops.upsample_normalize(maps, (9, 9)), formulas.min_max(formulas.resampled(maps, (9, 9)), 2), scale=1)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "size"), [((5, 7, 7), (224, 224)), ((5, 4, 9), (33, 31)), ((5, 9), (20,))], ids=str)
 def test_determinism(shape, size, dtype):

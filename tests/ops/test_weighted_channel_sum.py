@@ -66,6 +66,7 @@ def test_channel_weights(dtype, targets, layout, device):
             check(activations, random_weights(shape, targets, torch.float32, device))
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("targets", [None, 3])
 def test_expanded(targets):
     """The same weights for every image, every channel or every map; the same activations at every position."""
@@ -77,12 +78,14 @@ def test_expanded(targets):
         check(activations.narrow(axis, 0, 1).contiguous().expand_as(activations), weights)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_by_hand():
     activations = torch.tensor([[[1.0, 2.0], [3.0, -4.0]]])  # (1, 2, 2)
     assert ops.weighted_channel_sum(activations, torch.tensor([[2.0, 1.0]])).tolist() == [[5, 0]]
     assert ops.weighted_channel_sum(activations, torch.tensor([[[1.0, 1.0]]]), relu=True).tolist() == [[[4, 0]]]
 
 
+@pytest.mark.usefixtures("kernels")
 def test_one_spatial_axis():
     """For activations (N, C, L), weights of that very shape are one per element, and others (N, K, C)."""
     activations, weights = random_pair((2, 4, 4))
@@ -91,12 +94,14 @@ def test_one_spatial_axis():
     check(random_pair((2, 4, 7))[0], random_weights((2, 4, 7), 4))
 
 
+@pytest.mark.usefixtures("kernels")
 def test_empty():
     for shape, targets in [((0, 4, 3, 3), None), ((2, 4, 0, 3), 2), ((2, 0, 3, 3), None), ((2, 0, 3, 3), 2)]:
         check(random_pair(shape)[0], random_weights(shape, targets))
     check(random_pair((2, 4, 3, 3))[0], random_weights((2, 4, 3, 3), 0))
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("layout", named([contiguous, channels_last]))
 @pytest.mark.parametrize("targets", [None, 2])
@@ -114,6 +119,7 @@ def test_non_finite_is_not_hidden(targets, layout, value):
             close(maps[[0, 2]], others, scale=clean.abs().max())
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", named([contiguous, channels_last, spatial_slice]))
 @pytest.mark.parametrize("targets", [None, 1, 7])

@@ -18,6 +18,7 @@ class TestXGradCam(ReductionTester):
         gradients[1:] *= -1
         return activations.add(0.1).requires_grad_(), gradients.requires_grad_()
 
+    @pytest.mark.usefixtures("kernels")
     @pytest.mark.parametrize("layout", named([contiguous, channels_last]))
     @pytest.mark.parametrize("eps", [0.0, 1e-7, 0.5, 30.0])
     def test_eps(self, eps, layout):
@@ -25,6 +26,7 @@ class TestXGradCam(ReductionTester):
             activations, gradients = random_pair((2, 9, 5, 3), 2, dtype)
             self.check(layout(activations, 1), layout(gradients, 2), eps=eps)
 
+    @pytest.mark.usefixtures("kernels")
     @pytest.mark.parametrize("layout", named([contiguous, channels_last]))
     def test_dead_channels(self, layout):
         """A channel that is 0 everywhere adds nothing: 0 / eps."""
@@ -34,6 +36,7 @@ class TestXGradCam(ReductionTester):
         activations[:] = 0
         assert (self.call(layout(activations, 1), gradients) == 0).all()
 
+    @pytest.mark.usefixtures("kernels")
     def test_negative_activations(self):
         """Sums of either sign, none near 0."""
         activations, gradients = random_pair((2, 9, 5, 3))
