@@ -6,10 +6,30 @@ namespace {
 
 constexpr int kPixels = 4, kColors = 256 * 3;
 
-// The bytes of four pixels.
+// The bytes of four pixels: three words where they are aligned to words, else one byte at a time.
 struct alignas(4) Pixels {
-  uint8_t v[3 * kPixels];
+  static constexpr int size = 3 * kPixels;
+  uint8_t v[size];
 };
+
+FASTCAM_DEVICE Pixels load_pixels(const uint8_t* source, int64_t bytes, bool aligned) {
+  if (aligned && bytes >= Pixels::size) return *reinterpret_cast<const Pixels*>(source);
+  Pixels pixels;
+#pragma unroll
+  for (int i = 0; i < Pixels::size; ++i) pixels.v[i] = i < bytes ? source[i] : 0;
+  return pixels;
+}
+
+FASTCAM_DEVICE void store_pixels(uint8_t* target, const Pixels& pixels, int64_t bytes, bool aligned) {
+  if (aligned && bytes >= Pixels::size) {
+    *reinterpret_cast<Pixels*>(target) = pixels;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < Pixels::size; ++i) {
+    if (i < bytes) target[i] = pixels.v[i];
+  }
+}
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
@@ -20,17 +40,15 @@ __global__ void __launch_bounds__(kThreads, 2)
   __syncthreads();
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * kPixels;
   for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kPixels; i < count; i += step) {
-    const bool whole = aligned && i + kPixels <= count;
-    Pixels before{}, after;
-    if (whole) before = *reinterpret_cast<const Pixels*>(images + 3 * i);
+    const int64_t bytes = 3 * (count - i);
+    const Pixels before = load_pixels(images + 3 * i, bytes, aligned);
+    Pixels after;
 #pragma unroll
     for (int k = 0; k < kPixels; ++k) {
-      if (i + k >= count) break;
-      const auto value = static_cast<float>(widen(maps[i + k]));
-      const uint8_t* pixel = whole ? before.v + 3 * k : images + 3 * (i + k);
-      overlay_pixel(pixel, value, table, alpha, whole ? after.v + 3 * k : out + 3 * (i + k));
+      const float value = i + k < count ? static_cast<float>(widen(maps[i + k])) : 0.0F;
+      overlay_pixel(before.v + 3 * k, value, table, alpha, after.v + 3 * k);
     }
-    if (whole) *reinterpret_cast<Pixels*>(out + 3 * i) = after;
+    store_pixels(out + 3 * i, after, bytes, aligned);
   }
 }
 

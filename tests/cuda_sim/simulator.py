@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -27,8 +28,7 @@ def build(variant: str = "plain", target: str = "ops", root: Path = ROOT) -> Pat
 
     Args:
         variant: plain, address (AddressSanitizer and UndefinedBehaviorSanitizer) or thread (ThreadSanitizer).
-        target: ops, a library of ops on CPU tensors; races, a program that runs every kernel once; or planted, the
-            simulator's own test.
+        target: ops, a library of ops on CPU tensors, or races, a program that runs every kernel once.
         root: the sources: the project, or a changed copy of it.
 
     Returns:
@@ -36,7 +36,8 @@ def build(variant: str = "plain", target: str = "ops", root: Path = ROOT) -> Pat
     """
     command = ["make", "--silent", "-j2", "-C", str(root / "tests/cuda_sim"), target, f"VARIANT={variant}"]
     torch_folder = f"TORCH={Path(torch.__file__).parent}"
-    done = subprocess.run([*command, torch_folder], capture_output=True, text=True, check=False)
+    with FileLock(root / "tests/cuda_sim/.lock"):  # several processes of tests may ask for it at once
+        done = subprocess.run([*command, torch_folder], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"the simulator does not compile:\n{done.stdout}{done.stderr}")
     return root / "build/cuda_sim" / variant / ("ops.so" if target == "ops" else target)
