@@ -57,21 +57,25 @@ void check_plane(int64_t elements) {
   STD_TORCH_CHECK(elements < INT32_MAX, "one plane must have fewer than 2^31 elements on CUDA, got ", elements);
 }
 
+cuda::Reduction reduction_of(const Operands& found, bool relu) {
+  return {dtype_of(found.activations),
+          found.activations.const_data_ptr(),
+          found.weights.const_data_ptr(),
+          found.maps.mutable_data_ptr(),
+          nullptr,
+          found.sizes,
+          found.as,
+          found.ws,
+          found.rows,
+          relu};
+}
+
 // Launches `run(reduction, stream)` on the operands, with the workspace it needs.
 template <class Run>
-Tensor reduce(const Operands& found, bool relu, bool rule_weights, const Run& run) {
+Tensor reduce(const Operands& found, bool relu, bool weights_from_planes, const Run& run) {
   if (found.empty) return found.maps;
-  cuda::Reduction reduction{dtype_of(found.activations),
-                            found.activations.const_data_ptr(),
-                            found.weights.const_data_ptr(),
-                            found.maps.mutable_data_ptr(),
-                            nullptr,
-                            found.sizes,
-                            found.as,
-                            found.ws,
-                            found.rows,
-                            relu};
-  const int64_t size = reduction.workspace_size(rule_weights);
+  cuda::Reduction reduction = reduction_of(found, relu);
+  const int64_t size = reduction.workspace_size(weights_from_planes);
   const Tensor workspace = torch::stable::new_empty(found.maps, {size});
   reduction.workspace = size > 0 ? workspace.mutable_data_ptr() : nullptr;
   const Launch launch(found.maps);
@@ -108,7 +112,14 @@ Tensor weighted_channel_sum(Tensor activations, Tensor weights, bool relu) {
   return reduce(channel_operands(activations, weights), relu, false, run);
 }
 
-Tensor channel_mean(Tensor activations) { return reduce(mean_operands(activations), false, false, cuda::channel_mean); }
+Tensor channel_mean(Tensor activations) {
+  const Operands found = mean_operands(activations);
+  if (found.empty) return found.maps;
+  const Launch launch(found.maps);
+  cuda::channel_mean(reduction_of(found, false), launch.stream);
+  launch.check();
+  return found.maps;
+}
 
 Tensor grad_cam(Tensor activations, Tensor gradients, bool relu) {
   return reduce(element_operands(activations, gradients, "gradients"), relu, true, cuda::grad_cam);

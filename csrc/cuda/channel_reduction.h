@@ -102,18 +102,24 @@ Reduction image_range(const Reduction& reduction, int64_t first, int64_t count) 
   return some;
 }
 
-// Calls `run` for at most `most` images at a time, and no more than kMostTasks allows; then adds the chunks of all.
-template <class T, class W, class Run>
-void reduce_images(const Reduction& reduction, int64_t most, cudaStream_t stream, const Run& run) {
+// Calls `run(first, count)` for at most `most` images at a time, and no more than kMostTasks allows.
+template <class T, class Run>
+void for_images(const Reduction& reduction, int64_t most, const Run& run) {
   const Sizes& sizes = reduction.sizes;
-  const int64_t columns = sizes.positions / (kThreads * Pack<T>::size) + 1;
-  const int64_t tasks =
-      sizes.targets * (sizes.channels > reduction.chunks() * columns ? sizes.channels : reduction.chunks() * columns);
+  const int64_t columns = sizes.positions / (kThreads * Pack<T>::size) + 1, blocks = reduction.chunks() * columns;
+  const int64_t tasks = sizes.targets * (sizes.channels > blocks ? sizes.channels : blocks);  // of an image
   most = most < kMostTasks / tasks ? most : kMostTasks / tasks;
   most = most < 1 ? 1 : most;
   for (int64_t first = 0; first < sizes.images; first += most) {
-    run(image_range<T, W>(reduction, first, sizes.images - first < most ? sizes.images - first : most));
+    run(first, sizes.images - first < most ? sizes.images - first : most);
   }
+}
+
+// Calls `run` with the reductions of some images after others; then adds the chunks of all.
+template <class T, class W, class Run>
+void reduce_images(const Reduction& reduction, int64_t most, cudaStream_t stream, const Run& run) {
+  for_images<T>(reduction, most,
+                [&](int64_t first, int64_t count) { run(image_range<T, W>(reduction, first, count)); });
   if (reduction.chunks() > 1) launch_add_chunks<accumulator_t<T>>(reduction, stream);
 }
 
@@ -172,10 +178,14 @@ void reduce_to_weights(const Reduction& reduction, const Rule& rule, Stream opaq
   auto stream = static_cast<cudaStream_t>(opaque);
   dispatch(reduction.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const auto arguments = arguments_of<T, T>(reduction, reduction.maps);
-    if (reduction.rows) return launch_rows<Weighting::only>(arguments, rule, stream);
-    if (reduction.small_planes()) return launch_small_planes<Weighting::only>(arguments, rule, stream);
-    launch_plane_weights<T>(reduction, rule, reduction.maps, stream);
+    for_images<T>(reduction, INT64_MAX, [&](int64_t first, int64_t count) {
+      const Reduction some = image_range<T, T>(reduction, first, count);
+      auto* weights = static_cast<accumulator_t<T>*>(reduction.maps) + first * reduction.sizes.channels;
+      const auto arguments = arguments_of<T, T>(some, weights);
+      if (some.rows) return launch_rows<Weighting::only>(arguments, rule, stream);
+      if (some.small_planes()) return launch_small_planes<Weighting::only>(arguments, rule, stream);
+      launch_plane_weights<T>(some, rule, weights, stream);
+    });
   });
 }
 

@@ -34,11 +34,13 @@ struct Reduction {
   }
   int64_t chunks() const { return (sizes.channels + chunk() - 1) / chunk(); }
 
-  // Elements of workspace: one map for each chunk where there are several, then the weights of channels
-  // whose planes are too large to be kept until their weight is known.
+  // Elements of one map for each chunk where there are several, added afterwards.
   int64_t part_count() const { return chunks() > 1 ? sizes.rows() * chunks() * sizes.positions : 0; }
-  int64_t workspace_size(bool rule_weights) const {
-    const bool two_steps = rule_weights && !rows && !small_planes();
+
+  // Elements of workspace for maps whose channel weights follow from whole planes (`from_planes`) or are given: the
+  // parts, then the weights where planes are too large to be kept until their weight is known.
+  int64_t workspace_size(bool from_planes) const {
+    const bool two_steps = from_planes && !rows && !small_planes();
     return part_count() + (two_steps ? sizes.rows() * sizes.channels : 0);
   }
 };
@@ -48,7 +50,7 @@ void grad_cam_pp(const Reduction& reduction, Stream stream);
 void xgrad_cam(const Reduction& reduction, double eps, Stream stream);
 void layer_cam(const Reduction& reduction, Stream stream);
 void weighted_channel_sum(const Reduction& reduction, bool per_element, Stream stream);
-void channel_mean(const Reduction& reduction, Stream stream);  // the maps are (N, C)
+void channel_mean(const Reduction& reduction, Stream stream);  // the maps are (N, C); no workspace
 
 // x = ReLU(x), hiding nothing that is not finite; float32 or float64.
 void rectify_in_place(Dtype dtype, void* values, int64_t count, Stream stream);
