@@ -17,7 +17,7 @@ demo: $(VENV)/built  ## explain real photographs with a real network; pictures i
 	$(BIN)/fastcam demo --out demo
 
 test: $(VENV)/built  ## the whole test suite
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(VENV)/built  ## ops and end to end beside the peers; writes benchmarks/results/
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-columns=median,iqr,rounds --benchmark-group-by=group

@@ -1,8 +1,8 @@
 """Plants bugs in the CUDA kernels, one at a time, and tells which check catches each: ``make cuda-mutants``.
 
-Every bug is a change of a copy of the sources. The checks run in turn until one fails: the op tests, every kernel under
-ThreadSanitizer, the op tests under AddressSanitizer and UndefinedBehaviorSanitizer and in two other thread orders, and
-what nvcc makes of the kernels where there is one. A bug that none of them catches ends the program with an error.
+Every bug is a change of a copy of the sources. The checks run in turn until one fails: the op tests, what nvcc makes of
+the kernels where there is one, every kernel under ThreadSanitizer, and the op tests under AddressSanitizer and
+UndefinedBehaviorSanitizer and in two other thread orders. A bug that none of them catches ends the program with an error.
 """
 
 import argparse
@@ -178,11 +178,11 @@ def wide_loads(root: Path) -> bool:
 
 CHECKS: dict[str, Callable[[Path], bool]] = {
     "op tests, forward": lambda root: op_tests(root, "forward"),
+    **({"machine code": wide_loads} if toolkit.nvcc() and toolkit.cuobjdump() else {}),
     "ThreadSanitizer": no_races,
     "AddressSanitizer": lambda root: op_tests(root, "forward", "address"),
     "op tests, reverse": lambda root: op_tests(root, "reverse"),
     "op tests, random": lambda root: op_tests(root, "7"),
-    **({"machine code": wide_loads} if toolkit.nvcc() and toolkit.cuobjdump() else {}),
 }
 
 
