@@ -92,6 +92,27 @@ FASTCAM_INLINE T source_coordinate(Index index, T scale) {
   return coordinate < T(0) ? T(0) : coordinate;
 }
 
+// Where output `index` lies between two of the `source` positions: out = mix(source[lower], source[upper], fraction).
+template <class T, class Index>
+struct Interval {
+  Index lower, upper;
+  T fraction;
+};
+
+template <class T, class Index>
+FASTCAM_INLINE Interval<T, Index> source_interval(Index index, Index source, T scale) {
+  const T coordinate = source_coordinate(index, scale);
+  const Index position = static_cast<Index>(coordinate), last = source - 1;
+  const Index lower = position < last ? position : last, upper = lower < last ? lower + 1 : lower;
+  const T fraction = coordinate - static_cast<T>(lower);
+  return {lower, upper, fraction < T(0) ? T(0) : (fraction > T(1) ? T(1) : fraction)};
+}
+
+template <class T>
+FASTCAM_INLINE T mix(T lower, T upper, T fraction) {
+  return lower + fraction * (upper - lower);
+}
+
 // Whether a map from `low` to `high` varies by no more than rounding: then it is constant.
 template <class T>
 FASTCAM_INLINE bool is_constant(T low, T high) {

@@ -17,10 +17,10 @@ struct Axis {
   Axis(int64_t source, int64_t size) : lower(size), upper(size), fraction(size) {
     const Acc scale = static_cast<Acc>(source) / static_cast<Acc>(size);
     for (int64_t i = 0; i < size; ++i) {
-      const Acc coordinate = source_coordinate<Acc>(i, scale);
-      lower[i] = std::min(static_cast<int64_t>(coordinate), source - 1);
-      upper[i] = std::min(lower[i] + 1, source - 1);
-      fraction[i] = std::max(Acc(0), std::min(Acc(1), coordinate - static_cast<Acc>(lower[i])));
+      const Interval<Acc, int64_t> interval = source_interval(i, source, scale);
+      lower[i] = interval.lower;
+      upper[i] = interval.upper;
+      fraction[i] = interval.fraction;
     }
     for (int64_t i = 0; i < size; ++i) {
       const bool first = i == 0 || lower[i] != lower[i - 1];
@@ -29,11 +29,6 @@ struct Axis {
     }
   }
 };
-
-template <class Acc>
-FASTCAM_INLINE Acc mix(Acc lower, Acc upper, Acc fraction) {
-  return lower + fraction * (upper - lower);
-}
 
 // Resamples one map. Between two source pixels a bilinear map is monotone along each axis, so its
 // extremes lie at the ends of the source intervals: minimum and maximum come from those few

@@ -13,27 +13,14 @@ struct Axis {
 
   Axis(int source, int size) : source(source), size(size), scale(static_cast<Acc>(source) / static_cast<Acc>(size)) {}
 
-  FASTCAM_DEVICE int lower(int output) const {
-    const auto position = static_cast<int>(source_coordinate<Acc>(output, scale));
-    return position < source - 1 ? position : source - 1;
-  }
-
-  FASTCAM_DEVICE int upper(int output) const {
-    const int position = lower(output);
-    return position + 1 < source ? position + 1 : position;
-  }
-
-  FASTCAM_DEVICE Acc fraction(int output) const {
-    const Acc fraction = source_coordinate<Acc>(output, scale) - static_cast<Acc>(lower(output));
-    return fraction < Acc(0) ? Acc(0) : (fraction > Acc(1) ? Acc(1) : fraction);
-  }
+  FASTCAM_DEVICE Interval<Acc, int> at(int output) const { return source_interval(output, source, scale); }
 
   // The first output that lies at source position `position` or after it: an estimate, then exactly.
   FASTCAM_DEVICE int first_output(int position) const {
     auto output = static_cast<int>((static_cast<Acc>(position) + Acc(0.5)) / scale - Acc(0.5));
     output = output < 0 ? 0 : (output > size ? size : output);
-    while (output > 0 && lower(output - 1) >= position) --output;
-    while (output < size && lower(output) < position) ++output;
+    while (output > 0 && at(output - 1).lower >= position) --output;
+    while (output < size && at(output).lower < position) ++output;
     return output;
   }
 
@@ -44,16 +31,12 @@ struct Axis {
   }
 };
 
-template <class Acc>
-FASTCAM_DEVICE Acc mix(Acc lower, Acc upper, Acc fraction) {
-  return lower + fraction * (upper - lower);
-}
-
 // The source row `row`, resampled at one column.
 template <class T, class Acc>
 FASTCAM_DEVICE Acc across(const T* map, int row, const Axis<Acc>& x, int column) {
   const T* line = map + static_cast<int64_t>(row) * x.source;
-  return mix(Acc(widen(line[x.lower(column)])), Acc(widen(line[x.upper(column)])), x.fraction(column));
+  const Interval<Acc, int> between = x.at(column);
+  return mix(Acc(widen(line[between.lower])), Acc(widen(line[between.upper])), between.fraction);
 }
 
 // Lowest and highest value of the block's threads; thread 0 gets them.
@@ -91,7 +74,8 @@ __global__ void __launch_bounds__(kThreads, 2)
         zero += Acc(widen(map[static_cast<int64_t>(row) * x.source + column])) * Acc(0);  // NaN if not finite
         for (int corner = 0; corner < 4; ++corner) {
           const int line = y.interval_end(row, corner / 2), at = x.interval_end(column, corner % 2);
-          const Acc value = mix(across(map, y.lower(line), x, at), across(map, y.upper(line), x, at), y.fraction(line));
+          const Interval<Acc, int> rows = y.at(line);
+          const Acc value = mix(across(map, rows.lower, x, at), across(map, rows.upper, x, at), rows.fraction);
           low = value < low ? value : low;
           high = value > high ? value : high;
         }
@@ -135,19 +119,20 @@ __global__ void __launch_bounds__(kThreads, 2)
     Acc above[kSize], below[kSize];
     int row = -1;
     for (int line = first; line < last; ++line) {
-      if (y.lower(line) != row) {
-        row = y.lower(line);
+      const Interval<Acc, int> rows = y.at(line);
+      if (rows.lower != row) {
+        row = rows.lower;
 #pragma unroll
         for (int k = 0; k < kSize; ++k) {
           const int at = k < left ? column + k : column;
-          above[k] = across(map, row, x, at);
-          below[k] = across(map, y.upper(line), x, at);
+          above[k] = across(map, rows.lower, x, at);
+          below[k] = across(map, rows.upper, x, at);
         }
       }
       Pack<T> pack;
 #pragma unroll
       for (int k = 0; k < kSize; ++k) {
-        const Acc value = mix(above[k], below[k], y.fraction(line));
+        const Acc value = mix(above[k], below[k], rows.fraction);
         narrow(finished(value, extremes == nullptr ? nullptr : extremes + 2 * index), pack.v[k]);
       }
       store_pack(out + (index * y.size + line) * x.size + column, pack, left, aligned);

@@ -20,8 +20,8 @@ MOST_REGISTERS = {
     "find_extremes": 48,
     "resample": 96,
     "occlude_planes": 72,
-    "gather_windows": 128,
-    "overlay_pixels": 128,
+    "gather_windows": 64,
+    "overlay_pixels": 64,
 }
 STREAMING = ["small_planes", "large_planes", "plane_weights", "rows"]
 
