@@ -1,24 +1,8 @@
 // Windows of activations with a changed patch pasted in: where each element comes from, for CPU and CUDA.
 #pragma once
-#include "arithmetic.h"
+#include "windows.h"
 
 namespace fastcam {
-
-FASTCAM_INLINE int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
-FASTCAM_INLINE int64_t most(int64_t one, int64_t other) { return one > other ? one : other; }
-
-struct Range {
-  int64_t start, stop;
-  FASTCAM_INLINE bool contains(int64_t index) const { return start <= index && index < stop; }
-};
-
-// The part of [start, start + size) inside [0, limit).
-FASTCAM_INLINE Range clipped(int64_t start, int64_t size, int64_t limit) {
-  const int64_t first = least(most(start, 0), limit);
-  // Neither sum overflows: the first adds opposite signs, the second stays within `limit`.
-  const int64_t stop = start < 0 ? start + size : first + least(size, limit - first);
-  return {first, most(first, least(stop, limit))};
-}
 
 // One axis of a window, in its own indices: which lie in the map, and which of these in the patch.
 struct WindowAxis {

@@ -4,6 +4,22 @@
 
 namespace fastcam {
 
+FASTCAM_INLINE int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
+FASTCAM_INLINE int64_t most(int64_t one, int64_t other) { return one > other ? one : other; }
+
+struct Range {
+  int64_t start, stop;
+  FASTCAM_INLINE bool contains(int64_t index) const { return start <= index && index < stop; }
+};
+
+// The part of [start, start + size) inside [0, limit).
+FASTCAM_INLINE Range clipped(int64_t start, int64_t size, int64_t limit) {
+  const int64_t first = least(most(start, 0), limit);
+  // Neither sum overflows: the first adds opposite signs, the second stays within `limit`.
+  const int64_t stop = start < 0 ? start + size : first + least(size, limit - first);
+  return {first, most(first, least(stop, limit))};
+}
+
 struct Window {
   int64_t start[3], stop[3];  // clipped to the image
 
@@ -15,15 +31,6 @@ struct Window {
   }
 };
 
-// The start and the stop of a window along one axis, inside [0, limit). Neither sum overflows: the first
-// adds opposite signs, the second two numbers of at most `limit`.
-FASTCAM_INLINE void clip(int64_t start, int64_t size, int64_t limit, int64_t& first, int64_t& stop) {
-  size = size < 0 ? 0 : size;
-  first = start < 0 ? 0 : (start < limit ? start : limit);
-  stop = start < 0 ? start + size : first + (size < limit ? size : limit);
-  stop = stop < 0 ? 0 : (stop < limit ? stop : limit);
-}
-
 // `starts_and_sizes` is (2, axes); images of fewer axes than three have length 1 along the first ones.
 FASTCAM_INLINE Window clipped_window(const int64_t* starts_and_sizes, int64_t axes, const int64_t (&limits)[3]) {
   Window window{{0, 0, 0}, {1, 1, 1}};
@@ -31,7 +38,9 @@ FASTCAM_INLINE Window clipped_window(const int64_t* starts_and_sizes, int64_t ax
   for (int axis = 0; axis < 3; ++axis) {  // a fixed number of turns, so that the window stays in registers
     if (axis < missing) continue;
     const int64_t *start = starts_and_sizes + axis - missing, *size = start + axes;
-    clip(*start, *size, limits[axis], window.start[axis], window.stop[axis]);
+    const Range range = clipped(*start, most(*size, 0), limits[axis]);
+    window.start[axis] = range.start;
+    window.stop[axis] = range.stop;
   }
   return window;
 }
