@@ -38,8 +38,8 @@ class Case:
 
     @property
     def reduces(self) -> bool:
-        """Whether reading the input, and not writing the output, is the floor."""
-        return self.call().nbytes < sum(t.nbytes for t in self.read)
+        """Whether reading the input is the floor, beside which the output is small."""
+        return 10 * self.call().nbytes < sum(t.nbytes for t in self.read)
 
     @property
     def bytes(self) -> int:

@@ -84,18 +84,13 @@ Tensor reduce(const Operands& found, bool relu, bool weights_from_planes, const 
   return found.maps;
 }
 
-// Many maps are a matrix product, (N, K, C) x (N, C, P), for which the library's own is the fastest.
 Tensor sum_targets(const Tensor& activations, const Tensor& weights, bool relu) {
-  const ScalarType dtype = accumulation_dtype(activations);
-  const Tensor flat =
-      torch::stable::reshape(activations, {activations.size(0), activations.size(1), position_count(activations)});
-  const Tensor maps = torch::stable::matmul(torch::stable::to(weights, dtype), torch::stable::to(flat, dtype));
-  if (relu && maps.numel() > 0) {
-    const Launch launch(maps);
-    cuda::rectify_in_place(dtype_of(maps), maps.mutable_data_ptr(), maps.numel(), launch.stream);
-    launch.check();
-  }
-  return torch::stable::reshape(maps, map_shape(activations, weights.size(1)));
+  const Tensor maps = target_products(activations, weights);
+  if (!relu || maps.numel() == 0) return maps;
+  const Launch launch(maps);
+  cuda::rectify_in_place(dtype_of(maps), maps.mutable_data_ptr(), maps.numel(), launch.stream);
+  launch.check();
+  return maps;
 }
 
 }  // namespace

@@ -3,21 +3,16 @@
 namespace fastcam {
 namespace {
 
-// Many maps are a matrix product, (N, K, C) x (N, C, P), for which the library's own is the fastest.
 Tensor sum_targets(const Tensor& activations, const Tensor& weights, bool relu) {
-  const ScalarType dtype = accumulation_dtype(activations);
-  const Sizes sizes{activations.size(0), weights.size(1), activations.size(1), position_count(activations)};
-  Tensor flat = torch::stable::reshape(activations, {sizes.images, sizes.channels, sizes.positions});
-  Tensor maps = torch::stable::matmul(torch::stable::to(weights, dtype), torch::stable::to(flat, dtype));
-  if (relu) {
-    FASTCAM_DISPATCH(dtype, [&] {
-      auto* out = maps.mutable_data_ptr<scalar_t>();
-      torch::stable::parallel_for(0, maps.numel(), 32768, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) out[i] = rectify(out[i]);
-      });
+  const Tensor maps = target_products(activations, weights);
+  if (!relu) return maps;
+  FASTCAM_DISPATCH(maps.scalar_type(), [&] {
+    auto* out = maps.mutable_data_ptr<scalar_t>();
+    torch::stable::parallel_for(0, maps.numel(), 32768, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) out[i] = rectify(out[i]);
     });
-  }
-  return torch::stable::reshape(maps, map_shape(activations, sizes.targets));
+  });
+  return maps;
 }
 
 Tensor sum_channels(Tensor activations, Tensor weights, bool relu) {
