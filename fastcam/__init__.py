@@ -5,7 +5,7 @@
 >>> explanation.maps
 """
 
-from fastcam import ops
+from fastcam import ops, targets
 from fastcam._extension import build_info
 from fastcam.explainer import Explainer, explain
 from fastcam.explanation import Explanation
@@ -25,5 +25,6 @@ __all__ = [
     "method",
     "ops",
     "swin_reshape",
+    "targets",
     "vit_reshape",
 ]

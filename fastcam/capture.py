@@ -36,7 +36,13 @@ class Captured:
 
 
 def forward(
-    model: nn.Module, images: Tensor, layers: Sequence[Layer], *, with_graph: bool, element: Element = None
+    model: nn.Module,
+    images: Tensor | tuple[Any, ...],
+    layers: Sequence[Layer] = (),
+    *,
+    with_graph: bool = False,
+    from_start: bool = False,
+    element: Element = None,
 ) -> Captured:
     """Runs the model once and keeps what the layers return.
 
@@ -47,9 +53,10 @@ def forward(
 
     Args:
         model: any module.
-        images: (N, ...) input.
+        images: (N, ...) input, or the model's positional arguments, the images first.
         layers: where to capture; of a layer that runs several times, the last run counts.
-        with_graph: record what gradients need.
+        with_graph: record what gradients with respect to the layers need.
+        from_start: record everything, from the images and parameters on.
         element: which element of a layer's tuple or dict is its activation.
 
     Raises:
@@ -60,10 +67,10 @@ def forward(
     thread = threading.get_ident()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.set_grad_enabled(from_start))
         stack.enter_context(_untouched(model))
         for index, layer in enumerate(layers):
-            hook = _hook(layer, thread, kept, index, with_graph, element)
+            hook = _hook(layer, thread, kept, index, with_graph or from_start, element)
             stack.callback(layer.module.register_forward_hook(hook).remove)
         output = _call(model, images)
     for index, layer in enumerate(layers):
@@ -83,8 +90,8 @@ def _hook(
         kept[index] = tensor.clone()
         if not with_graph:
             return None
-        torch.set_grad_enabled(True)  # until the surrounding no_grad() ends
-        return _replace(output, element, kept[index].requires_grad_().clone())
+        torch.set_grad_enabled(True)  # until the surrounding mode ends
+        return exchange(output, element, kept[index].requires_grad_().clone())
 
     return keep
 
@@ -114,7 +121,7 @@ def part(output: Any, element: Element) -> Any:
     return output[element]
 
 
-def _replace(output: Any, element: Any, tensor: Tensor) -> Any:
+def exchange(output: Any, element: Any, tensor: Tensor) -> Any:
     """The layer's output with the chosen element exchanged, of the same type."""
     if isinstance(output, Tensor):
         return tensor
@@ -132,13 +139,35 @@ def _replace(output: Any, element: Any, tensor: Tensor) -> Any:
     return changed
 
 
-def _call(model: nn.Module, images: Tensor) -> Any:
+@contextlib.contextmanager
+def exchanged(layer: Layer, tensor: Tensor, element: Element = None) -> Iterator[None]:
+    """Within the context, and for the calling thread, the layer returns the tensor whatever it computes."""
+    thread = threading.get_ident()
+
+    def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
+        return exchange(output, element, tensor) if threading.get_ident() == thread else None
+
+    handle = layer.module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _call(model: nn.Module, images: Tensor | tuple[Any, ...]) -> Any:
     """The model's output; compiled parts run uncompiled, for their code was made without our hooks."""
-    images = images.clone() if images.is_inference() else images
+    arguments = [_usable(each) for each in (images if isinstance(images, tuple) else (images,))]
     if any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules()):
         with _stance_lock, torch.compiler.set_stance("force_eager"):
-            return model(images)
-    return model(images)
+            return model(*arguments)
+    return model(*arguments)
+
+
+def _usable(argument: Any) -> Any:
+    """A copy of what autograd may not record (inference tensors) or a model may not change (leaves with a graph)."""
+    if not isinstance(argument, Tensor):
+        return argument
+    return argument.clone() if argument.is_inference() or (torch.is_grad_enabled() and argument.requires_grad) else argument
 
 
 def is_training(model: nn.Module) -> bool:
@@ -171,7 +200,7 @@ def _set_buffers(module: nn.Module, buffers: dict[str, Tensor | None]) -> None:
         module._buffers[name] = buffer
 
 
-def observe(model: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
+def observe(model: nn.Module, images: Tensor | tuple[Any, ...]) -> list[tuple[str, nn.Module, Tensor]]:
     """Runs the model once and lists (name, module, output) of every module that returned a tensor, as they finished."""
     seen: list[tuple[str, nn.Module, Tensor]] = []
     thread = threading.get_ident()
@@ -194,13 +223,22 @@ def observe(model: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Tens
     return seen
 
 
-def gradients(scores: Tensor, activations: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
+def gradients(
+    scores: Tensor,
+    activations: Sequence[Tensor],
+    names: Sequence[str],
+    *,
+    keep_graph: bool = False,
+    differentiable: bool = False,
+) -> list[Tensor]:
     """Gradients of every image's score with respect to its activations, of all targets in one backward pass.
 
     Args:
         scores: (N,) or (N, K), one per image or K per image; images must not depend on each other.
         activations: tensors of shape (N, ...) from :func:`forward`.
-        names: the layers' names, for messages.
+        names: what the activations are, for messages.
+        keep_graph: whether another backward pass is to follow.
+        differentiable: record the backward pass, so that the gradients have gradients.
 
     Returns:
         For each activation its gradient, (N, ...) or (N, K, ...).
@@ -210,14 +248,16 @@ def gradients(scores: Tensor, activations: Sequence[Tensor], names: Sequence[str
     """
     if not scores.requires_grad:
         raise RuntimeError(
-            f"the score does not depend on target layer {names[0]!r}: nothing to differentiate (a model that runs the "
-            "layer under its own torch.no_grad() hides the dependence)"
+            f"the score does not depend on {names[0]}: nothing to differentiate (a model that runs a layer under its own "
+            "torch.no_grad() hides the dependence)"
         )
     if scores.dim() == 1 or scores.shape[1] == 1:
-        found = torch.autograd.grad(scores.sum(), activations, allow_unused=True)
+        options = {"retain_graph": keep_graph or differentiable, "create_graph": differentiable}
+        found = torch.autograd.grad(scores.sum(), activations, allow_unused=True, **options)
         _check_used(found, names)
         return [g.unsqueeze(1) if scores.dim() == 2 else g for g in found]
-    rows = [_rows(scores[:, first : first + _TARGETS_AT_ONCE], activations, names) for first in _starts(scores)]
+    chunks = [scores[:, first : first + _TARGETS_AT_ONCE] for first in _starts(scores)]
+    rows = [_rows(chunk, activations, names, differentiable) for chunk in chunks]
     return [torch.cat(parts).movedim(0, 1) for parts in zip(*rows, strict=True)]
 
 
@@ -225,12 +265,14 @@ def _starts(scores: Tensor) -> range:
     return range(0, scores.shape[1], _TARGETS_AT_ONCE)
 
 
-def _rows(scores: Tensor, activations: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
+def _rows(
+    scores: Tensor, activations: Sequence[Tensor], names: Sequence[str], differentiable: bool
+) -> list[Tensor]:
     """Gradients (K, N, ...) of a few targets, all in one batched backward pass."""
     count, targets = scores.shape
     basis = torch.eye(targets, dtype=scores.dtype, device=scores.device)
     basis = basis.unsqueeze(1).expand(targets, count, targets)
-    options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
+    options: dict[str, Any] = {"retain_graph": True, "allow_unused": True, "create_graph": differentiable}
     try:
         found = torch.autograd.grad(scores, activations, basis, is_grads_batched=True, **options)
     except RuntimeError:  # an operation without a batching rule: one backward pass per target
@@ -244,4 +286,4 @@ def _rows(scores: Tensor, activations: Sequence[Tensor], names: Sequence[str]) -
 def _check_used(found: Sequence[Tensor | None], names: Sequence[str]) -> None:
     for gradient, name in zip(found, names, strict=True):
         if gradient is None:
-            raise RuntimeError(f"the score does not depend on target layer {name!r}: it gets no gradient")
+            raise RuntimeError(f"the score does not depend on {name}: it gets no gradient")

@@ -1,13 +1,14 @@
-"""What the rules work on, gathered from one forward pass: activations, gradients, classifiers."""
+"""What the rules work on, gathered from one forward pass: activations, gradients, classifiers, scores."""
 
-from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from fastcam import capture, head, targets
-from fastcam.registry import Need
+from fastcam import ablation, capture, head
+from fastcam.registry import Method
+from fastcam.scorer import RELU_RULES, Scorer, input_gradients
 
 Reshape = Callable[[Tensor], Tensor]
 
@@ -18,23 +19,48 @@ class Run:
 
     layers: Sequence[capture.Layer]
     activations: Sequence[Tensor]  # as the layers returned them, in the graph
-    output: Any
-    scores: targets.Scores
-    target: targets.Target
+    output: Any  # what is scored
+    scores: Tensor  # in the graph
+    images: Tensor  # where the graph begins, if anything needs the gradient there
+    scorer: Scorer
+    element: capture.Element = None
+    differentiable: bool = False
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The arguments of the rules for one layer; None where no rule needs them."""
+    """The arguments of the rules by the names of their needs, for one layer or for none."""
 
-    activations: Tensor  # (N, C, *S)
-    gradients: Tensor | None  # (N, [K,] C, *S)
-    mean_pool_classifier: Tensor | None  # (N, [K,] C)
-    max_pool_classifier: Tensor | None  # (N, [K,] C)
+    given: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def activations(self) -> Tensor:
+        """(N, C, *s)."""
+        return self.given["activations"]
+
+    @property
+    def gradients(self) -> Tensor | None:
+        """(N, [K,] C, *s), or None where no rule needs them."""
+        return self.given.get("gradients")
+
+    def arguments(self, method: Method) -> list[Any]:
+        """What the rule needs, in its order and shapes: see :class:`fastcam.registry.Method`."""
+        return [self._argument(need, method) for need in method.needs]
+
+    def _argument(self, need: str, method: Method) -> Any:
+        value = self.given[need]
+        has_targets = self.given["scores"].dim() == 2
+        if need == "images" and has_targets:
+            return value.unsqueeze(1)
+        if not method.is_flat or need not in ("activations", "gradients"):
+            return value
+        if need == "gradients":
+            return value.flatten(3 if has_targets else 2)
+        return value.flatten(2).unsqueeze(1) if has_targets else value.flatten(2)
 
 
-def gather(run: Run, needs: Set[Need], reshape: Reshape | None) -> list[Evidence]:
-    """The evidence of every layer.
+def gather(run: Run, needs: Set[str], reshape: Reshape | None) -> tuple[Evidence, list[Evidence]]:
+    """The evidence that belongs to no layer, and that of every layer.
 
     Args:
         run: the forward pass.
@@ -47,16 +73,56 @@ def gather(run: Run, needs: Set[Need], reshape: Reshape | None) -> list[Evidence
     """
     # Behind a reshape transform the positions are not the axes the head pools over.
     heads = [None if reshape else head.recognize(run.output, each) for each in run.activations]
-    gradients = _gradients(run, heads) if "gradients" in needs else [None] * len(heads)
-    return [
-        Evidence(
-            _as_maps(run.activations[i].detach(), layer, reshape),
-            None if (gradient := gradients[i]) is None else _gradient_as_maps(gradient.detach(), run, reshape),
-            _classifier(heads[i], "mean", run, i) if "mean_pool_classifier" in needs else None,
-            _classifier(heads[i], "max", run, i) if "max_pool_classifier" in needs else None,
-        )
-        for i, layer in enumerate(run.layers)
-    ]
+    shapes = [_as_maps(each, layer, reshape) for each, layer in zip(run.activations, run.layers, strict=True)]
+    layered = [dict[str, Any](activations=_free(each, run)) for each in shapes]
+    shared: dict[str, Any] = {"scores": _free(run.scores, run), "images": _free(run.images, run), "scorer": run.scorer}
+    if "ablated_scores" in needs:
+        _refuse_differentiable(run)
+        for each, index in zip(layered, range(len(heads)), strict=True):
+            each["ablated_scores"] = ablation.ablated_scores(
+                run.scorer, run.layers[index], run.activations[index], heads[index], run.output, reshape, run.element
+            )
+    for pooling in ("mean", "max"):
+        if f"{pooling}_pool_classifier" in needs:
+            for index, each in enumerate(layered):
+                each[f"{pooling}_pool_classifier"] = _classifier(heads[index], pooling, run, index)
+    _add_gradients(run, heads, needs, reshape, shared, layered)
+    return Evidence(shared), [Evidence(shared | each) for each in layered]
+
+
+def _add_gradients(
+    run: Run,
+    heads: Sequence[head.Head | None],
+    needs: Set[str],
+    reshape: Reshape | None,
+    shared: dict[str, Any],
+    layered: list[dict[str, Any]],
+) -> None:
+    """Adds gradients at the layers and at the input: plain ones together, then those of each ReLU rule."""
+    rules = [kind for kind in RELU_RULES if kind in needs]
+    at_input = "input_gradients" in needs
+    if "gradients" in needs:
+        found, plain = _gradients(run, heads, at_input, keep_graph=bool(rules))
+        for each, gradient in zip(layered, found, strict=True):
+            each["gradients"] = _gradient_as_maps(_free(gradient, run), run, reshape)
+    elif at_input:
+        plain = input_gradients(
+            run.scores, run.images, ["input_gradients"], run.differentiable, keep_graph=bool(rules)
+        )["input_gradients"]
+    if at_input:
+        shared["input_gradients"] = _free(plain, run)
+    found_by_rule = input_gradients(run.scores, run.images, rules, run.differentiable)
+    shared |= {kind: _free(gradient, run) for kind, gradient in found_by_rule.items()}
+
+
+def _free(tensor: Tensor, run: Run) -> Tensor:
+    """Out of the graph, unless the maps are to have gradients."""
+    return tensor if run.differentiable else tensor.detach()
+
+
+def _refuse_differentiable(run: Run) -> None:
+    if run.differentiable:
+        raise ValueError("ablation_cam runs parts of the model without a graph: it has no differentiable maps")
 
 
 def _as_maps(activations: Tensor, layer: capture.Layer, reshape: Reshape | None) -> Tensor:
@@ -72,7 +138,7 @@ def _as_maps(activations: Tensor, layer: capture.Layer, reshape: Reshape | None)
 def _gradient_as_maps(gradient: Tensor, run: Run, reshape: Reshape | None) -> Tensor:
     if reshape is None:
         return gradient
-    if run.scores.values.dim() == 1:
+    if run.scores.dim() == 1:
         return reshape(gradient)
     return reshape(gradient.flatten(0, 1)).unflatten(0, gradient.shape[:2])
 
@@ -85,33 +151,47 @@ def _classifier(found: head.Head | None, pooling: str, run: Run, index: int) -> 
             f"this method needs a model in which global {name} pooling and one linear layer follow target layer "
             f"{run.layers[index].name!r}, and nothing else; this one does not end so"
         )
-    if run.scores.classes is None:
+    if run.scorer.bound.classes is None:
         raise ValueError("this method explains class indices; a callable target has no row in the classifier")
-    return found.weight[run.scores.classes].to(run.activations[index].dtype)  # autocast may have narrowed it
+    # Autocast may have narrowed the weight.
+    return found.weight[run.scorer.bound.classes].to(run.activations[index].dtype)
 
 
-def _gradients(run: Run, heads: Sequence[head.Head | None]) -> list[Tensor]:
-    """Gradients of every layer: in closed form behind global average pooling, by one backward pass otherwise."""
+def _gradients(
+    run: Run, heads: Sequence[head.Head | None], at_input: bool, keep_graph: bool
+) -> tuple[list[Tensor], Tensor]:
+    """Gradients of every layer, and of the images where asked for.
+
+    In closed form behind global average pooling, where nothing needs gradients of gradients; by one backward pass for
+    all the others.
+    """
     closed = {
-        i: _closed_form(run, found, i) for i, found in enumerate(heads) if found is not None and found.pooling == "mean"
+        i: _closed_form(run, found, i)
+        for i, found in enumerate(heads)
+        if found is not None and found.pooling == "mean" and not run.differentiable
     }
     remaining = [i for i in range(len(heads)) if i not in closed]
-    if remaining:
-        activations = [run.activations[i] for i in remaining]
-        found = capture.gradients(run.scores.values, activations, [run.layers[i].name for i in remaining])
-        closed |= dict(zip(remaining, found, strict=True))
-    return [closed[i] for i in range(len(heads))]
+    wanted = [run.activations[i] for i in remaining] + ([run.images] if at_input else [])
+    names = [f"target layer {run.layers[i].name!r}" for i in remaining] + ["the images"]
+    found = []
+    if wanted:
+        found = capture.gradients(
+            run.scores, wanted, names[: len(wanted)], keep_graph=keep_graph, differentiable=run.differentiable
+        )
+        closed |= dict(zip(remaining, found, strict=False))
+    return [closed[i] for i in range(len(heads))], found[-1] if at_input else run.images
 
 
 def _closed_form(run: Run, found: head.Head, index: int) -> Tensor:
     """dy/dA = (dy/d output) W / P, the same at every position: a view that takes no memory."""
-    if run.scores.classes is not None:
-        rows = found.weight[run.scores.classes]  # (N, [K,] C)
+    bound = run.scorer.bound
+    if bound.is_logit and bound.classes is not None:
+        rows = found.weight[bound.classes]  # (N, [K,] C)
     else:
         output = run.output.detach().requires_grad_()
-        scores = targets.score(output, run.target, len(output))
-        (slopes,) = capture.gradients(scores.values, [output], [run.layers[index].name])  # (N, [K,] classes)
-        rows = slopes @ found.weight.to(slopes.dtype)
+        scores = bound(output, run.scorer.rows)
+        (slopes,) = capture.gradients(scores, [output], [f"target layer {run.layers[index].name!r}"])
+        rows = slopes @ found.weight.to(slopes.dtype)  # slopes (N, [K,] classes)
     spatial = run.activations[index].shape[2:]
     constant = (rows / spatial.numel()).to(run.activations[index].dtype)
     return constant.reshape(*constant.shape, *([1] * len(spatial))).expand(*constant.shape, *spatial)

@@ -2,8 +2,8 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,10 +13,23 @@ from torch.utils._pytree import tree_map_only
 
 from fastcam import capture, evidence, layers, ops, postprocess, targets
 from fastcam import methods as _registered  # noqa: F401 - registers the rules
+from fastcam.batching import Batches, BatchSize, check_batch_size
 from fastcam.explanation import Explanation
-from fastcam.registry import Method, get_method
+from fastcam.inputs import Inputs
+from fastcam.progress import Progress, Report
+from fastcam.registry import Method, Reduction, get_method
+from fastcam.scorer import Scorer, Select
 
 Explanations = Explanation | dict[str, Explanation] | dict[tuple[str, str], Explanation]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a method says: its map (N, [K,] *s), and where it has them, attributions (N, [K,] C, *S) and details."""
+
+    native: Tensor
+    attributions: Tensor | None = None
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class Explainer:
@@ -25,14 +38,23 @@ class Explainer:
     Args:
         model: any ``nn.Module``. It is never changed: no ``.grad``, no mode, no buffer, no hook stays behind.
         method: a registry name (``fastcam.list_methods()``), or several that share one forward and one backward.
-        target_layer: a module, its name, several of either, or None for the last layer with a spatial map.
+        target_layer: a module, its name, several of either, or None for the last layer with a spatial map. Methods that
+            attribute to the input alone have none.
         fuse: for several layers, "mean" or "max" of their normalised maps, or None to return each apart.
         relu: True or False to end with ReLU or to keep the sign; None does as the method's definition says.
+        reduce: how attributions become a map: "max_abs", "sum_abs", "sum", "mean", "max" or "norm" over colour; None does
+            as the method's definition says.
         reshape_transform: from what the layer returns, and its gradient, to (N, C, *S); ``fastcam.vit_reshape`` and
             ``fastcam.swin_reshape`` are ready. It must only move elements.
         select: the part of the model's output to score: a function, an index, a key or an attribute's name.
         layer_output: which element of a target layer's tuple or dict to explain.
-        options: keyword options of the method's rule, for example ``eps`` of XGrad-CAM.
+        batch_size: copies at a time for methods that try many copies of an image (masks, windows, steps, noise); "auto"
+            begins with what suits the device and takes fewer where memory runs out. The maps do not depend on it.
+        progress: True shows a bar on standard error for what takes more than two seconds; or a function that is
+            called with (done, total).
+        differentiable: keep the graph, so that maps have gradients with respect to the model's parameters and to images
+            that require them. Costs the memory of a training step.
+        options: keyword options of the method's rule, for example ``window`` of occlusion.
 
     Raises:
         ValueError, TypeError: for an unknown method, option or value.
@@ -46,15 +68,22 @@ class Explainer:
         *,
         fuse: postprocess.Fusion | None = "mean",
         relu: bool | None = None,
+        reduce: Reduction | None = None,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
-        select: Callable[[Any], Any] | int | str | None = None,
+        select: Select = None,
         layer_output: int | str | None = None,
+        batch_size: BatchSize = "auto",
+        progress: bool | Report = False,
+        differentiable: bool = False,
         **options: Any,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
         if fuse not in ("mean", "max", None):
             raise ValueError(f'`fuse` must be "mean", "max" or None, got {fuse!r}')
+        if reduce is not None:
+            postprocess.check_reduction(reduce)
+        check_batch_size(batch_size)
         # Hooks act on the module itself, not on the code torch.compile made of it.
         self.model: nn.Module = getattr(model, "_orig_mod", model)
         if not isinstance(method, str | list | tuple):
@@ -66,47 +95,51 @@ class Explainer:
         self.target_layer = target_layer
         self.fuse: postprocess.Fusion | None = fuse
         self.relu = relu
+        self.reduce = reduce
         self.reshape_transform = reshape_transform
         self.select = select
         self.layer_output = layer_output
+        self.batch_size: BatchSize = batch_size
+        self.progress = Progress(progress)
+        self.differentiable = differentiable
         self.options = options
-        known = set().union(*(each.options for each in self.methods))
-        for option in options:
+        self._check_options()
+
+    def _check_options(self) -> None:
+        known = set().union(*(each.all_options(self.options) for each in self.methods))
+        for option in self.options:
             if option not in known:
                 names = ", ".join(each.name for each in self.methods)
                 raise TypeError(f"{names} has no option {option!r}; known: {', '.join(sorted(known)) or 'none'}")
 
-    def __call__(self, images: Tensor, target: targets.Target = None) -> Any:
+    def __call__(self, images: Tensor | tuple[Any, ...], target: targets.Target = None) -> Any:
         """Maps for a batch.
 
         Args:
-            images: (N, ...) floating point input of the model, on its device.
+            images: (N, C, *S) floating point input of the model, on its device; for a model of several inputs a tuple of
+                its positional arguments, of which the first is explained.
             target: what to explain, per image: None (the highest class), a class index, N of them, N x K for K
-                targets an image, "all" classes, a callable from the output to (N,) or (N, K) scores, or N callables.
+                targets an image, "all" classes, one of ``fastcam.targets``, a callable from the output to (N,) or
+                (N, K) scores, or N callables. A method that tries copies of the images calls it with any number of
+                them.
 
         Returns:
             An :class:`Explanation`; for several methods a dict by method name, for layers returned apart a dict by
-            layer name, for both a dict by (method, layer).
+            layer name, for both a dict by (method, layer). Methods without a layer have the layer name "".
 
         Raises:
             ValueError, TypeError, RuntimeError: with a sentence that says what was expected and what came.
         """
-        _check_images(images)
+        inputs = Inputs.of(images)
         _warn_of_training(self.model)
-        chosen = layers.resolve(self.model, self.target_layer, images)
         needs = {need for each in self.methods for need in each.needs}
-        classless = needs == {"activations"}
-        captured = capture.forward(self.model, images, chosen, with_graph=not classless, element=self.layer_output)
+        has_layer = any(each.has_layer for each in self.methods)
+        chosen = layers.resolve(self.model, self.target_layer, inputs) if has_layer else []
+        run = self._run(inputs, chosen, needs, target)
         with torch.inference_mode(False), torch.enable_grad():
-            output = targets.select_output(captured.output, self.select)
-            if classless:
-                scores = targets.score_if_any(output, target, images)
-            else:
-                scores = targets.score(output, target, len(images))
-            run = evidence.Run(chosen, captured.activations, output, scores, target)
-            gathered = evidence.gather(run, needs, self.reshape_transform)
-        with torch.inference_mode(False), torch.no_grad():
-            return self._explanations(run, gathered, images)
+            shared, gathered = evidence.gather(run, needs, self.reshape_transform)
+        with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
+            return self._explanations(run, shared, gathered, inputs.images)
 
     def __enter__(self) -> Self:
         """The explainer itself."""
@@ -117,41 +150,92 @@ class Explainer:
     ) -> None:
         """Nothing to undo: between calls nothing is attached to the model."""
 
-    def _explanations(self, run: evidence.Run, gathered: Sequence[evidence.Evidence], images: Tensor) -> Explanations:
+    def _run(
+        self, inputs: Inputs, chosen: Sequence[capture.Layer], needs: Set[str], target: targets.Target
+    ) -> evidence.Run:
+        """The one forward pass over the images as they are."""
+        at_input = any(need.endswith("_gradients") for need in needs)
+        scored = _scored_layer(self.model, target)
+        with torch.inference_mode(False):
+            images = _start_of_graph(inputs.images, self.differentiable) if at_input else inputs.images
+        captured = capture.forward(
+            self.model,
+            replace(inputs, images=images).arguments,
+            [*chosen, *scored],
+            with_graph=not needs.isdisjoint(_BEHIND_LAYER),
+            from_start=at_input or self.differentiable,
+            element=self.layer_output,
+        )
+        with torch.inference_mode(False), torch.enable_grad():
+            if scored:
+                output = captured.activations[-1]
+            else:
+                output = targets.select_output(captured.output, self.select)
+            if needs == {"activations"}:  # no class is explained
+                bound = targets.bind_if_any(output, target, images)
+            else:
+                bound = targets.bind(output, target, len(images))
+            scores = bound(output, torch.arange(len(images)))
+        scorer = Scorer(
+            self.model,
+            inputs,
+            bound,
+            scores if self.differentiable else scores.detach(),
+            Batches(self.batch_size, images.device, self.progress),
+            self.select,
+            scored[0] if scored else None,
+            self.differentiable,
+        )
+        activations = captured.activations[: len(chosen)]
+        return evidence.Run(
+            chosen, activations, output, scores, images, scorer, self.layer_output, self.differentiable
+        )
+
+    def _explanations(
+        self,
+        run: evidence.Run,
+        shared: evidence.Evidence,
+        gathered: Sequence[evidence.Evidence],
+        images: Tensor,
+    ) -> Explanations:
         _check_axes(run.layers, gathered, images)
-        shared = Explanation(
+        common = Explanation(
             method="",
             layer="",
-            images=images.detach(),
-            output=tree_map_only(Tensor, Tensor.detach, run.output),
-            scores=run.scores.values.detach(),
-            targets=run.scores.classes,
-            native=run.scores.values,
+            images=images if self.differentiable else images.detach(),
+            output=run.output if self.differentiable else tree_map_only(Tensor, Tensor.detach, run.output),
+            scores=run.scorer.scores,
+            targets=run.scorer.bound.classes,
+            native=run.scorer.scores,
         )
         results: dict[tuple[str, str], Explanation] = {}
         for method in self.methods:
-            natives = [self._native(method, each, shared.scores) for each in gathered]
-            if len(natives) > 1 and self.fuse is not None:
-                results[method.name, ""] = self._fused(shared, method, run.layers, natives)
+            if not method.has_layer:
+                results[method.name, ""] = _with(common, method, "", self._found(method, shared))
                 continue
-            for layer, native in zip(run.layers, natives, strict=True):
-                results[method.name, layer.name] = replace(shared, method=method.name, layer=layer.name, native=native)
+            found = [self._found(method, each) for each in gathered]
+            if len(found) > 1 and self.fuse is not None:
+                results[method.name, ""] = self._fused(common, method, run.layers, found)
+                continue
+            for layer, each in zip(run.layers, found, strict=True):
+                results[method.name, layer.name] = _with(common, method, layer.name, each)
         return self._unwrapped(results, apart=len(run.layers) > 1 and self.fuse is None)
 
     def _fused(
-        self, shared: Explanation, method: Method, chosen: Sequence[capture.Layer], natives: Sequence[Tensor]
+        self, common: Explanation, method: Method, chosen: Sequence[capture.Layer], found: Sequence[_Found]
     ) -> Explanation:
         how = self.fuse or "mean"
+        natives = [each.native for each in found]
         return replace(
-            shared,
+            common,
             method=method.name,
             layer=" + ".join(layer.name for layer in chosen),
-            native=postprocess.fuse(natives, postprocess.finest(natives, len(shared.size)), how),
-            fused=postprocess.fuse(natives, shared.size, how),
+            native=postprocess.fuse(natives, postprocess.finest(natives, len(common.size)), how),
+            fused=postprocess.fuse(natives, common.size, how),
         )
 
     def _unwrapped(self, results: dict[tuple[str, str], Explanation], apart: bool) -> Explanations:
-        if self.one_method and not apart:
+        if self.one_method and len(results) == 1:
             return next(iter(results.values()))
         if self.one_method:
             return {layer: each for (_, layer), each in results.items()}
@@ -159,52 +243,87 @@ class Explainer:
             return {name: each for (name, _), each in results.items()}
         return results
 
-    def _native(self, method: Method, found: evidence.Evidence, scores: Tensor) -> Tensor:
-        """The method's map (N, [K,] *s) at the layer's size."""
+    def _found(self, method: Method, given: evidence.Evidence) -> _Found:
+        """What the method says of one layer, or of the input."""
         relu = method.relu if self.relu is None else self.relu
-        options = {name: value for name, value in self.options.items() if name in method.options}
-        if method.fused is not None and found.gradients is not None:
-            return method.fused(found.activations, found.gradients, relu=relu, **options)
-        result = method.rule(*_flat_arguments(method, found, scores.dim() == 2), **options)
-        if method.returns == "map":
-            maps = result.expand(*scores.shape, result.shape[-1]).unflatten(-1, found.activations.shape[2:])
-            return ops.reference.rectify(maps) if relu else maps
-        return _reduce(found.activations, result, result.dim() > scores.dim() + 1, relu)
+        known = method.all_options(self.options)
+        options = {name: value for name, value in self.options.items() if name in known}
+        if method.fused is not None and given.gradients is not None:
+            return _Found(method.fused(given.activations, given.gradients, relu=relu, **options))
+        result = method.rule(*given.arguments(method), **options)
+        value, details = result if isinstance(result, tuple) else (result, {})
+        if method.returns == "attributions":
+            how = self.reduce or method.reduction(self.options)
+            return _Found(_finish(postprocess.reduce_colour(value, how, self._axes(given)), relu), value, details)
+        if method.returns == "weights":
+            return _Found(_reduce(given, value, relu), details=details)
+        return _Found(_finish(_shaped_map(value, method, given), relu), details=details)
+
+    @staticmethod
+    def _axes(given: evidence.Evidence) -> int:
+        return given.given["images"].dim() - 2
 
 
-def _flat_arguments(method: Method, found: evidence.Evidence, has_targets: bool) -> list[Any]:
-    """What the rule needs, positions flat; with targets the activations have an axis of one for K."""
-    activations = found.activations.flatten(2)
-    flat = {
-        "activations": activations.unsqueeze(1) if has_targets else activations,
-        "gradients": None if found.gradients is None else found.gradients.flatten(3 if has_targets else 2),
-        "mean_pool_classifier": found.mean_pool_classifier,
-        "max_pool_classifier": found.max_pool_classifier,
-    }
-    return [flat[need] for need in method.needs]
+# What the graph behind the layers is for.
+_BEHIND_LAYER = {"gradients", "mean_pool_classifier", "max_pool_classifier", "ablated_scores"}
 
 
-def _reduce(activations: Tensor, weights: Tensor, per_element: bool, relu: bool) -> Tensor:
+def _scored_layer(model: nn.Module, target: targets.Target) -> list[capture.Layer]:
+    """The layer that the target scores in place of the output, if it does."""
+    name = target.layer if isinstance(target, targets.Score) else None
+    return [] if name is None else [layers.named(model, name)]
+
+
+def _start_of_graph(images: Tensor, differentiable: bool) -> Tensor:
+    """A tensor of the images to differentiate with respect to, still in the caller's graph where that is wanted."""
+    if differentiable and images.requires_grad:
+        return images.clone()
+    return (images.clone() if images.is_inference() else images.detach()).requires_grad_()
+
+
+def _with(common: Explanation, method: Method, layer: str, found: _Found) -> Explanation:
+    return replace(
+        common,
+        method=method.name,
+        layer=layer,
+        native=found.native,
+        attributions=found.attributions,
+        details=found.details,
+    )
+
+
+def _finish(maps: Tensor, relu: bool) -> Tensor:
+    return ops.reference.rectify(maps) if relu else maps
+
+
+def _shaped_map(value: Tensor, method: Method, given: evidence.Evidence) -> Tensor:
+    """A map with flat positions (N, [1 or K,] P) as (N, [K,] *s); without a layer it has its shape already."""
+    if not method.is_flat:
+        return value
+    scores = given.given["scores"]
+    return value.expand(*scores.shape, value.shape[-1]).unflatten(-1, given.activations.shape[2:])
+
+
+def _reduce(given: evidence.Evidence, weights: Tensor, relu: bool) -> Tensor:
     """sum_c w_c A_c for weights (N, [K,] C) or, per element, (N, [K,] C, P)."""
+    per_element = weights.dim() > given.given["scores"].dim() + 1
+    return _weighted(given.activations, weights, per_element, relu)
+
+
+def _weighted(activations: Tensor, weights: Tensor, per_element: bool, relu: bool) -> Tensor:
     if activations.dim() == 3:  # (N, C, L): one more axis, so that (N, K, C) cannot be taken for element weights
-        return _reduce(activations.unsqueeze(-1), weights, per_element, relu).squeeze(-1)
+        return _weighted(activations.unsqueeze(-1), weights, per_element, relu).squeeze(-1)
     shaped = weights.unflatten(-1, activations.shape[2:]) if per_element else weights
-    return ops.weighted_channel_sum(activations, shaped, relu)
+    return ops.weighted_channel_sum(activations, shaped.to(activations.dtype), relu)
 
 
 def explain(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | tuple[Any, ...],
     method: str | Sequence[str] = "grad_cam",
     target: targets.Target = None,
     target_layer: layers.TargetLayer = None,
-    *,
-    fuse: postprocess.Fusion | None = "mean",
-    relu: bool | None = None,
-    reshape_transform: Callable[[Tensor], Tensor] | None = None,
-    select: Callable[[Any], Any] | int | str | None = None,
-    layer_output: int | str | None = None,
-    **options: Any,
+    **settings: Any,
 ) -> Any:
     """Maps for a batch in one call; the arguments are those of :class:`Explainer` and of its call.
 
@@ -212,18 +331,7 @@ def explain(
         >>> explanation = fastcam.explain(model, images)
         >>> explanation.maps  # (N, H, W) in [0, 1]
     """
-    explainer = Explainer(
-        model,
-        method,
-        target_layer,
-        fuse=fuse,
-        relu=relu,
-        reshape_transform=reshape_transform,
-        select=select,
-        layer_output=layer_output,
-        **options,
-    )
-    return explainer(images, target)
+    return Explainer(model, method, target_layer, **settings)(images, target)
 
 
 def _warn_of_training(model: nn.Module) -> None:
@@ -238,14 +346,6 @@ def _warn_of_training(model: nn.Module) -> None:
         UserWarning,
         stacklevel=level,
     )
-
-
-def _check_images(images: Any) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"`images` must be a floating point tensor (N, C, ...), got {kind}")
-    if images.dim() < 3 or len(images) == 0:
-        raise ValueError(f"`images` must have shape (N, C, ...) with at least one image, got {tuple(images.shape)}")
 
 
 def _check_axes(chosen: Sequence[capture.Layer], gathered: Sequence[evidence.Evidence], images: Tensor) -> None:

@@ -1,8 +1,8 @@
 """What an explanation holds, and how it shows itself."""
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class Explanation:
         native: (N, [K,] *s), the map at the layer's size, not normalised. For fused layers the fused map at the size
             of the finest of them, each layer normalised first.
         fused: (N, [K,] *S), for fused layers their fused map at the size of the input; otherwise None.
+        attributions: (N, [K,] C, *S), the signed attribution of every input value, for methods that have one.
+        details: what else the method found, by name, as its rule's docstring says; ``completeness_gap`` for one.
     """
 
     method: str
@@ -39,6 +41,8 @@ class Explanation:
     targets: Tensor | None
     native: Tensor
     fused: Tensor | None = None
+    attributions: Tensor | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """N, the number of images."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.capture import Layer, is_training, observe
+from fastcam.inputs import Inputs
 
 TargetLayer = nn.Module | str | Sequence[nn.Module | str] | None
 
@@ -26,14 +27,14 @@ _PASSIVE = (
 _found: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], tuple[str, list[int]]]] = weakref.WeakKeyDictionary()
 
 
-def resolve(model: nn.Module, target_layer: TargetLayer, images: Tensor) -> list[Layer]:
+def resolve(model: nn.Module, target_layer: TargetLayer, inputs: Inputs) -> list[Layer]:
     """The target layers with their names.
 
     Args:
         model: the module to explain.
         target_layer: a module of the model, its name, a list of either, or None for the last layer whose output
             has a spatial map (found once per model and image shape by running one image).
-        images: (N, ...) input.
+        inputs: what the model takes.
 
     Raises:
         ValueError: for a layer that the model does not have, an empty list, or none that has a spatial map.
@@ -41,7 +42,7 @@ def resolve(model: nn.Module, target_layer: TargetLayer, images: Tensor) -> list
     """
     _refuse_scripted(model)
     if target_layer is None:
-        return [_find(model, images)]
+        return [_find(model, inputs)]
     chosen = list(target_layer) if isinstance(target_layer, list | tuple) else [target_layer]
     if not chosen:
         raise ValueError("`target_layer` must name at least one layer, got an empty list")
@@ -53,9 +54,18 @@ def _refuse_scripted(module: nn.Module) -> None:
         raise TypeError("TorchScript modules cannot be hooked; explain the nn.Module that this one was made from")
 
 
+def named(model: nn.Module, name: str) -> Layer:
+    """The layer of that name.
+
+    Raises:
+        ValueError: where the model has none; the message names similar ones.
+    """
+    return Layer(name, _named(model, name))
+
+
 def _layer(model: nn.Module, item: Any) -> Layer:
     if isinstance(item, str):
-        return Layer(item, _named(model, item))
+        return named(model, item)
     if not isinstance(item, nn.Module):
         raise TypeError(f"`target_layer` must be a module, its name or a list of them, got {type(item).__name__}")
     _refuse_scripted(item)
@@ -77,20 +87,21 @@ def _named(model: nn.Module, name: str) -> nn.Module:
     return module
 
 
-def _find(model: nn.Module, images: Tensor) -> Layer:
+def _find(model: nn.Module, inputs: Inputs) -> Layer:
     known = _found.setdefault(model, {})
-    shape, modules = tuple(images.shape[1:]), [id(module) for module in model.modules()]
+    shape, modules = tuple(inputs.images.shape[1:]), [id(module) for module in model.modules()]
     if shape not in known or known[shape][1] != modules:
-        known[shape] = _last_spatial_layer(model, images if is_training(model) else images[:1]), modules
+        known[shape] = _last_spatial_layer(model, inputs if is_training(model) else inputs.first()), modules
     name = known[shape][0]
     return Layer(name, model.get_submodule(name))
 
 
-def _last_spatial_layer(model: nn.Module, images: Tensor) -> str:
+def _last_spatial_layer(model: nn.Module, inputs: Inputs) -> str:
     """The name of the module that finishes last among those returning (N, C, *S) with more than one position."""
+    images = inputs.images
     order = [
         (name, module, output)
-        for name, module, output in observe(model, images)
+        for name, module, output in observe(model, inputs.arguments)
         if name and not isinstance(module, _PASSIVE) and output.is_floating_point()
     ]
     # These two keep the channels behind the positions: what has the shape of their outputs is no map (N, C, *S).

@@ -1,6 +1,6 @@
 """From native maps to maps at the size of the input."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,6 +9,26 @@ from torch import Tensor
 from fastcam import ops
 
 Fusion = Literal["mean", "max"]
+
+_REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "max_abs": lambda x, axis: x.abs().amax(axis),
+    "sum_abs": lambda x, axis: x.abs().sum(axis),
+    "sum": lambda x, axis: x.sum(axis),
+    "mean": lambda x, axis: x.mean(axis),
+    "max": lambda x, axis: x.amax(axis),
+    "norm": lambda x, axis: x.norm(dim=axis),
+}
+
+
+def check_reduction(how: str) -> None:
+    """Refuses an unknown reduction over colour."""
+    if how not in _REDUCTIONS:
+        raise ValueError(f"`reduce` must be one of {', '.join(_REDUCTIONS)} or None, got {how!r}")
+
+
+def reduce_colour(attributions: Tensor, how: str, axes: int) -> Tensor:
+    """Attributions (N, [K,] C, *S) with so many axes in S as maps (N, [K,] *S)."""
+    return _REDUCTIONS[how](attributions, -axes - 1)
 
 
 def resize(maps: Tensor, size: Sequence[int], normalize: bool) -> Tensor:

@@ -1,14 +1,18 @@
 """Methods as data: a name, what the rule needs, and the rule."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-Need = Literal["activations", "gradients", "mean_pool_classifier", "max_pool_classifier"]
-Rule = Callable[..., Tensor]
+LayerNeed = Literal["activations", "gradients", "mean_pool_classifier", "max_pool_classifier", "ablated_scores"]
+InputNeed = Literal["images", "scores", "input_gradients", "guided_gradients", "deconvnet_gradients", "scorer"]
+Need = LayerNeed | InputNeed
+Returns = Literal["weights", "map", "attributions"]
+Reduction = Literal["max_abs", "sum_abs", "sum", "mean", "max", "norm"]  # over colour
+Rule = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -17,23 +21,31 @@ class Method:
 
     Attributes:
         name: registry name, as in ``fastcam.explain(..., method=name)``.
-        rule: function of what it needs. Positions are flat: ``activations`` (N, C, P) and ``gradients`` (N, C, P),
-            or (N, 1, C, P) and (N, K, C, P) for K targets; a classifier's rows are (N, C) or (N, K, C). It returns
-            weights, (..., C) or (..., C, P), or the map itself, (..., P), where ``returns`` is "map".
+        rule: function of what it needs; it returns what ``returns`` says, or a pair of that and a dict of details.
+            Where it needs no scorer and returns no attributions, positions are flat: ``activations`` (N, C, P) and
+            ``gradients`` (N, C, P), or (N, 1, C, P) and (N, K, C, P) for K targets. Otherwise they are (N, C, *s) and
+            (N, [K,] C, *s). A classifier's rows and the ablated scores are (N, [K,] C), ``images`` (N, [1,] C, *S), the
+            gradients with respect to them (N, [K,] C, *S); the scorer is :class:`fastcam.methods.protocol.Scorer`.
         needs: the names of the rule's positional arguments.
-        returns: "weights" (the engine reduces them with the activations) or "map".
+        returns: "weights", (..., C) or per position, that the engine reduces with the activations; "map", the map itself,
+            at the layer, or at the size of the images where no layer is needed; "attributions" of every input value,
+            (N, [K,] C, *S), whose reduction over colour is the map.
         relu: whether the definition ends in a ReLU; ``explain(relu=...)`` overrides it.
         fused: an op that does rule and reduction in one pass, or None.
         paper: where the method is defined.
+        cost: forward passes for one image, a backward pass through all of the network counted as one, in words.
+        reduce: how attributions become a map; ``explain(reduce=...)`` overrides it.
     """
 
     name: str
     rule: Rule
     needs: tuple[Need, ...]
-    returns: Literal["weights", "map"]
+    returns: Returns
     relu: bool
     fused: Callable[..., Tensor] | None
     paper: str
+    cost: str
+    reduce: Reduction
 
     @property
     def summary(self) -> str:
@@ -46,6 +58,26 @@ class Method:
         parameters = inspect.signature(self.rule).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
+    def all_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with their defaults, and those of the method inside where ``given`` or the default names one."""
+        inner = given.get("inner", self.options.get("inner"))
+        return self.options if "inner" not in self.options else get_method(inner).options | self.options
+
+    def reduction(self, given: Mapping[str, Any]) -> Reduction:
+        """How attributions become a map: as those of the method inside, where there is one."""
+        inner = given.get("inner", self.options.get("inner"))
+        return self.reduce if "inner" not in self.options else get_method(inner).reduce
+
+    @property
+    def has_layer(self) -> bool:
+        """Whether the method looks at a layer inside the network; without one it attributes to the input alone."""
+        return any(need in get_args(LayerNeed) for need in self.needs)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the rule gets its positions flat."""
+        return self.has_layer and "scorer" not in self.needs and self.returns != "attributions"
+
 
 _methods: dict[str, Method] = {}
 
@@ -55,9 +87,11 @@ def method(
     *,
     needs: tuple[Need, ...],
     paper: str,
-    returns: Literal["weights", "map"] = "weights",
+    returns: Returns = "weights",
     relu: bool = True,
     fused: Callable[..., Tensor] | None = None,
+    cost: str = "1",
+    reduce: Reduction = "sum",
 ) -> Callable[[Rule], Rule]:
     """Registers the decorated rule under ``name``; the arguments are those of :class:`Method`.
 
@@ -68,7 +102,7 @@ def method(
     def register(rule: Rule) -> Rule:
         if name in _methods:
             raise ValueError(f"a method named {name!r} is registered already")
-        _methods[name] = Method(name, rule, needs, returns, relu, fused, paper)
+        _methods[name] = Method(name, rule, needs, returns, relu, fused, paper, cost, reduce)
         return rule
 
     return register

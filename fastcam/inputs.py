@@ -1,0 +1,55 @@
+"""What goes into a model: the images to explain, and what else it takes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The positional arguments of a model.
+
+    Attributes:
+        images: (N, C, *S) floating point, the argument that is explained.
+        others: the remaining arguments, held as they are; tensors with N rows belong to the images row by row.
+    """
+
+    images: Tensor
+    others: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, given: Any) -> "Inputs":
+        """From what a user gives: a tensor, or a tuple of the model's arguments with the images first.
+
+        Raises:
+            TypeError, ValueError: where the images are not a floating point tensor (N, C, ...).
+        """
+        if isinstance(given, tuple | list) and len(given) == 0:
+            raise ValueError("`images` must be a tensor or a tuple that begins with one, got an empty tuple")
+        images, *others = given if isinstance(given, tuple | list) else (given,)
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"`images` must be a floating point tensor (N, C, ...), got {kind}")
+        if images.dim() < 3 or len(images) == 0:
+            raise ValueError(f"`images` must have shape (N, C, ...) with at least one image, got {tuple(images.shape)}")
+        return cls(images, tuple(others))
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The model's positional arguments."""
+        return (self.images, *self.others)
+
+    def with_copies(self, copies: Tensor, rows: Tensor) -> "Inputs":
+        """The same arguments for copies (M, C, *S) of the images, each of the image that ``rows`` (M,) names."""
+        return Inputs(copies, tuple(self._row_by_row(other, rows) for other in self.others))
+
+    def first(self) -> "Inputs":
+        """The first image alone."""
+        return self.with_copies(self.images[:1], torch.zeros(1, dtype=torch.int64))
+
+    def _row_by_row(self, other: Any, rows: Tensor) -> Any:
+        if isinstance(other, Tensor) and other.dim() > 0 and len(other) == len(self.images):
+            return other[rows.to(other.device)]
+        return other

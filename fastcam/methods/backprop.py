@@ -1,0 +1,77 @@
+"""Gradients through the whole network, down to the pixels."""
+
+from torch import Tensor
+
+from fastcam import ops
+from fastcam.registry import method
+
+
+@method(
+    "saliency",
+    needs=("input_gradients",),
+    returns="attributions",
+    relu=False,
+    reduce="max_abs",
+    cost="2",
+    paper="arXiv:1312.6034",
+)
+def saliency(input_gradients: Tensor) -> Tensor:
+    """Saliency: the gradient of the score with respect to every pixel."""
+    return input_gradients
+
+
+@method(
+    "input_x_gradient",
+    needs=("images", "input_gradients"),
+    returns="attributions",
+    relu=False,
+    cost="2",
+    paper="arXiv:1605.01713",
+)
+def input_x_gradient(images: Tensor, input_gradients: Tensor) -> Tensor:
+    """Input x Gradient: every pixel times its gradient, its first-order share of the score."""
+    return images * input_gradients
+
+
+@method(
+    "deconvnet",
+    needs=("deconvnet_gradients",),
+    returns="attributions",
+    relu=False,
+    reduce="max_abs",
+    cost="2",
+    paper="arXiv:1311.2901",
+)
+def deconvnet(deconvnet_gradients: Tensor) -> Tensor:
+    """Deconvnet: back through the network, rectifying what comes back instead of what went forth."""
+    return deconvnet_gradients
+
+
+@method(
+    "guided_backprop",
+    needs=("guided_gradients",),
+    returns="attributions",
+    relu=False,
+    reduce="max_abs",
+    cost="2",
+    paper="arXiv:1412.6806",
+)
+def guided_backprop(guided_gradients: Tensor) -> Tensor:
+    """Guided backpropagation: back through positive activations with positive gradients only."""
+    return guided_gradients
+
+
+@method(
+    "guided_grad_cam",
+    needs=("activations", "gradients", "guided_gradients"),
+    returns="attributions",
+    relu=False,
+    reduce="max_abs",
+    cost="2",
+    paper="arXiv:1610.02391",
+)
+def guided_grad_cam(activations: Tensor, gradients: Tensor, guided_gradients: Tensor) -> Tensor:
+    """Guided Grad-CAM: guided backpropagation where Grad-CAM is positive, from one forward pass."""
+    size = guided_gradients.shape[gradients.dim() - activations.dim() + 2 :]
+    cam = ops.upsample_normalize(ops.grad_cam(activations, gradients), size, normalize=False)
+    return cam.unsqueeze(-len(size) - 1) * guided_gradients

@@ -1,0 +1,83 @@
+"""Other rules for the backward pass through rectifiers: guided backpropagation and the deconvolutional network.
+
+The rules act on the nodes of one recorded graph. Modules, functions and in-place operations leave the same nodes, the
+model is not touched, another thread has another graph, and the rules go with the graph they were put on.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+ReluRule = Literal["guided", "deconvnet"]
+Slopes = tuple[Tensor | None, ...]
+
+# What cuts at zero, by the name of its node and of the bound that the node saved (None: it has none, zero is meant).
+_CUTS = {
+    "ReluBackward0": None,
+    "HardtanhBackward0": "_saved_min_val",
+    "ThresholdBackward0": "_saved_threshold",
+    "ClampBackward1": "_saved_min",
+    "ClampMinBackward0": "_saved_min",
+}
+_SMOOTH = ("SiluBackward0", "GeluBackward0")  # their output has the sign of their input
+
+
+@contextlib.contextmanager
+def relu_rule(scores: Tensor, rule: ReluRule) -> Iterator[None]:
+    """Within the context, backward passes from ``scores`` follow the rule at every rectifier.
+
+    With f the rectifier's output, R the gradient that arrives at it and f' its slope:
+
+    - "guided" (Springenberg et al. 2015, arXiv:1412.6806): (f > 0) (R > 0) f' R;
+    - "deconvnet" (Zeiler and Fergus 2014, arXiv:1311.2901): (R > 0) R.
+
+    ReLU, ReLU6 (f' = 1 between its bounds), SiLU and GELU count as rectifiers; other activations keep their derivative.
+    """
+    rectifiers = [node for node in _nodes(scores) if _cuts_at_zero(node) or node.name() in _SMOOTH]
+    handles = [node.register_hook(_hook(node, rule)) for node in rectifiers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(node: Any, rule: ReluRule) -> Callable[[Slopes, Slopes], Slopes]:
+    if rule == "deconvnet":
+        return lambda after, before: (*map(_positive, before[:1]), *after[1:])
+    if node.name() not in _SMOOTH:  # what leaves is R where f > 0 and 0 elsewhere
+        return lambda after, before: (*map(_positive, after[:1]), *after[1:])
+
+    def guided(after: Slopes, before: Slopes) -> Slopes:
+        slope = _positive(after[0])
+        return (None if slope is None else torch.where(node._saved_self > 0, slope, 0), *after[1:])
+
+    return guided
+
+
+def _cuts_at_zero(node: Any) -> bool:
+    if node.name() not in _CUTS:
+        return False
+    bound = _CUTS[node.name()]
+    return bound is None or getattr(node, bound) == 0
+
+
+def _positive(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.clamp(min=0)
+
+
+def _nodes(scores: Tensor) -> Iterator[Any]:
+    """Every node of the graph behind the scores."""
+    pending, seen = [scores.grad_fn], {scores.grad_fn}
+    while pending:
+        node = pending.pop()
+        if node is None:
+            continue
+        yield node
+        for following, _ in node.next_functions:
+            if following not in seen:
+                seen.add(following)
+                pending.append(following)

@@ -1,0 +1,171 @@
+"""Runs the part of a model behind a layer again and again, without the part in front of it."""
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map, tree_map_only
+
+from fastcam import capture
+from fastcam.batching import Block
+from fastcam.inputs import Inputs
+
+# Functions that read values: what they said while recording is said again.
+_READERS = {"item", "tolist", "numpy", "equal", "allclose", "__bool__", "__int__", "__float__", "__index__"}
+
+
+class NotResumableError(RuntimeError):
+    """The model cannot be run from this layer on."""
+
+
+@dataclass
+class _Result:
+    """A tensor that the front made: its shape, and itself where the model still holds it behind the layer."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    alive: Callable[[], Tensor | None]
+
+    def of_copies(self, block: Block, images: int) -> Tensor:
+        """The tensor for a block of copies: rows repeated, or where nothing can read it any more, its shape alone."""
+        tensor, per_image = self.alive(), self.shape[0] // images if self.shape else 0
+        if per_image == 0 or self.shape[0] % images:  # no axis of images
+            return tensor if tensor is not None else torch.empty((), dtype=self.dtype, device=self.device).expand(self.shape)
+        if tensor is None:
+            shape = (len(block) * per_image, *self.shape[1:])
+            return torch.empty((), dtype=self.dtype, device=self.device).expand(shape)
+        rows = tensor.unflatten(0, (images, per_image))[block.place[0]].unsqueeze(1)
+        return rows.expand(-1, len(block.variants), *rows.shape[2:]).flatten(0, 2)
+
+
+class Resumed:
+    """The part of a model behind a layer.
+
+    The front runs once and every call of a function of torch in it is noted. To resume, the model runs again, each
+    noted call answers from the notes, and at the layer the given activations take the place of what it returns. What
+    the front computed and the rest still uses, a skip connection around the layer for one, is kept.
+
+    Args:
+        forward: runs the model.
+        inputs: N images and what else the model takes.
+        layer: where to begin.
+        element: which element of the layer's tuple or dict is exchanged.
+
+    Attributes:
+        entering: the first argument of the layer, for the images.
+        leaving: what the layer returned for them.
+
+    Raises:
+        RuntimeError: where the layer is not reached.
+    """
+
+    entering: Any
+    leaving: Any
+
+    def __init__(
+        self, forward: Callable[[Inputs], Any], inputs: Inputs, layer: capture.Layer, element: capture.Element = None
+    ) -> None:
+        self.forward, self.inputs, self.layer, self.element = forward, inputs, layer, element
+        recorder = _Recorder()
+
+        def stop(arguments: Any, output: Any) -> None:
+            self.entering, self.leaving = arguments[0] if arguments else None, output
+            recorder.keep()
+            raise _Reached
+
+        with contextlib.suppress(_Reached):
+            self._run(inputs, recorder, stop)
+            raise RuntimeError(f"target layer {layer.name!r} was not reached in the forward pass")
+        self.calls = recorder.calls
+
+    def __call__(self, activations: Tensor, block: Block) -> Any:
+        """The model's output for what the layer is to have returned for a block of copies, (M, ...).
+
+        Raises:
+            NotResumableError: where the model ran differently this time.
+        """
+        player = _Player(self.calls, block, len(self.inputs.images))
+        images = self.inputs.images[:1].expand(len(block), *self.inputs.images.shape[1:])  # only the shape counts
+        return self._run(
+            self.inputs.with_copies(images, block.rows),
+            player,
+            lambda arguments, output: capture.exchange(output, self.element, activations),
+        )
+
+    def _run(self, inputs: Inputs, mode: TorchFunctionMode, at_layer: Callable[[Any, Any], Any]) -> Any:
+        thread, reached = threading.get_ident(), False
+        with contextlib.ExitStack() as stack:
+
+            def go_on(module: nn.Module, arguments: Any, output: Any) -> Any:
+                nonlocal reached
+                if threading.get_ident() != thread or reached:
+                    return None
+                reached = True
+                stack.close()  # what follows is computed again
+                return at_layer(arguments, output)
+
+            handle = self.layer.module.register_forward_hook(go_on)
+            try:
+                stack.enter_context(mode)
+                return self.forward(inputs)
+            finally:
+                handle.remove()
+
+
+class _Reached(BaseException):  # noqa: N818 - no error: the front has run; not to be caught by a model
+    pass
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes what every function returned, without keeping it alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, Any]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        note = tree_map_only(Tensor, lambda t: _Result(t.shape, t.dtype, t.device, weakref.ref(t)), output)
+        self.calls.append((func.__name__, note))
+        return output
+
+    def keep(self) -> None:
+        """Keeps what the model still holds at this moment."""
+        for _, note in self.calls:
+            tree_map_only(_Result, _keep, note)
+
+
+def _keep(result: _Result) -> _Result:
+    tensor = result.alive()
+    result.alive = lambda: tensor
+    return result
+
+
+class _Player(TorchFunctionMode):
+    """Answers every function from the notes."""
+
+    def __init__(self, calls: list[tuple[str, Any]], block: Block, images: int) -> None:
+        super().__init__()
+        self.calls, self.block, self.images = iter(calls), block, images
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, note = next(self.calls, ("nothing", None))
+        if name != func.__name__:
+            raise NotResumableError(f"the model called {func.__name__} where it called {name} before")
+        has_tensors = False
+
+        def tensor(result: Any) -> Any:
+            nonlocal has_tensors
+            has_tensors |= isinstance(result, _Result)
+            return result.of_copies(self.block, self.images) if isinstance(result, _Result) else result
+
+        answer = tree_map(tensor, note)
+        # Shapes and the like are those of the copies.
+        return answer if has_tensors or name in _READERS else func(*args, **(kwargs or {}))

@@ -1,0 +1,142 @@
+"""Scores of classifiers and regressors beyond the logit."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastcam.targets.binding import Bound, Logit, Score, class_indices, class_scores
+
+
+class Probability(Logit):
+    """Softmax probability of a class; the argument is that of :class:`Logit`."""
+
+    def bind(self, output: Any, count: int) -> Bound:
+        """Finds the classes of every image."""
+        bound = super().bind(output, count)
+        return Bound(bound.function, bound.classes)
+
+    def scale(self, logits: Tensor) -> Tensor:
+        """Softmax over the classes."""
+        return logits.softmax(1)
+
+
+class LogProbability(Probability):
+    """Logarithm of the softmax probability of a class; the argument is that of :class:`Logit`."""
+
+    def scale(self, logits: Tensor) -> Tensor:
+        """Log-softmax over the classes."""
+        return logits.log_softmax(1)
+
+
+class Difference(Score):
+    """Logit of one class less that of another: why this and not that.
+
+    Args:
+        first: as in :class:`Logit`.
+        second: likewise; None for the highest class that is not the first.
+    """
+
+    def __init__(self, first: Any = None, second: Any = None) -> None:
+        self.first, self.second = first, second
+
+    def bind(self, output: Any, count: int) -> Bound:
+        """Finds both classes of every image."""
+        first = class_indices(output, self.first, count)
+        second = self._runner_up(output, first) if self.second is None else class_indices(output, self.second, count)
+        if first.shape != second.shape:
+            raise ValueError(
+                f"`second` must have as many classes as `first`, {tuple(first.shape)}, got {tuple(second.shape)}"
+            )
+
+        def difference(out: Any, rows: Tensor) -> Tensor:
+            logits = class_scores(out, len(rows))
+            return Logit.pick(logits, first, rows) - Logit.pick(logits, second, rows)
+
+        return Bound(difference, first)
+
+    @staticmethod
+    def _runner_up(output: Any, first: Tensor) -> Tensor:
+        logits = class_scores(output, len(output)).detach()
+        if logits.shape[1] < 2:
+            raise ValueError("a difference of classes needs an output of at least two classes, got one")
+        highest = logits.topk(2, 1).indices  # (N, 2)
+        highest = highest.reshape(len(first), *([1] * (first.dim() - 1)), 2).expand(*first.shape, 2)
+        return highest[..., 1].where(highest[..., 0] == first, highest[..., 0])
+
+
+class Binary(Score):
+    """The one output of a two-class model, (N,) or (N, 1).
+
+    Args:
+        positive: True explains the positive class, y; False the negative one, -y; None what the model says.
+        probability: the sigmoid of it.
+    """
+
+    def __init__(self, positive: bool | None = True, *, probability: bool = False) -> None:
+        self.positive, self.probability = positive, probability
+
+    def bind(self, output: Any, count: int) -> Bound:
+        """Finds the sign for every image."""
+        logits = class_scores(output, count)
+        if logits.shape[1] != 1:
+            raise ValueError(f"a binary score needs an output of shape (N,) or (N, 1), got {tuple(output.shape)}")
+        if self.positive is None:
+            signs = (logits.detach()[:, 0] >= 0) * 2.0 - 1.0
+        else:
+            signs = logits.new_full((count,), 1.0 if self.positive else -1.0)
+
+        def signed(out: Any, rows: Tensor) -> Tensor:
+            values = class_scores(out, len(rows))[:, 0] * signs[rows.to(signs.device)].to(out.dtype)
+            return values.sigmoid() if self.probability else values
+
+        return Bound(signed)
+
+
+class Regression(Score):
+    """One of the numbers a regressor returns, (N,) or (N, D).
+
+    Args:
+        index: which of the D.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
+
+    def bind(self, output: Any, count: int) -> Bound:
+        """Checks that there is such a number."""
+        values = class_scores(output, count)
+        if not -values.shape[1] <= self.index < values.shape[1]:
+            raise ValueError(f"`index` must lie in [0, {values.shape[1]}), got {self.index}")
+        return Bound(lambda out, rows: class_scores(out, len(rows))[:, self.index])
+
+
+class Similarity(Score):
+    """How near an embedding (N, D) is to a reference.
+
+    Args:
+        reference: (D,) or one per image, (N, D).
+        metric: "cosine" or "dot".
+    """
+
+    def __init__(self, reference: Tensor, metric: str = "cosine") -> None:
+        if metric not in ("cosine", "dot"):
+            raise ValueError(f'`metric` must be "cosine" or "dot", got {metric!r}')
+        self.reference, self.metric = reference, metric
+
+    def bind(self, output: Any, count: int) -> Bound:
+        """Checks that the embedding has the reference's length."""
+        embeddings = class_scores(output, count)
+        fits = self.reference.dim() == 1 or (self.reference.dim() == 2 and len(self.reference) == count)
+        if not fits or self.reference.shape[-1] != embeddings.shape[1]:
+            raise ValueError(
+                f"`reference` must have shape ({embeddings.shape[1]},) or ({count}, {embeddings.shape[1]}), "
+                f"got {tuple(self.reference.shape)}"
+            )
+        references = self.reference.detach().to(embeddings).expand(count, -1)
+
+        def similarity(out: Tensor, rows: Tensor) -> Tensor:
+            wanted = references[rows.to(references.device)]
+            return F.cosine_similarity(out, wanted) if self.metric == "cosine" else (out * wanted).sum(1)
+
+        return Bound(similarity)

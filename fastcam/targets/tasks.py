@@ -1,0 +1,157 @@
+"""Scores of segmentation and detection models, and of neurons inside a network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fastcam.targets.binding import Bound, Score
+
+
+class Segmentation(Score):
+    """Sum of a class's logits over a region.
+
+    The output has shape (N, classes, *S).
+
+    Args:
+        label: the class.
+        mask: (*S), or (N, *S) for a region per image, bool or weights; None for where the class is the highest.
+    """
+
+    def __init__(self, label: int, mask: Tensor | None = None) -> None:
+        self.label, self.mask = label, mask
+
+    def bind(self, output: Any, count: int) -> Bound:
+        """Finds the region of every image."""
+        if not isinstance(output, Tensor) or output.dim() < 3 or len(output) != count:
+            raise ValueError(f"a segmentation score needs an output (N, classes, ...), got {_describe(output)}")
+        if not 0 <= self.label < output.shape[1]:
+            raise ValueError(f"`label` must lie in [0, {output.shape[1]}), got {self.label}")
+        masks = output.detach().argmax(1) == self.label if self.mask is None else self.mask.to(output.device)
+        size = tuple(output.shape[2:])
+        if tuple(masks.shape) not in (size, (count, *size)):
+            raise ValueError(f"`mask` must have shape {size} or {(count, *size)}, got {tuple(masks.shape)}")
+        masks = masks.expand(count, *size)
+
+        def total(out: Tensor, rows: Tensor) -> Tensor:
+            return (out[:, self.label] * masks[rows.to(masks.device)]).flatten(1).sum(1)
+
+        return Bound(total)
+
+
+class Box(Score):
+    """Class score of a detected box: of the detection with this label that overlaps the box most.
+
+    The output is a list of one dict an image with ``boxes`` (D, 4), ``labels`` (D,) and ``scores`` (D,), as torchvision's
+    detectors return it. The score is 0 where no detection overlaps by at least ``iou``.
+
+    Args:
+        label: the class.
+        box: (4,) or, one per image, (N, 4): x1, y1, x2, y2 in pixels of the input.
+        iou: smallest intersection over union that counts as the same object.
+    """
+
+    def __init__(self, label: int, box: Sequence[float] | Tensor, iou: float = 0.5) -> None:
+        self.label, self.iou = label, iou
+        self.box = torch.as_tensor(box, dtype=torch.float32)
+
+    def bind(self, output: Any, count: int) -> Bound:
+        """Checks the form of the output."""
+        if not isinstance(output, Sequence) or not all(isinstance(each, Mapping) for each in output):
+            raise TypeError(f"a box score needs a list of dicts, one an image, got {_describe(output)}")
+        if tuple(self.box.shape) not in ((4,), (count, 4)):
+            raise ValueError(f"`box` must have shape (4,) or ({count}, 4), got {tuple(self.box.shape)}")
+        boxes = self.box.expand(count, 4)
+        return Bound(
+            lambda out, rows: torch.stack([self._best(out[i], boxes[row]) for i, row in enumerate(rows.tolist())])
+        )
+
+    def _best(self, detections: Mapping[str, Tensor], box: Tensor) -> Tensor:
+        boxes, scores = detections["boxes"], detections["scores"]
+        overlaps = intersection_over_union(boxes.detach(), box.to(boxes))
+        overlaps = overlaps.where(detections["labels"] == self.label, 0)
+        if len(overlaps) == 0 or overlaps.max() < self.iou:
+            return scores.sum() * 0  # still a function of the images, with a gradient of zero
+        return scores[overlaps.argmax()]
+
+
+def intersection_over_union(boxes: Tensor, box: Tensor) -> Tensor:
+    """(D,): the overlap of boxes (D, 4) with one box (4,), each x1, y1, x2, y2."""
+    corner = torch.minimum(boxes[:, 2:], box[2:]) - torch.maximum(boxes[:, :2], box[:2])
+    shared = corner.clamp(min=0).prod(1)
+    union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - shared
+    return shared / union
+
+
+class Anchors(Score):
+    """Highest score of a class over all candidate boxes, before non-maximum suppression: differentiable everywhere.
+
+    Args:
+        label: position of the class along ``axis``; where coordinates stand before the classes, count them in.
+        axis: the axis of the output (N, ...) that holds the classes; all others are candidates.
+    """
+
+    def __init__(self, label: int, axis: int = -1) -> None:
+        self.label, self.axis = label, axis
+
+    def bind(self, output: Any, count: int) -> Bound:
+        """Checks that the output has such a class."""
+        if not isinstance(output, Tensor) or output.dim() < 3 or len(output) != count:
+            raise ValueError(f"a score over candidate boxes needs an output (N, ..., ...), got {_describe(output)}")
+        if self.axis % output.dim() == 0 or not 0 <= self.label < output.shape[self.axis]:
+            raise ValueError(
+                f"`label` must lie in [0, size of the axis) with `axis` not 0 for an output {tuple(output.shape)}, "
+                f"got label {self.label}, axis {self.axis}"
+            )
+        return Bound(lambda out, rows: out.select(self.axis, self.label).flatten(1).amax(1))
+
+
+class Neuron(Score):
+    """One neuron, one channel or all of a layer inside the network: what Zeiler and Fergus look at.
+
+    Args:
+        layer: the layer's name in the model.
+        channel: index, or None for all channels.
+        position: "max" for the strongest position of every image (fixed on the image as it is), "sum" for the total
+            activation, or the coordinates.
+    """
+
+    def __init__(
+        self, layer: str, channel: int | None = None, position: Literal["max", "sum"] | Sequence[int] = "max"
+    ) -> None:
+        if isinstance(position, str) and position not in ("max", "sum"):
+            raise ValueError(f'`position` must be "max", "sum" or coordinates, got {position!r}')
+        self.layer: str = layer
+        self.channel, self.position = channel, position
+
+    def bind(self, output: Any, count: int) -> Bound:
+        """Finds the strongest position of every image."""
+        if not isinstance(output, Tensor) or output.dim() < 2 or len(output) != count:
+            raise ValueError(f"layer {self.layer!r} must return (N, C, ...) to be scored, got {_describe(output)}")
+        if self.channel is not None and not 0 <= self.channel < output.shape[1]:
+            raise ValueError(f"`channel` must lie in [0, {output.shape[1]}), got {self.channel}")
+        if self.position == "sum":
+            return Bound(lambda out, rows: self._channel(out).flatten(1).sum(1))
+        where = self._positions(self._channel(output.detach()))
+        return Bound(lambda out, rows: self._channel(out).flatten(1).gather(1, where[rows.to(where.device)])[:, 0])
+
+    def _channel(self, output: Tensor) -> Tensor:
+        return output if self.channel is None else output[:, self.channel]
+
+    def _positions(self, values: Tensor) -> Tensor:
+        """(N, 1): flat positions in values (N, ...)."""
+        if self.position == "max":
+            return values.flatten(1).argmax(1, keepdim=True)
+        size = values.shape[1:]
+        coordinates = tuple(self.position)
+        if len(coordinates) != len(size) or any(not 0 <= c < s for c, s in zip(coordinates, size, strict=False)):
+            raise ValueError(f"`position` must be coordinates in {tuple(size)}, got {coordinates}")
+        flat = 0
+        for coordinate, length in zip(coordinates, size, strict=True):
+            flat = flat * length + int(coordinate)
+        return torch.full((len(values), 1), flat, device=values.device)
+
+
+def _describe(output: Any) -> str:
+    return f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
