@@ -7,6 +7,14 @@ import torch
 from torch import Tensor
 
 
+def _recordable(argument: Any) -> Any:
+    """A copy of what autograd may not record: tensors made in inference mode."""
+    if not isinstance(argument, Tensor) or not argument.is_inference():
+        return argument
+    with torch.inference_mode(False):
+        return argument.clone()
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The positional arguments of a model.
@@ -26,9 +34,9 @@ class Inputs:
         Raises:
             TypeError, ValueError: where the images are not a floating point tensor (N, C, ...).
         """
-        if isinstance(given, tuple | list) and len(given) == 0:
+        if isinstance(given, tuple) and not given:
             raise ValueError("`images` must be a tensor or a tuple that begins with one, got an empty tuple")
-        images, *others = given if isinstance(given, tuple | list) else (given,)
+        images, *others = map(_recordable, given if isinstance(given, tuple) else (given,))
         if not isinstance(images, Tensor) or not images.is_floating_point():
             kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
             raise TypeError(f"`images` must be a floating point tensor (N, C, ...), got {kind}")

@@ -37,7 +37,11 @@ class _Result:
         """The tensor for a block of copies: rows repeated, or where nothing can read it any more, its shape alone."""
         tensor, per_image = self.alive(), self.shape[0] // images if self.shape else 0
         if per_image == 0 or self.shape[0] % images:  # no axis of images
-            return tensor if tensor is not None else torch.empty((), dtype=self.dtype, device=self.device).expand(self.shape)
+            return (
+                tensor
+                if tensor is not None
+                else torch.empty((), dtype=self.dtype, device=self.device).expand(self.shape)
+            )
         if tensor is None:
             shape = (len(block) * per_image, *self.shape[1:])
             return torch.empty((), dtype=self.dtype, device=self.device).expand(shape)
@@ -119,8 +123,8 @@ class Resumed:
                 handle.remove()
 
 
-class _Reached(BaseException):  # noqa: N818 - no error: the front has run; not to be caught by a model
-    pass
+class _Reached(BaseException):
+    """The front has run: no error, and not to be caught by a model."""
 
 
 class _Recorder(TorchFunctionMode):
