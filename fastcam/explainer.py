@@ -131,15 +131,16 @@ class Explainer:
             ValueError, TypeError, RuntimeError: with a sentence that says what was expected and what came.
         """
         inputs = Inputs.of(images)
+        given = inputs.images
         _warn_of_training(self.model)
         needs = {need for each in self.methods for need in each.needs}
         has_layer = any(each.has_layer for each in self.methods)
         chosen = layers.resolve(self.model, self.target_layer, inputs) if has_layer else []
-        run = self._run(inputs, chosen, needs, target)
+        run = self._first_pass(inputs, chosen, needs, target)
         with torch.inference_mode(False), torch.enable_grad():
             shared, gathered = evidence.gather(run, needs, self.reshape_transform)
         with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
-            return self._explanations(run, shared, gathered, inputs.images)
+            return self._explanations(run, shared, gathered, given)
 
     def __enter__(self) -> Self:
         """The explainer itself."""
@@ -149,6 +150,18 @@ class Explainer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Nothing to undo: between calls nothing is attached to the model."""
+
+    def _first_pass(
+        self, inputs: Inputs, chosen: Sequence[capture.Layer], needs: Set[str], target: targets.Target
+    ) -> evidence.Run:
+        """The first pass, in the memory layout that all copies of the images will have."""
+        fast = inputs.in_fast_layout() if "scorer" in needs else inputs
+        try:
+            return self._run(fast, chosen, needs, target)
+        except RuntimeError as error:
+            if fast is inputs or "view size is not compatible" not in str(error):
+                raise
+        return self._run(inputs, chosen, needs, target)  # the model takes views that need the usual layout
 
     def _run(
         self, inputs: Inputs, chosen: Sequence[capture.Layer], needs: Set[str], target: targets.Target

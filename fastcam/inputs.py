@@ -49,6 +49,13 @@ class Inputs:
         """The model's positional arguments."""
         return (self.images, *self.others)
 
+    def in_fast_layout(self) -> "Inputs":
+        """The same with the channels of pictures side by side in memory: convolutions on a processor like it better."""
+        images = self.images
+        if images.dim() != 4 or images.device.type != "cpu":
+            return self
+        return Inputs(images.contiguous(memory_format=torch.channels_last), self.others)
+
     def with_copies(self, copies: Tensor, rows: Tensor) -> "Inputs":
         """The same arguments for copies (M, C, *S) of the images, each of the image that ``rows`` (M,) names."""
         return Inputs(copies, tuple(self._row_by_row(other, rows) for other in self.others))
