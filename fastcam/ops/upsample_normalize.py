@@ -64,12 +64,17 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (maps,) = ctx.saved_tensors
+    return gradient_of_maps(grad, maps, ctx.size, ctx.normalize), None, None
+
+
+def gradient_of_maps(grad: Tensor, maps: Tensor, size: Sequence[int], normalize: bool) -> Tensor:
+    """The gradient with respect to maps (..., h, w), from that of the resampled ones (..., *size)."""
     dtype = reference.accumulation_dtype(maps.dtype)
     grad = grad.to(dtype)
-    if ctx.normalize:
-        grad = _through_min_max(grad, torch.ops.fastcam.upsample_normalize(maps.to(dtype), ctx.size, False))
-    y, x = (_resampling(maps.shape[axis], ctx.size[axis], grad) for axis in (-2, -1))
-    return (y.mT @ grad @ x).to(maps.dtype), None, None
+    if normalize:
+        grad = _through_min_max(grad, torch.ops.fastcam.upsample_normalize(maps.to(dtype), size, False))
+    y, x = (_resampling(maps.shape[axis], size[axis], grad) for axis in (-2, -1))
+    return (y.mT @ grad @ x).to(maps.dtype)
 
 
 def _resampling(source: int, size: int, like: Tensor) -> Tensor:
