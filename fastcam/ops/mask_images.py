@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastcam.ops import reference
 from fastcam.ops._register import call, check_same, check_tensor, register, shape_text
-from fastcam.ops.upsample_normalize import gradient_of_maps, upsample_normalize
+from fastcam.ops.upsample_normalize import gradient_of_maps, upsample_volumes
 
 
 def mask_images(images: Tensor, maps: Tensor, normalize: bool = True) -> Tensor:
@@ -57,7 +57,7 @@ def _mask_volumes(images: Tensor, maps: Tensor, normalize: bool) -> Tensor:
     if 0 in images.shape:
         return reference.new_copies(images, maps.shape[1])
     wide = maps.to(reference.accumulation_dtype(images.dtype))
-    return reference.masked_copies(images, upsample_normalize(wide, images.shape[2:], normalize))
+    return reference.masked_copies(images, upsample_volumes(wide, images.shape[2:], normalize))
 
 
 def _fake(images: Tensor, maps: Tensor, normalize: bool = True) -> Tensor:
