@@ -69,13 +69,15 @@ FASTCAM_INLINE MinMax<Acc> min_max_of(const T* map, const Resampling<Acc>& by, c
   if (!all_finite(map, by.height * by.width)) {
     return {std::numeric_limits<Acc>::quiet_NaN(), std::numeric_limits<Acc>::quiet_NaN()};
   }
-  Acc low = std::numeric_limits<Acc>::infinity(), high = -low;
+  Acc low = 0, high = 0;
+  bool first = true;
   for (const int64_t i : by.y.ends) {
     const Acc *lower = rows + by.y.lower[i] * by.columns, *upper = rows + by.y.upper[i] * by.columns;
     for (const int64_t j : by.x.ends) {
       const Acc value = mix(lower[j], upper[j], by.y.fraction[i]);
-      low = value < low ? value : low;
-      high = value > high ? value : high;
+      low = first || value < low ? value : low;
+      high = first || value > high ? value : high;
+      first = false;
     }
   }
   return {low, high};
