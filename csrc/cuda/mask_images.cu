@@ -14,8 +14,7 @@ FASTCAM_DEVICE void mask_pack(const T* line, const Acc (&mask)[kSize], T* out, i
   store_pack(out, pack, left, aligned);
 }
 
-// A thread keeps its place in a line (one pack) and goes down the lines of a strip; a line is that of every plane in
-// turn.
+// A thread keeps its place in a line (one pack) and goes down the lines of a strip, each line in every plane.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
     mask_planes(const T* __restrict__ images, const accumulator_t<T>* __restrict__ maps,
