@@ -155,7 +155,8 @@ class Explainer:
         self, inputs: Inputs, chosen: Sequence[capture.Layer], needs: Set[str], target: targets.Target
     ) -> evidence.Run:
         """The first pass, in the memory layout that all copies of the images will have."""
-        fast = inputs.in_fast_layout() if "scorer" in needs else inputs
+        with torch.inference_mode(False):
+            fast = inputs.in_fast_layout() if "scorer" in needs else inputs
         try:
             return self._run(fast, chosen, needs, target)
         except RuntimeError as error:
