@@ -13,14 +13,15 @@ from torch import Tensor
 
 import fastcam
 from fastcam import doctor as diagnosis
-from fastcam import models, photographs, render
+from fastcam import models, photographs, render, targets
 from fastcam.pictures import Preprocessing
+from fastcam.progress import Report
 
 try:
     import typer
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
     from rich.table import Table
 except ImportError:
     sys.exit('fastcam: the command line needs typer and rich: pip install "fastcam[cli]"')
@@ -47,6 +48,19 @@ class Reshape(StrEnum):
     swin = "swin"
 
 
+class Score(StrEnum):
+    """What is explained of a class."""
+
+    logit = "logit"
+    probability = "probability"
+    log_probability = "log-probability"
+
+
+_SCORES = {
+    Score.logit: targets.Logit,
+    Score.probability: targets.Probability,
+    Score.log_probability: targets.LogProbability,
+}
 _RESHAPES: dict[Reshape, Callable[[Tensor], Tensor]] = {
     Reshape.vit: fastcam.vit_reshape,
     Reshape.swin: fastcam.swin_reshape,
@@ -82,6 +96,11 @@ def explain(
         list[str] | None,
         typer.Option(help="Class index, class name, or top3 for the highest 3; repeatable.", show_default="top1"),
     ] = None,
+    score: Annotated[Score, typer.Option(help="What to explain of the class; rise wants a probability.")] = Score.logit,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Option of a method, see `fastcam methods`; repeatable."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the overlays, named PHOTO.METHOD.png.")] = Path("explanations"),
     classes: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
     num_classes: Annotated[int | None, typer.Option(min=1, help="Outputs, where not the architecture's own.")] = None,
@@ -102,6 +121,7 @@ def explain(
     with _mistakes_in_one_sentence():
         names = list(dict.fromkeys(method or ["grad_cam"]))
         _check_early(names, colormap)
+        options = _method_options(option or [], names)
         place = _device(device)
         classifier = models.load(model, weights, class_names=_class_names(classes), num_classes=num_classes)
         classifier = replace(
@@ -109,28 +129,30 @@ def explain(
         )
         if classifier.random_weights:
             _complain("warning: the weights are random, so the maps mean nothing; give trained ones with --weights")
+        bars = _progress()
         explainer = fastcam.Explainer(
             classifier.model.to(place),
             names,
             tuple(layer) if layer else None,
             fuse=fuse.value,
             reshape_transform=_RESHAPES[reshape] if reshape else None,
+            progress=_second_bar(bars),
+            **options,
         )
-        run = photographs.Run(
-            classifier, explainer, photographs.Targets(tuple(target or ())), place, out, colormap, alpha
-        )
-        failed = _explain_all(run, photographs.find(images, out), batch_size)
+        wanted = photographs.Targets(tuple(target or ()), _SCORES[score])
+        run = photographs.Run(classifier, explainer, wanted, place, out, colormap, alpha)
+        failed = _explain_all(run, photographs.find(images, out), batch_size, bars)
     raise typer.Exit(1 if failed else 0)
 
 
 @app.command()
 def methods() -> None:
-    """List the methods: what each needs, its definition and its paper."""
-    table = Table("name", "needs", "definition", "options", "paper")
+    """List the methods: what each needs, its cost in forward passes for an image, its definition and its paper."""
+    table = Table("name", "needs", "cost", "definition", "options", "paper")
     for each in fastcam.list_methods():
         needs = ", ".join(need.replace("_", " ") for need in each.needs)
         options = ", ".join(f"{name}={value}" for name, value in each.options.items())
-        table.add_row(*map(escape, (each.name, needs, each.summary, options, each.paper)))
+        table.add_row(*map(escape, (each.name, needs, each.cost, each.summary, options, each.paper)))
     _console().print(table)
 
 
@@ -175,21 +197,21 @@ def main() -> None:
     app()
 
 
-def _explain_all(run: photographs.Run, paths: list[Path], batch_size: int) -> bool:
+def _explain_all(run: photographs.Run, paths: list[Path], batch_size: int, bars: Progress) -> bool:
     """Explains, prints complaints as they come and the table at the end; whether anything failed."""
     failed = not paths
     if not paths:
         _complain("there are no pictures in what was given")
     results: list[photographs.Result] = []
-    with _progress() as progress:
-        task = progress.add_task("explaining", total=len(paths))
+    with bars:
+        task = bars.add_task("explaining", total=len(paths))
         for each in run.over(paths, batch_size):
             if isinstance(each, photographs.Failure):
                 failed = True
-                _complain(f"{each.photograph}: {each.reason}", progress.console)
+                _complain(f"{each.photograph}: {each.reason}", bars.console)
             else:
                 results += each
-            progress.advance(task)
+            bars.advance(task)
     if results:
         _console().print(_table(results, with_target=not run.targets.is_highest))
     return failed or any(each.status == "non-finite" for each in results)
@@ -226,6 +248,18 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
+def _second_bar(bars: Progress) -> Report:
+    """Shows how far a method is that tries many copies of a batch, below the bar of the photographs."""
+    tasks: list[TaskID] = []
+
+    def report(done: int, total: int) -> None:
+        if not tasks:
+            tasks.append(bars.add_task("this batch"))
+        bars.update(tasks[0], completed=done, total=total, visible=done < total)
+
+    return report
+
+
 def _console() -> Console:
     """Standard output; wide where it is no terminal, so that nothing in a table is cut or wrapped."""
     console = Console()
@@ -255,6 +289,28 @@ def _check_early(methods: list[str], colormap: str) -> None:
     for each in methods:
         fastcam.get_method(each)
     render.colors(colormap)
+
+
+def _method_options(texts: list[str], methods: list[str]) -> dict[str, Any]:
+    """Options of the methods, as the user wrote them; what reads as a number is one."""
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise ValueError(f"--option must be NAME=VALUE, got {text!r}")
+        options[name] = _number_or_text(value)
+    known = sorted(set().union(*(fastcam.get_method(each).all_options(options) for each in methods)))
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{', '.join(methods)} has no option {name!r}; known: {', '.join(known) or 'none'}")
+    return options
+
+
+def _number_or_text(text: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _device(name: str | None) -> torch.device:

@@ -20,6 +20,7 @@ from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.models import Classifier
 from fastcam.pictures import read_photograph, write_png
+from fastcam.targets import Logit
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,15 @@ def probabilities(output: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Targets:
-    """What to explain of every photograph: class indices, class names and the highest few, as the user wrote them."""
+    """What to explain of every photograph.
+
+    Attributes:
+        texts: class indices, class names and the highest few, as the user wrote them.
+        score: what of a class, see :mod:`fastcam.targets`.
+    """
 
     texts: tuple[str, ...]
+    score: type[Logit] = Logit
 
     @cached_property
     def is_highest(self) -> bool:
@@ -235,11 +242,11 @@ class Run:
 
     def _explain(self, images: Tensor) -> dict[str, Explanation]:
         if self.targets.is_highest:
-            return self.explainer(images)
+            return self.explainer(images, self.targets.score())
         with torch.inference_mode():
             output = self.explainer.model(images)
         names = self.classifier.class_names(_class_count(output))
-        return self.explainer(images, self.targets.indices(output, names))
+        return self.explainer(images, self.targets.score(self.targets.indices(output, names)))
 
 
 def _class_count(output: Any) -> int:
