@@ -1,7 +1,7 @@
 """Methods that try copies of the image or go through the network, beside the peers: ``python -m benchmarks.methods``.
 
-One line is one method on one model and batch: fastcam, the tools that have the method, and a bare forward pass, timed in
-turns. All get the same eager float32 model and images. Maps or attributions must agree before anything is timed, except
+One line is one method on one model and batch: fastcam, the tools that have it, and a bare forward pass, timed in turns.
+All get the same eager float32 model and images. Maps or attributions must agree before anything is timed, except
 where the tools define the method differently, as the cases say. Peers that put hooks on the model are built anew for
 every call: hooks left behind would run in the others' time.
 """
@@ -77,7 +77,7 @@ class Case:
 
 
 def setting(name: str, layer: str, batch: int, scale: float) -> Setting:
-    """Random weights; also random biases and statistics of batch norm, which begin as zeros and tell FullGrad nothing."""
+    """Random weights; also random biases and means of batch norm, which begin as zeros and tell FullGrad nothing."""
     torch.manual_seed(0)
     model = getattr(torchvision.models, name)(weights=None).eval()
     images = torch.randn(batch, 3, 224, 224)
