@@ -10,6 +10,15 @@ import fastcam
 from benchmarks.timing import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
+NEEDS = {
+    "mean_pool_classifier": "average pooling + linear head",
+    "max_pool_classifier": "max pooling + linear head",
+    "ablated_scores": "scores without each channel",
+    "input_gradients": "gradients at the pixels",
+    "guided_gradients": "guided gradients at the pixels",
+    "deconvnet_gradients": "deconvnet gradients at the pixels",
+    "scorer": "the model itself",
+}
 TOOLS = ("fastcam", "pytorch-grad-cam", "torch-cam", "captum")
 
 
@@ -21,15 +30,42 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 def methods() -> str:
     """The registered methods."""
-    names = {
-        "mean_pool_classifier": "average pooling + linear head",
-        "max_pool_classifier": "max pooling + linear head",
-    }
     rows = [
-        [f"`{each.name}`", each.summary, ", ".join(names.get(need, need) for need in each.needs), each.paper]
+        [
+            f"`{each.name}`",
+            each.summary,
+            ", ".join(NEEDS.get(need, need) for need in each.needs),
+            each.cost.replace(" x ", " × "),
+            each.paper,
+        ]
         for each in fastcam.list_methods()
     ]
-    return markdown(["name", "what it is", "needs", "paper"], rows)
+    return markdown(["name", "what it is", "needs", "cost", "paper"], rows)
+
+
+def methods_speed() -> str:
+    """Times a bare forward of fastcam and of the fastest peer, and how many times faster fastcam is."""
+    result = load("methods")
+    cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        label = f"`{row['method']}`" + (f", {row['case']}" if row["case"] else "")
+        cases.setdefault((f"{row['model']}, batch {row['batch']}", label), []).append(row)
+    lines = []
+    for (model, label), rows in cases.items():
+        own = next(row["times_forward"] for row in rows if row["tool"] == "fastcam")
+        peers = [row for row in rows if row["tool"] != "fastcam"]
+        best = min(peers, key=lambda row: row["times_forward"], default=None)
+        theirs = ["", ""] if best is None else [_peer(best), f"{best['times_forward'] / own:.1f}"]
+        lines.append([label, model, f"{own:.2f}" if own < 10 else f"{own:.0f}", *theirs])
+    header = ["method", "model", "fastcam", "fastest peer", "times faster"]
+    return markdown(header, lines) + "\n\n" + described(result["hardware"])
+
+
+def _peer(row: dict[str, Any]) -> str:
+    """Its time and its name."""
+    times = row["times_forward"]
+    once = "" if row["rounds"] > 1 else ", timed once"
+    return f"{times:.2f} ({row['tool']}{once})" if times < 10 else f"{times:.0f} ({row['tool']}{once})"
 
 
 def end_to_end() -> str:
@@ -79,7 +115,7 @@ def described(hardware: dict[str, Any]) -> str:
 
 def renewed(text: str) -> str:
     """README.md with every table between its markers made again."""
-    for make in (methods, end_to_end, ops):
+    for make in (methods, end_to_end, methods_speed, ops):
         name = make.__name__
         block = f"<!-- table: {name} -->\n{make()}\n<!-- end -->"
         text, count = re.subn(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL)
