@@ -3,8 +3,8 @@
 Where the definitions agree, float64 maps agree to 1e-4 of their range (in float32 a rectifier near its kink may fall to
 either side of it). Where they do not:
 
-- captum, guided backpropagation, deconvnet: for `nn.ReLU` modules alone; here for functions (DenseNet), in-place calls and
-  ReLU6 (MobileNetV2) too.
+- captum, guided backpropagation, deconvnet: rules for `nn.ReLU` modules alone; here for functions (DenseNet), in-place
+  calls and ReLU6 (MobileNetV2) too.
 - captum, Guided Grad-CAM: upsamples the map to the nearest neighbour; the paper bilinearly.
 - captum, riemann_trapezoid: weights of n steps sum to (n - 1) / n; here to one.
 - captum, SmoothGrad: noise of a given deviation; the paper's is a share of the image's range.
