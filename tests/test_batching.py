@@ -1,5 +1,6 @@
 """Work in pieces: each copy once, whatever the batch size, and smaller pieces where memory runs out."""
 
+import os
 import subprocess
 import sys
 
@@ -171,13 +172,18 @@ fastcam.explain(Slow().eval(), torch.rand(1, 3, 8, 8), "rise", 0, masks=8, batch
 
 
 @pytest.mark.parametrize(
-    ("seconds", "show", "drawn"), [(0.0, "show", False), (0.4, "show", True), (0.4, "hide", False)]
+    ("seconds", "show", "terminal", "drawn"),
+    [(0.0, "show", True, False), (0.3, "show", True, True), (0.3, "hide", True, False), (0.3, "show", False, False)],
+    ids=["quick", "slow", "not asked for", "no terminal"],
 )
-def test_a_bar_after_two_seconds(seconds, show, drawn):
+def test_a_bar_after_two_seconds(seconds, show, terminal, drawn):
     command = [sys.executable, "-c", SLOW, str(seconds), show]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=None)
+    forced = {"FORCE_COLOR": "1"} if terminal else {}  # rich then takes a pipe for a terminal
+    plain = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=plain | forced)
     assert ("explaining" in done.stderr) == drawn
     assert done.stdout == ""
+    assert drawn or done.stderr == ""
 
 
 def test_the_model_may_fail_in_the_middle():
