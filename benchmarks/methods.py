@@ -9,6 +9,7 @@ every call: hooks left behind would run in the others' time.
 import argparse
 import contextlib
 import io
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -328,16 +329,24 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     console = Console(width=120)
     rows: list[dict[str, Any]] = []
+    failed = []
     for name, layer, batch, cases in CASES:
         found: list[dict[str, Any]] = []
         for case in cases:
-            if arguments.only in f"{name} {case.method}":
+            if arguments.only not in f"{name} {case.method}":
+                continue
+            try:
                 found += measure(case, setting(name, layer, batch, case.scale), arguments.rounds)
+            except (AssertionError, RuntimeError) as error:  # the others still count
+                failed.append(f"{name} {case.method}: {error}")
+            if not arguments.only:
+                write("methods", rows + found)  # after every case: the whole takes minutes
         if found:
             console.print(shown(found, f"{name}, batch {batch}"))
         rows += found
-    if not arguments.only:
-        console.print(f"written: {write('methods', rows)}")
+    for line in failed:
+        console.print(f"not timed: {line}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
