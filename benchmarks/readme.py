@@ -58,9 +58,7 @@ def methods_speed() -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in row["options"].items())
         method = f"`{row['method']}`" + (f" ({options})" if options else "")
         line = cells.setdefault((f"{row['model']}, batch {row['batch']}", method), {})
-        line[row["tool"]] = (
-            f"{row['times_forward']:.3g}" if row["times_forward"] < 100 else f"{row['times_forward']:.0f}"
-        )
+        line[row["tool"]] = f"{row['times_forward']:.{2 if row['times_forward'] < 10 else 0}f}"
     rows = [[model, method, *(line.get(tool, "") for tool in TOOLS)] for (model, method), line in cells.items()]
     counts = {row["rounds"] for row in result["rows"]}
     rounds = (
