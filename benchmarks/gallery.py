@@ -94,7 +94,7 @@ def grid(found: list[tuple[str, str, np.ndarray]]) -> Image.Image:
 def main() -> None:
     """Writes results/gallery.jpg."""
     sheet = grid(tiles())
-    sheet.save(PICTURE, quality=85, optimize=True)
+    sheet.save(PICTURE, quality=80, optimize=True)
     print(f"written: {PICTURE}, {sheet.width} x {sheet.height}, {PICTURE.stat().st_size // 1000} kB")
 
 
