@@ -18,7 +18,15 @@ from fastcam.render import to_uint8
 
 PICTURE = RESULTS / "gallery.jpg"
 LEFT_OUT = ("gmp_cam",)  # this network has no global max pooling
-GREY = ("saliency", "input_x_gradient", "deconvnet", "guided_backprop", "integrated_gradients", "smooth_grad")
+GREY = (
+    "saliency",
+    "input_x_gradient",
+    "deconvnet",
+    "guided_backprop",
+    "guided_grad_cam",
+    "integrated_gradients",
+    "smooth_grad",
+)
 OPTIONS: dict[str, dict[str, Any]] = {"rise": {"masks": 1000}}
 TARGETS = {"rise": fastcam.targets.Probability()}
 COLUMNS, TILE, GAP, TITLE = 6, 244, 8, 34  # pixels
@@ -81,7 +89,7 @@ def tiles() -> list[tuple[str, str, np.ndarray]]:
 def grid(found: list[tuple[str, str, np.ndarray]]) -> Image.Image:
     rows = -(-len(found) // COLUMNS)
     sheet = Image.new("RGB", (GAP + COLUMNS * (TILE + GAP), GAP + rows * (TITLE + TILE + GAP)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=20)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
     for index, (name, cost, pixels) in enumerate(found):
         x = GAP + index % COLUMNS * (TILE + GAP)
         y = GAP + index // COLUMNS * (TITLE + TILE + GAP)
