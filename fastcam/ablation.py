@@ -140,7 +140,8 @@ def _resumed(
 
         def score(make: Callable[[Block], Tensor], block: Block) -> Tensor:
             copies = make(block)
-            return scorer.bound(resumed(copies.flatten(0, 1), block), block.rows).unflatten(0, copies.shape[:2])
+            rows = copies.flatten(0, 1).contiguous()  # each its own memory: what follows may work in place
+            return scorer.bound(resumed(rows, block), block.rows).unflatten(0, copies.shape[:2])
 
         both = Block(range(len(raw)), range(2))
         again = score(ablated.clean, both)
