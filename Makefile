@@ -8,7 +8,7 @@ GRAD_CAM := grad-cam==1.5.7
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench readme cuda cuda-sim cuda-mutants test-cuda lint format clean
+.PHONY: help demo test bench gallery readme cuda cuda-sim cuda-mutants test-cuda lint format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,10 +19,14 @@ demo: $(VENV)/built  ## explain real photographs with a real network; pictures i
 test: $(VENV)/built  ## the whole test suite
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
-bench: $(VENV)/built  ## ops and end to end beside the peers; writes benchmarks/results/
+bench: $(VENV)/built  ## ops, methods and end to end beside the peers; writes benchmarks/results/
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-columns=median,iqr,rounds --benchmark-group-by=group
 	$(BIN)/python -m benchmarks.ops
 	$(BIN)/python -m benchmarks.end_to_end
+	$(BIN)/python -m benchmarks.methods
+
+gallery: $(VENV)/built  ## one picture of all methods on one photograph
+	$(BIN)/python -m benchmarks.gallery
 
 readme: $(VENV)/built  ## renew the tables of the README
 	$(BIN)/python -m benchmarks.readme

@@ -79,6 +79,12 @@ def eager_occlude(images: Tensor, windows: Tensor) -> Tensor:
     return copies
 
 
+def eager_mask_images(images: Tensor, maps: Tensor) -> Tensor:
+    masks = F.interpolate(maps, size=images.shape[2:], mode="bilinear", align_corners=False)
+    low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
+    return ((masks - low) / (high - low))[:, :, None] * images[:, None]
+
+
 def eager_gather_patches(
     clean: Tensor, images: Tensor, patches: Tensor, origins: Tensor, windows: Tensor, size: tuple[int, int]
 ) -> Tensor:
@@ -169,7 +175,24 @@ def _cases(device: str) -> list[Case]:
             (images,),
         )
     )
-    return [*found, *gather_cases(), overlay_case()]
+    return [*found, *mask_cases(), *gather_cases(), overlay_case()]
+
+
+def mask_cases() -> list[Case]:
+    """The inputs of Score-CAM: images under maps of a last layer, in both layouts."""
+    maps, found = torch.rand(4, 8, 7, 7), []
+    for label, layout in [("", torch.contiguous_format), (" channels_last", torch.channels_last)]:
+        images = torch.rand(4, 3, 224, 224).contiguous(memory_format=layout)
+        found.append(
+            Case(
+                "mask_images",
+                f"4x3x224x224, 8 maps{label}",
+                lambda images=images: ops.mask_images(images, maps),
+                lambda images=images: eager_mask_images(images, maps),
+                (images, maps),
+            )
+        )
+    return found
 
 
 def gather_cases() -> list[Case]:

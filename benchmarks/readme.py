@@ -24,12 +24,17 @@ def methods() -> str:
     names = {
         "mean_pool_classifier": "average pooling + linear head",
         "max_pool_classifier": "max pooling + linear head",
+        "ablated_scores": "scores without each channel",
+        "input_gradients": "gradients at the pixels",
+        "guided_gradients": "guided gradients at the pixels",
+        "deconvnet_gradients": "deconvnet gradients at the pixels",
+        "scorer": "the model, again and again",
     }
     rows = [
-        [f"`{each.name}`", each.summary, ", ".join(names.get(need, need) for need in each.needs), each.paper]
+        [f"`{each.name}`", each.summary, ", ".join(names.get(need, need) for need in each.needs), each.cost, each.paper]
         for each in fastcam.list_methods()
     ]
-    return markdown(["name", "what it is", "needs", "paper"], rows)
+    return markdown(["name", "what it is", "needs", "forwards", "paper"], rows)
 
 
 def end_to_end() -> str:
@@ -43,6 +48,23 @@ def end_to_end() -> str:
             line[tool] = f"{row['times_forward']:.2f}"
     rows = [[model, f"`{method}`", *(line.get(tool, "") for tool in TOOLS)] for (model, method), line in cells.items()]
     return markdown(["model", "method", *TOOLS], rows) + "\n\n" + described(result["hardware"])
+
+
+def methods_speed() -> str:
+    """Times a bare forward, of the methods that try copies of the image or go through the network."""
+    result = load("methods")
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in result["rows"]:
+        options = ", ".join(f"{name}={value!r}" for name, value in row["options"].items())
+        method = f"`{row['method']}`" + (f" ({options})" if options else "")
+        line = cells.setdefault((f"{row['model']}, batch {row['batch']}", method), {})
+        line[row["tool"]] = f"{row['times_forward']:.{2 if row['times_forward'] < 10 else 0}f}"
+    rows = [[model, method, *(line.get(tool, "") for tool in TOOLS)] for (model, method), line in cells.items()]
+    counts = {row["rounds"] for row in result["rows"]}
+    rounds = (
+        f"Medians of {min(counts)} to {max(counts)} rounds." if len(counts) > 1 else f"Medians of {min(counts)} rounds."
+    )
+    return markdown(["model", "method", *TOOLS], rows) + "\n\n" + described(result["hardware"]) + " " + rounds
 
 
 def ops() -> str:
@@ -79,7 +101,7 @@ def described(hardware: dict[str, Any]) -> str:
 
 def renewed(text: str) -> str:
     """README.md with every table between its markers made again."""
-    for make in (methods, end_to_end, ops):
+    for make in (methods, end_to_end, methods_speed, ops):
         name = make.__name__
         block = f"<!-- table: {name} -->\n{make()}\n<!-- end -->"
         text, count = re.subn(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL)

@@ -51,6 +51,8 @@ def interleave(
 def _repeats(call: Callable[[], Any], at_least: float, finish: Callable[[], Any]) -> int:
     call()
     finish()
+    if not at_least:
+        return 1
     start = time.perf_counter()
     call()
     finish()

@@ -6,6 +6,7 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include "common/masking.h"
 #include "common/occlusion.h"
 #include "common/operands.h"
 #include "common/patch_operands.h"
@@ -165,6 +166,22 @@ Tensor occlude(Tensor images, Tensor windows, Tensor baseline) {
   return found.copies;
 }
 
+Tensor mask_images(Tensor images, Tensor maps, bool normalize) {
+  const MaskOperands found = mask_operands(images, maps);
+  if (found.copies.numel() == 0) return found.copies;
+  const int64_t height = maps.size(2), width = maps.size(3), count = images.size(0) * found.count();
+  check_plane(found.lines() * found.columns() * found.values);
+  check_plane(4 * height * width);
+  const Tensor extremes = torch::stable::new_empty(found.maps, {normalize ? 2 * count : 0});
+  const Launch launch(found.copies);
+  cuda::mask_images({dtype_of(images), found.images.const_data_ptr(), found.maps.const_data_ptr(),
+                     found.copies.mutable_data_ptr(), normalize ? extremes.mutable_data_ptr() : nullptr, images.size(0),
+                     found.count(), found.planes, found.values, height, width, found.lines(), found.columns()},
+                    launch.stream);
+  launch.check();
+  return found.copies;
+}
+
 Tensor gather_patches(Tensor clean, Tensor images, Tensor patches, Tensor origins, Tensor windows,
                       std::vector<int64_t> size, double fill) {
   const PatchOperands found = patch_operands(clean, images, patches, origins, windows, size);
@@ -208,6 +225,7 @@ void implement_ops(Library& m) {
   m.impl("layer_cam", TORCH_BOX(&layer_cam));
   m.impl("upsample_normalize", TORCH_BOX(&upsample_normalize));
   m.impl("occlude", TORCH_BOX(&occlude));
+  m.impl("mask_images", TORCH_BOX(&mask_images));
   m.impl("gather_patches", TORCH_BOX(&gather_patches));
   m.impl("overlay", TORCH_BOX(&overlay));
 }

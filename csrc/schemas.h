@@ -13,6 +13,7 @@ void define_ops(Library& m) {
   m.def("layer_cam(Tensor activations, Tensor gradients, bool relu=True) -> Tensor");
   m.def("upsample_normalize(Tensor maps, int[2] size, bool normalize=True) -> Tensor");
   m.def("occlude(Tensor images, Tensor windows, Tensor baseline) -> Tensor");
+  m.def("mask_images(Tensor images, Tensor maps, bool normalize=True) -> Tensor");
   m.def(
       "gather_patches(Tensor clean, Tensor images, Tensor patches, Tensor origins, Tensor windows, int[2] size, "
       "float fill=0.0) -> Tensor");

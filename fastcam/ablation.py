@@ -148,7 +148,8 @@ def _resumed(
         )
         again = gathered(list(cleanly), len(raw), 2)
         expected = scorer.scores.unsqueeze(1).expand_as(again)
-        if not torch.allclose(again, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()), equal_nan=True):
+        scale = float(expected.nan_to_num(0, 0, 0).abs().max())
+        if not torch.allclose(again, expected, rtol=1e-3, atol=1e-3 * scale, equal_nan=True):
             return None
         return scorer.collect(len(positions), lambda block: score(ablated, block))
     except NotResumableError:

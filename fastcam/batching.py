@@ -12,7 +12,7 @@ from fastcam.progress import Progress
 Result = TypeVar("Result")
 BatchSize = int | Literal["auto"]
 
-_START = {"cpu": 32, "cuda": 128}  # what "auto" tries first, and how far a processor's caches or a GPU's cores profit
+_START = {"cpu": 16, "cuda": 128}  # what "auto" tries first; more does not fit a processor's caches
 # How torch's allocator, the C++ library and oneDNN say that the host's memory ran out.
 _SIGNS = (
     "can't allocate memory",
@@ -73,7 +73,7 @@ class Batches:
         check_batch_size(batch_size)
         self.device = device
         self.adapts = batch_size == "auto"
-        self.limit = _START.get(device.type, 32) if batch_size == "auto" else batch_size
+        self.limit = _START.get(device.type, 16) if batch_size == "auto" else batch_size
         self.progress = progress
 
     def quietly(self) -> "Batches":

@@ -164,10 +164,9 @@ def _call(model: nn.Module, images: Tensor | tuple[Any, ...]) -> Any:
 
 
 def _usable(argument: Any) -> Any:
-    """A copy of what autograd may not record (inference tensors) or a model may not change (leaves with a graph)."""
-    if not isinstance(argument, Tensor):
-        return argument
-    return argument.clone() if argument.is_inference() or (torch.is_grad_enabled() and argument.requires_grad) else argument
+    """A copy of what autograd may not record, tensors of inference mode, and of leaves that a model may not change."""
+    is_leaf = isinstance(argument, Tensor) and torch.is_grad_enabled() and argument.requires_grad
+    return argument.clone() if is_leaf or (isinstance(argument, Tensor) and argument.is_inference()) else argument
 
 
 def is_training(model: nn.Module) -> bool:
@@ -248,12 +247,14 @@ def gradients(
     """
     if not scores.requires_grad:
         raise RuntimeError(
-            f"the score does not depend on {names[0]}: nothing to differentiate (a model that runs a layer under its own "
-            "torch.no_grad() hides the dependence)"
+            f"the score does not depend on {names[0]}: nothing to differentiate (a model that runs a layer under "
+            "its own torch.no_grad() hides the dependence)"
         )
     if scores.dim() == 1 or scores.shape[1] == 1:
-        options = {"retain_graph": keep_graph or differentiable, "create_graph": differentiable}
-        found = torch.autograd.grad(scores.sum(), activations, allow_unused=True, **options)
+        keep = keep_graph or differentiable
+        found = torch.autograd.grad(
+            scores.sum(), activations, allow_unused=True, retain_graph=keep, create_graph=differentiable
+        )
         _check_used(found, names)
         return [g.unsqueeze(1) if scores.dim() == 2 else g for g in found]
     chunks = [scores[:, first : first + _TARGETS_AT_ONCE] for first in _starts(scores)]
@@ -265,9 +266,7 @@ def _starts(scores: Tensor) -> range:
     return range(0, scores.shape[1], _TARGETS_AT_ONCE)
 
 
-def _rows(
-    scores: Tensor, activations: Sequence[Tensor], names: Sequence[str], differentiable: bool
-) -> list[Tensor]:
+def _rows(scores: Tensor, activations: Sequence[Tensor], names: Sequence[str], differentiable: bool) -> list[Tensor]:
     """Gradients (K, N, ...) of a few targets, all in one batched backward pass."""
     count, targets = scores.shape
     basis = torch.eye(targets, dtype=scores.dtype, device=scores.device)

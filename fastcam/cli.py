@@ -1,5 +1,6 @@
 """The command line: ``fastcam explain``, ``methods``, ``doctor`` and ``demo``."""
 
+import ast
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ from torch import Tensor
 
 import fastcam
 from fastcam import doctor as diagnosis
-from fastcam import models, photographs, render
+from fastcam import models, photographs, render, targets
 from fastcam.pictures import Preprocessing
+from fastcam.progress import Progress as Report
 
 try:
     import typer
@@ -47,6 +49,19 @@ class Reshape(StrEnum):
     swin = "swin"
 
 
+class Score(StrEnum):
+    """What is explained of a class."""
+
+    logit = "logit"
+    probability = "probability"
+    log_probability = "log-probability"
+
+
+_SCORES: dict[Score, type[targets.Logit]] = {
+    Score.logit: targets.Logit,
+    Score.probability: targets.Probability,
+    Score.log_probability: targets.LogProbability,
+}
 _RESHAPES: dict[Reshape, Callable[[Tensor], Tensor]] = {
     Reshape.vit: fastcam.vit_reshape,
     Reshape.swin: fastcam.swin_reshape,
@@ -89,6 +104,10 @@ def explain(
         str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...", show_default="cuda where there is one")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of the methods, as window=32; repeatable.", show_default=False)
+    ] = None,
+    score: Annotated[Score, typer.Option(help="What to explain of a class.")] = Score.logit,
     fuse: Annotated[Fusion, typer.Option(help="How to join the maps of several layers.")] = Fusion.mean,
     reshape: Annotated[Reshape | None, typer.Option(help="For layers that return tokens.")] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
@@ -115,10 +134,10 @@ def explain(
             tuple(layer) if layer else None,
             fuse=fuse.value,
             reshape_transform=_RESHAPES[reshape] if reshape else None,
+            **_method_options(option or []),
         )
-        run = photographs.Run(
-            classifier, explainer, photographs.Targets(tuple(target or ())), place, out, colormap, alpha
-        )
+        asked = photographs.Targets(tuple(target or ()))
+        run = photographs.Run(classifier, explainer, asked, place, out, colormap, alpha, _SCORES[score])
         failed = _explain_all(run, photographs.find(images, out), batch_size)
     raise typer.Exit(1 if failed else 0)
 
@@ -126,11 +145,11 @@ def explain(
 @app.command()
 def methods() -> None:
     """List the methods: what each needs, its definition and its paper."""
-    table = Table("name", "needs", "definition", "options", "paper")
+    table = Table("name", "needs", "forwards", "definition", "options", "paper")
     for each in fastcam.list_methods():
         needs = ", ".join(need.replace("_", " ") for need in each.needs)
         options = ", ".join(f"{name}={value}" for name, value in each.options.items())
-        table.add_row(*map(escape, (each.name, needs, each.summary, options, each.paper)))
+        table.add_row(*map(escape, (each.name, needs, each.cost, each.summary, options, each.paper)))
     _console().print(table)
 
 
@@ -183,6 +202,7 @@ def _explain_all(run: photographs.Run, paths: list[Path], batch_size: int) -> bo
     results: list[photographs.Result] = []
     with _progress() as progress:
         task = progress.add_task("explaining", total=len(paths))
+        _show_copies(progress, run)
         for each in run.over(paths, batch_size):
             if isinstance(each, photographs.Failure):
                 failed = True
@@ -193,6 +213,16 @@ def _explain_all(run: photographs.Run, paths: list[Path], batch_size: int) -> bo
     if results:
         _console().print(_table(results, with_target=not run.targets.is_highest))
     return failed or any(each.status == "non-finite" for each in results)
+
+
+def _show_copies(progress: Progress, run: photographs.Run) -> None:
+    """A second line for methods that try many copies of a photograph."""
+    copies = progress.add_task("copies tried", visible=False)
+
+    def show(done: int, total: int) -> None:
+        progress.update(copies, completed=done, total=total, visible=done < total)
+
+    run.explainer.progress = Report(show)
 
 
 def _table(results: list[photographs.Result], with_target: bool) -> Table:
@@ -255,6 +285,20 @@ def _check_early(methods: list[str], colormap: str) -> None:
     for each in methods:
         fastcam.get_method(each)
     render.colors(colormap)
+
+
+def _method_options(texts: list[str]) -> dict[str, Any]:
+    """From name=value to keywords; what reads as a number, a tuple, True, False or None is one."""
+    options = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not (name and separator):
+            raise ValueError(f"--option must be name=value, got {text!r}")
+        try:
+            options[name.replace("-", "_")] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name.replace("-", "_")] = value
+    return options
 
 
 def _device(name: str | None) -> torch.device:

@@ -69,7 +69,18 @@ def _cases() -> dict[str, tuple[Any, ...]]:
     gradients = torch.randn(2, 5, 7, 6, generator=generator)
     pair = (activations, gradients)
     pairs = ("grad_cam", "grad_cam_pp", "xgrad_cam", "layer_cam", "weighted_channel_sum")
-    return {**dict.fromkeys(pairs, pair), "upsample_normalize": (gradients[:, 0], (21, 19))}
+    places = torch.tensor([[1, 2], [4, -1]])
+    pixels = torch.randint(0, 256, (2, 7, 6, 3), dtype=torch.uint8, generator=generator)
+    colors = torch.randint(0, 256, (256, 3), dtype=torch.uint8, generator=generator)
+    return {
+        **dict.fromkeys(pairs, pair),
+        "channel_mean": (gradients,),
+        "upsample_normalize": (gradients[:, 0], (21, 19)),
+        "occlude": (activations, torch.stack([places, places + 2], 1), torch.tensor(0.5)),
+        "mask_images": (activations, gradients[:, :3, :4, :3]),
+        "gather_patches": (activations, torch.tensor([1, 0]), gradients[..., :3, :2], places, places - 2, (6, 5)),
+        "overlay": (pixels, gradients[:, 0], colors, 0.5),
+    }
 
 
 def _check(op: str, inputs: tuple[Any, ...], device: str) -> Check:
@@ -78,7 +89,7 @@ def _check(op: str, inputs: tuple[Any, ...], device: str) -> Check:
         found = getattr(ops, op)(*(each.to(device) if isinstance(each, Tensor) else each for each in inputs)).cpu()
     except RuntimeError as error:
         return Check(op, device, float("nan"), str(error).split("\n", maxsplit=1)[0])
-    return Check(op, device, float((found - expected).abs().max() / expected.abs().max()))
+    return Check(op, device, float((found.double() - expected.double()).abs().max() / expected.abs().max()))
 
 
 def _devices() -> list[str]:

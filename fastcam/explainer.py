@@ -42,8 +42,8 @@ class Explainer:
             attribute to the input alone have none.
         fuse: for several layers, "mean" or "max" of their normalised maps, or None to return each apart.
         relu: True or False to end with ReLU or to keep the sign; None does as the method's definition says.
-        reduce: how attributions become a map: "max_abs", "sum_abs", "sum", "mean", "max" or "norm" over colour; None does
-            as the method's definition says.
+        reduce: how attributions become a map: "max_abs", "sum_abs", "sum", "mean", "max" or "norm" over colour; None
+            does as the method's definition says.
         reshape_transform: from what the layer returns, and its gradient, to (N, C, *S); ``fastcam.vit_reshape`` and
             ``fastcam.swin_reshape`` are ready. It must only move elements.
         select: the part of the model's output to score: a function, an index, a key or an attribute's name.
@@ -116,8 +116,8 @@ class Explainer:
         """Maps for a batch.
 
         Args:
-            images: (N, C, *S) floating point input of the model, on its device; for a model of several inputs a tuple of
-                its positional arguments, of which the first is explained.
+            images: (N, C, *S) floating point input of the model, on its device; for a model of several inputs a tuple
+                of its positional arguments, of which the first is explained.
             target: what to explain, per image: None (the highest class), a class index, N of them, N x K for K
                 targets an image, "all" classes, one of ``fastcam.targets``, a callable from the output to (N,) or
                 (N, K) scores, or N callables. A method that tries copies of the images calls it with any number of
@@ -131,15 +131,16 @@ class Explainer:
             ValueError, TypeError, RuntimeError: with a sentence that says what was expected and what came.
         """
         inputs = Inputs.of(images)
+        given = inputs.images
         _warn_of_training(self.model)
         needs = {need for each in self.methods for need in each.needs}
         has_layer = any(each.has_layer for each in self.methods)
         chosen = layers.resolve(self.model, self.target_layer, inputs) if has_layer else []
-        run = self._run(inputs, chosen, needs, target)
+        run = self._first_pass(inputs, chosen, needs, target)
         with torch.inference_mode(False), torch.enable_grad():
             shared, gathered = evidence.gather(run, needs, self.reshape_transform)
         with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
-            return self._explanations(run, shared, gathered, inputs.images)
+            return self._explanations(run, shared, gathered, given)
 
     def __enter__(self) -> Self:
         """The explainer itself."""
@@ -149,6 +150,19 @@ class Explainer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Nothing to undo: between calls nothing is attached to the model."""
+
+    def _first_pass(
+        self, inputs: Inputs, chosen: Sequence[capture.Layer], needs: Set[str], target: targets.Target
+    ) -> evidence.Run:
+        """The first pass, in the memory layout that all copies of the images will have."""
+        with torch.inference_mode(False):
+            fast = inputs.in_fast_layout() if "scorer" in needs else inputs
+        try:
+            return self._run(fast, chosen, needs, target)
+        except RuntimeError as error:
+            if fast is inputs or "view size is not compatible" not in str(error):
+                raise
+        return self._run(inputs, chosen, needs, target)  # the model takes views that need the usual layout
 
     def _run(
         self, inputs: Inputs, chosen: Sequence[capture.Layer], needs: Set[str], target: targets.Target
@@ -167,10 +181,7 @@ class Explainer:
             element=self.layer_output,
         )
         with torch.inference_mode(False), torch.enable_grad():
-            if scored:
-                output = captured.activations[-1]
-            else:
-                output = targets.select_output(captured.output, self.select)
+            output = captured.activations[-1] if scored else targets.select_output(captured.output, self.select)
             if needs == {"activations"}:  # no class is explained
                 bound = targets.bind_if_any(output, target, images)
             else:
@@ -187,9 +198,7 @@ class Explainer:
             self.differentiable,
         )
         activations = captured.activations[: len(chosen)]
-        return evidence.Run(
-            chosen, activations, output, scores, images, scorer, self.layer_output, self.differentiable
-        )
+        return evidence.Run(chosen, activations, output, scores, images, scorer, self.layer_output, self.differentiable)
 
     def _explanations(
         self,
@@ -276,17 +285,16 @@ def _scored_layer(model: nn.Module, target: targets.Target) -> list[capture.Laye
 
 def _start_of_graph(images: Tensor, differentiable: bool) -> Tensor:
     """A tensor of the images to differentiate with respect to, still in the caller's graph where that is wanted."""
-    if differentiable and images.requires_grad:
-        return images.clone()
-    return (images.clone() if images.is_inference() else images.detach()).requires_grad_()
+    return images.clone() if differentiable and images.requires_grad else images.detach().requires_grad_()
 
 
 def _with(common: Explanation, method: Method, layer: str, found: _Found) -> Explanation:
+    finite = common.scores.isfinite()  # a score that is not finite leaves gradients that may be, and mean nothing
     return replace(
         common,
         method=method.name,
         layer=layer,
-        native=found.native,
+        native=torch.where(finite.reshape(*finite.shape, *[1] * len(common.size)), found.native, torch.nan),
         attributions=found.attributions,
         details=found.details,
     )

@@ -20,6 +20,7 @@ from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.models import Classifier
 from fastcam.pictures import read_photograph, write_png
+from fastcam.targets import Logit
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,10 @@ def _class_index(text: str, names: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Run:
-    """A classifier, an explainer of it (with a list of methods), and where and how its overlays are drawn."""
+    """A classifier, an explainer of it (with a list of methods), and where and how its overlays are drawn.
+
+    ``score`` is the kind of score explained of a class: logit, probability or log-probability.
+    """
 
     classifier: Classifier
     explainer: Explainer
@@ -177,6 +181,7 @@ class Run:
     out: Path
     colormap: str = "jet"
     alpha: float = 0.5
+    score: type[Logit] = Logit
 
     def over(self, photographs: Sequence[Path], batch_size: int) -> Iterator[list[Result] | Failure]:
         """Explains photographs batch by batch and writes their overlays into ``out``.
@@ -235,11 +240,11 @@ class Run:
 
     def _explain(self, images: Tensor) -> dict[str, Explanation]:
         if self.targets.is_highest:
-            return self.explainer(images)
+            return self.explainer(images, None if self.score is Logit else self.score())
         with torch.inference_mode():
             output = self.explainer.model(images)
         names = self.classifier.class_names(_class_count(output))
-        return self.explainer(images, self.targets.indices(output, names))
+        return self.explainer(images, self.score(self.targets.indices(output, names)))
 
 
 def _class_count(output: Any) -> int:

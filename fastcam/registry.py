@@ -27,9 +27,9 @@ class Method:
             (N, [K,] C, *s). A classifier's rows and the ablated scores are (N, [K,] C), ``images`` (N, [1,] C, *S), the
             gradients with respect to them (N, [K,] C, *S); the scorer is :class:`fastcam.methods.protocol.Scorer`.
         needs: the names of the rule's positional arguments.
-        returns: "weights", (..., C) or per position, that the engine reduces with the activations; "map", the map itself,
-            at the layer, or at the size of the images where no layer is needed; "attributions" of every input value,
-            (N, [K,] C, *S), whose reduction over colour is the map.
+        returns: "weights", (..., C) or (..., C, P), that the engine reduces with the activations; "map", the map
+            itself, at the layer, or at the size of the images where no layer is needed; "attributions" of every input
+            value, (N, [K,] C, *S), whose reduction over colour is the map.
         relu: whether the definition ends in a ReLU; ``explain(relu=...)`` overrides it.
         fused: an op that does rule and reduction in one pass, or None.
         paper: where the method is defined.

@@ -130,8 +130,8 @@ class Resumed:
                 handle.remove()
 
 
-class _Reached(BaseException):  # noqa: N818 - no error: the front has run; not to be caught by a model
-    pass
+class _Reached(BaseException):
+    """The front has run: no error, and not to be caught by a model."""
 
 
 class _Recorder(TorchFunctionMode):
@@ -167,12 +167,14 @@ class _Player(TorchFunctionMode):
     def __init__(self, calls: list[tuple[str, Any]], block: Block, images: int) -> None:
         super().__init__()
         self.calls, self.block, self.images = iter(calls), block, images
+        self.is_lost = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.__name__ in _MODES:
+        if self.is_lost or func.__name__ in _MODES:  # lost: on the way out, contexts that the model entered are left
             return func(*args, **(kwargs or {}))
         name, note = next(self.calls, ("nothing", None))
         if name != func.__name__:
+            self.is_lost = True
             raise NotResumableError(f"the model called {func.__name__} where it called {name} before")
         has_tensors = False
 

@@ -53,7 +53,7 @@ class Scorer:
         return torch.arange(len(self.images))
 
     def each(self, variants: int, work: Callable[[Block], Result]) -> Iterator[tuple[Block, Result]]:
-        """Does the work for that many variants of every image, block by block; see :class:`fastcam.batching.Batches`."""
+        """Does the work for that many variants of every image, block by block; see :class:`.Batches`."""
         return self.batches.each(len(self.images), variants, work)
 
     def score(self, copies: Tensor, block: Block) -> Tensor:
@@ -69,7 +69,9 @@ class Scorer:
         layers: Sequence[capture.Layer] = [] if self.layer is None else [self.layer]
         from_start = self.differentiable if from_start is None else from_start
         captured = capture.forward(self.model, inputs.arguments, layers, from_start=from_start)
-        return captured.activations[0] if self.layer is not None else targets.select_output(captured.output, self.select)
+        return (
+            captured.activations[0] if self.layer is not None else targets.select_output(captured.output, self.select)
+        )
 
     def predictions(self, copies: Tensor, block: Block) -> dict[str, Tensor]:
         """Scores (n, m, [K]) of copies (n, m, C, *S); of a classifier ``top_class`` (n, m) and ``probability`` too."""
@@ -112,6 +114,8 @@ class Scorer:
         Args:
             visit: called with the number of the target, 0 to K - 1, while its backward pass runs, once per bias.
         """
+        if self.differentiable:
+            raise ValueError("full_grad sums bias gradients while they pass: it has no differentiable maps")
         current = 0
 
         def begin(index: int) -> None:

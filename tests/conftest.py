@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import fastcam
 
 METHODS = [each.name for each in fastcam.list_methods()]
-GRADIENT_METHODS = [each.name for each in fastcam.list_methods() if "gradients" in each.needs]
+# The class activation maps of one forward and one backward pass, down to the layer.
+GRADIENT_METHODS = [each.name for each in fastcam.list_methods() if "gradients" in each.needs and each.is_flat]
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

@@ -110,11 +110,12 @@ def test_one_image_that_is_not_finite(bad, target, method):
     assert explanation.status[1] == ("non-finite" if target == 1 else ["non-finite"] * 3)
     assert explanation.maps[1].isnan().all()
     for i in (0, 2):
-        assert explanation.status[i] == clean.status[i] == ("ok" if target == 1 else ["ok"] * 3)
+        assert explanation.status[i] == clean.status[i]
+        assert "ok" in clean.status[i]  # Ablation-CAM has no positive part for one of the targets
         torch.testing.assert_close(explanation.maps[i], clean.maps[i], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "rise"])  # the mean of the masks is left
 def test_constant_images_and_constant_maps(method):
     model, layer = suited(method)
     with torch.no_grad():

@@ -127,6 +127,22 @@ FASTCAM_INLINE T normalized(T value, T low, T high) {
   return scaled < T(0) ? T(0) : (scaled > T(1) ? T(1) : scaled);
 }
 
+// What becomes of the resampled values of a map: they stay as they are, or they are scaled by the lowest and the
+// highest of them. Then a constant map becomes 0, and one whose extremes are NaN becomes NaN.
+template <class T>
+struct MinMax {
+  bool normalize = false, constant = false;
+  T low = 0, high = 0;
+
+  FASTCAM_INLINE MinMax() {}
+  FASTCAM_INLINE MinMax(T low, T high) : normalize(true), constant(is_constant(low, high)), low(low), high(high) {}
+
+  FASTCAM_INLINE T operator()(T value) const {
+    if (!normalize) return value;
+    return constant ? T(0) : normalized(value, low, high);
+  }
+};
+
 // The two formulas of pictures work on doubles, which hold the product of a float and a byte exactly: whether or
 // not a compiler fuses the product with the sum behind it, the byte is the same on every device.
 

@@ -65,6 +65,17 @@ struct Resampling {
 };
 void upsample_normalize(const Resampling& resampling, Stream stream);
 
+// Copies (images, count, planes, lines, columns) of images (images, planes, lines, columns), each times one map; in
+// channels_last memory there is one plane, whose pixels hold all channels.
+struct Masking {
+  Dtype dtype;                                 // of the images and the copies
+  const void *images, *maps;                   // maps (images, count, height, width) in the accumulation dtype
+  void *copies, *extremes;                     // extremes (images, count, 2) as above, or null
+  int64_t image_count, count, planes, values;  // values: elements of a pixel
+  int64_t height, width, lines, columns;
+};
+void mask_images(const Masking& masking, Stream stream);
+
 // Images as bytes: `planes` of depth x height x width pixels; a pixel is one element, or in
 // channels_last memory all channels of a position.
 struct Occlusion {

@@ -1,108 +1,10 @@
-// Bilinear resampling and min-max normalisation. The extremes of a map come from the few outputs at the
-// ends of its source intervals (see cpu/upsample_normalize.cpp); then every output is written once.
-#include "channel_reduction.h"
+// Bilinear resampling and min-max normalisation: the extremes of every map, then every output is written once.
+#include "resample.h"
 
 namespace fastcam::cuda {
 namespace {
 
-// One axis of the resampling: `source` positions to `size` outputs.
-template <class Acc>
-struct Axis {
-  int source, size;
-  Acc scale;
-
-  Axis(int source, int size) : source(source), size(size), scale(static_cast<Acc>(source) / static_cast<Acc>(size)) {}
-
-  FASTCAM_DEVICE Interval<Acc, int> at(int output) const { return source_interval(output, source, scale); }
-
-  // The first output that lies at source position `position` or after it: an estimate, then exactly.
-  FASTCAM_DEVICE int first_output(int position) const {
-    auto output = static_cast<int>((static_cast<Acc>(position) + Acc(0.5)) / scale - Acc(0.5));
-    output = output < 0 ? 0 : (output > size ? size : output);
-    while (output > 0 && at(output - 1).lower >= position) --output;
-    while (output < size && at(output).lower < position) ++output;
-    return output;
-  }
-
-  // The first (`end` = 0) or last (1) output of a source interval; some output where the interval has none.
-  FASTCAM_DEVICE int interval_end(int position, int end) const {
-    const int output = end == 0 ? first_output(position) : first_output(position + 1) - 1;
-    return output < 0 ? 0 : (output < size ? output : size - 1);
-  }
-};
-
-// The source row `row`, resampled at one column.
-template <class T, class Acc>
-FASTCAM_DEVICE Acc across(const T* map, int row, const Axis<Acc>& x, int column) {
-  const T* line = map + static_cast<int64_t>(row) * x.source;
-  const Interval<Acc, int> between = x.at(column);
-  return mix(Acc(widen(line[between.lower])), Acc(widen(line[between.upper])), between.fraction);
-}
-
-// Lowest and highest value of the block's threads; thread 0 gets them.
-template <class Acc>
-FASTCAM_DEVICE void block_extremes(Acc& low, Acc& high) {
-  FASTCAM_SHARED(Acc, lows, [kThreads]);
-  FASTCAM_SHARED(Acc, highs, [kThreads]);
-  __syncthreads();  // those of an earlier map may still be read
-  lows[threadIdx.x] = low;
-  highs[threadIdx.x] = high;
-  for (unsigned width = kThreads / 2; width > 0; width /= 2) {
-    __syncthreads();
-    if (threadIdx.x < width) {
-      lows[threadIdx.x] = lows[threadIdx.x] < lows[threadIdx.x + width] ? lows[threadIdx.x] : lows[threadIdx.x + width];
-      highs[threadIdx.x] =
-          highs[threadIdx.x] > highs[threadIdx.x + width] ? highs[threadIdx.x] : highs[threadIdx.x + width];
-    }
-  }
-  low = lows[0];
-  high = highs[0];
-}
-
-// (count, 2): lowest and highest output of every map; NaN where a source value is not finite. A warp takes
-// a row of the source, each lane some of its columns, and looks at the four corners of their intervals.
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    find_extremes(const T* __restrict__ maps, accumulator_t<T>* __restrict__ extremes, int64_t count,
-                  const Axis<accumulator_t<T>> y, const Axis<accumulator_t<T>> x) {
-  using Acc = accumulator_t<T>;
-  for (int64_t index = blockIdx.x; index < count; index += gridDim.x) {
-    const T* map = maps + index * y.source * x.source;
-    Acc zero = 0, low = std::numeric_limits<Acc>::infinity(), high = -low;
-    for (int row = threadIdx.x / kWarp; row < y.source; row += kWarps) {
-      for (int column = threadIdx.x % kWarp; column < x.source; column += kWarp) {
-        zero += Acc(widen(map[static_cast<int64_t>(row) * x.source + column])) * Acc(0);  // NaN if not finite
-        for (int corner = 0; corner < 4; ++corner) {
-          const int line = y.interval_end(row, corner / 2), at = x.interval_end(column, corner % 2);
-          const Interval<Acc, int> rows = y.at(line);
-          const Acc value = mix(across(map, rows.lower, x, at), across(map, rows.upper, x, at), rows.fraction);
-          low = value < low ? value : low;
-          high = value > high ? value : high;
-        }
-      }
-    }
-    zero = block_sum(zero);
-    block_extremes(low, high);
-    if (threadIdx.x == 0) {
-      extremes[2 * index] = low + zero;
-      extremes[2 * index + 1] = high + zero;
-    }
-  }
-}
-
-// What becomes of a resampled value: as it is, or normalised; 0 in a constant map, NaN in one not finite.
-template <class Acc>
-FASTCAM_DEVICE Acc finished(Acc value, const Acc* extremes) {
-  if (extremes == nullptr) return value;
-  const Acc low = extremes[0], high = extremes[1];
-  if (low != low || high != high) return low + high;
-  return is_constant(low, high) ? Acc(0) : normalized(value, low, high);
-}
-
-constexpr int kLines = 8;  // that a thread writes, one under the other
-
-// A thread keeps its columns (one pack) and goes down the lines of a strip: a source row is resampled
-// across once, as long as the lines stay between the same two rows.
+// A thread keeps its columns (one pack) and goes down the lines of a strip.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
     resample(const T* __restrict__ maps, T* __restrict__ out, const accumulator_t<T>* __restrict__ extremes,
@@ -114,27 +16,17 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (inside >= packs * strips) return;
   const int column = inside % packs * kSize, first = inside / packs * kLines;
   const int left = x.size - column, last = first + kLines < y.size ? first + kLines : y.size;
+  const auto column_of = [=](int k) { return k < left ? column + k : column; };
   for (int64_t index = blockIdx.y; index < count; index += gridDim.y) {
     const T* map = maps + index * y.source * x.source;
-    Acc above[kSize], below[kSize];
-    int row = -1;
+    const MinMax<Acc> min_max = min_max_of(extremes, index);
+    Strip<Acc, kSize> strip;
     for (int line = first; line < last; ++line) {
-      const Interval<Acc, int> rows = y.at(line);
-      if (rows.lower != row) {
-        row = rows.lower;
-#pragma unroll
-        for (int k = 0; k < kSize; ++k) {
-          const int at = k < left ? column + k : column;
-          above[k] = across(map, rows.lower, x, at);
-          below[k] = across(map, rows.upper, x, at);
-        }
-      }
+      Acc values[kSize];
+      strip.resample(map, y, x, line, column_of, values);
       Pack<T> pack;
 #pragma unroll
-      for (int k = 0; k < kSize; ++k) {
-        const Acc value = mix(above[k], below[k], rows.fraction);
-        narrow(finished(value, extremes == nullptr ? nullptr : extremes + 2 * index), pack.v[k]);
-      }
+      for (int k = 0; k < kSize; ++k) narrow(min_max(values[k]), pack.v[k]);
       store_pack(out + (index * y.size + line) * x.size + column, pack, left, aligned);
     }
   }

@@ -31,7 +31,7 @@ def baseline_images(images: Tensor, baseline: Any, seed: int = 0) -> Tensor:
             raise ValueError(f'`baseline` must be a number, a tensor, "blur" or "noise", got {baseline!r}')
         return blurred(images) if baseline == "blur" else _noise(images, seed)
     if isinstance(baseline, list | tuple | int | float):
-        baseline = torch.as_tensor(baseline)
+        baseline = torch.as_tensor(baseline, dtype=images.dtype)
     if not isinstance(baseline, Tensor) or baseline.is_complex():
         raise TypeError(f'`baseline` must be a number, a tensor, "blur" or "noise", got {type(baseline).__name__}')
     baseline = baseline.to(images)

@@ -31,7 +31,7 @@ def occlusion(
 
     Args:
         scorer: the model.
-        window: side, sides, or a bool tensor of as many axes for a window of any shape; None for a seventh of the image.
+        window: side, sides, or a bool tensor for a window of any shape; None for a seventh of the image.
         stride: step, or steps along the axes; None for half the window. Windows begin at multiples of it; those that
             reach over the border are cut.
         baseline: what the window holds, see :func:`fastcam.methods.baselines.baseline_images`.
@@ -66,7 +66,7 @@ def occlusion(
 
 
 def coverage_mean(values: Tensor, kernel: Tensor, stride: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Of every pixel, the mean of the values (N, [K,] *g) of the windows that cover it, (N, [K,] *S); 0 where none does.
+    """Of every pixel, the mean of the values (N, [K,] *g) of the windows over it, (N, [K,] *S); 0 where none is.
 
     Args:
         values: one per window.
@@ -81,8 +81,8 @@ def coverage_mean(values: Tensor, kernel: Tensor, stride: Sequence[int], size: S
 
     def laid_out(each: Tensor) -> Tensor:
         wide = spread(each, weight, stride=tuple(stride))
-        margins = [m for axis in reversed(range(axes)) for m in (0, max(0, size[axis] - wide.shape[2 + axis]))]
-        return F.pad(wide, margins)[(..., *(slice(length) for length in size))]
+        missing = [length - extent for length, extent in zip(size, wide.shape[2:], strict=True)]
+        return F.pad(wide, [margin for each in reversed(missing) for margin in (0, each)])  # negative ones cut
 
     count = laid_out(torch.ones_like(flat[:1]))
     mean = laid_out(flat) / count.clamp(min=1)

@@ -28,8 +28,9 @@ def score_cam(activations: Tensor, scorer: Scorer, *, channels: int | None = Non
         return _masked_scores(activations, scorer).softmax(-1)
     variance = activations.flatten(2).to(accumulation_dtype(activations.dtype)).var(-1)
     chosen = variance.topk(channels, 1).indices  # (N, channels)
-    some = activations.gather(1, chosen.reshape(*chosen.shape, *[1] * (activations.dim() - 2)).expand(
-        *chosen.shape, *activations.shape[2:]))
+    some = activations.gather(
+        1, chosen.reshape(*chosen.shape, *[1] * (activations.dim() - 2)).expand(*chosen.shape, *activations.shape[2:])
+    )
     weights = _masked_scores(some, scorer).softmax(-1)
     index = chosen.unsqueeze(1).expand_as(weights) if weights.dim() == 3 else chosen
     return weights.new_zeros((*weights.shape[:-1], count)).scatter(-1, index, weights)
@@ -46,16 +47,19 @@ def _masked_scores(activations: Tensor, scorer: Scorer) -> Tensor:
     return scorer.scores_of(activations.shape[1], masked)
 
 
-@method("ablation_cam", needs=("scores", "ablated_scores"), cost="1 to channels + 1", paper="doi:10.1109/WACV45572.2020.9093360")
+@method(
+    "ablation_cam",
+    needs=("scores", "ablated_scores"),
+    cost="1 to channels + 1",
+    paper="doi:10.1109/WACV45572.2020.9093360",
+)
 def ablation_cam(scores: Tensor, ablated_scores: Tensor) -> Tensor:
     """Ablation-CAM: every channel weighted by the share of the score that is lost without it."""
     return (scores.unsqueeze(-1) - ablated_scores) / scores.unsqueeze(-1)
 
 
 @method("rise", needs=("scorer",), returns="map", relu=False, cost="masks", paper="arXiv:1806.07421")
-def rise(
-    scorer: Scorer, *, masks: int = 4000, grid: int = 7, probability: float = 0.5, seed: int = 0
-) -> Tensor:
+def rise(scorer: Scorer, *, masks: int = 4000, grid: int = 7, probability: float = 0.5, seed: int = 0) -> Tensor:
     """RISE: the mean of random masks, each weighted by the score of the image behind it.
 
     Args:

@@ -5,6 +5,7 @@ from fastcam.ops.gather_patches import gather_patches
 from fastcam.ops.grad_cam import grad_cam
 from fastcam.ops.grad_cam_pp import grad_cam_pp
 from fastcam.ops.layer_cam import layer_cam
+from fastcam.ops.mask_images import mask_images
 from fastcam.ops.occlude import occlude
 from fastcam.ops.overlay import overlay
 from fastcam.ops.upsample_normalize import upsample_normalize
@@ -17,6 +18,7 @@ __all__ = [
     "grad_cam",
     "grad_cam_pp",
     "layer_cam",
+    "mask_images",
     "occlude",
     "overlay",
     "upsample_normalize",

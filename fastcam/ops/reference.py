@@ -171,6 +171,20 @@ def occlude(images: Tensor, windows: Tensor, baseline: Tensor) -> Tensor:
     return new_copies(images, len(windows)).copy_(copies)
 
 
+def mask_images(images: Tensor, maps: Tensor, normalize: bool = True) -> Tensor:
+    """Copies times one upsampled map each; see :func:`fastcam.ops.mask_images`."""
+    wide = maps.to(accumulation_dtype(images.dtype))  # so that no mask is rounded before the product
+    if 0 in images.shape:
+        return new_copies(images, maps.shape[1])
+    return masked_copies(images, upsample_normalize(wide, images.shape[2:], normalize))
+
+
+def masked_copies(images: Tensor, masks: Tensor) -> Tensor:
+    """Images (N, C, *S) times masks (N, K, *S) in the accumulation dtype, as (N, K, C, *S)."""
+    products = images.to(masks.dtype).unsqueeze(1) * masks.unsqueeze(2)
+    return new_copies(images, masks.shape[1]).copy_(products)
+
+
 def _coordinates(starts: Tensor, length: int, limit: int) -> Tensor:
     """(M, length): coordinates from each start on, in an axis [0, limit).
 

@@ -37,12 +37,17 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
         )
     if axes == 1:
         return call("upsample_normalize", maps.unsqueeze(-2), [1, *size], normalize).squeeze(-2)
-    if axes == 3:  # each slice of the depth first, then along the depth with height and width as one axis
+    if axes == 3:
         wide = maps.to(reference.accumulation_dtype(maps.dtype))  # so that nothing is rounded in between
-        slices = call("upsample_normalize", wide, size[1:], False).flatten(-2)
-        out = call("upsample_normalize", slices, [size[0], size[1] * size[2]], normalize)
-        return out.unflatten(-1, tuple(size[1:])).to(maps.dtype)
+        return upsample_volumes(wide, size, normalize).to(maps.dtype)
     return call("upsample_normalize", maps, size, normalize)
+
+
+def upsample_volumes(maps: Tensor, size: Sequence[int], normalize: bool) -> Tensor:
+    """For three spatial axes: each slice of the depth, then along the depth with height and width as one axis."""
+    slices = call("upsample_normalize", maps, size[1:], False).flatten(-2)
+    out = call("upsample_normalize", slices, [size[0], size[1] * size[2]], normalize)
+    return out.unflatten(-1, tuple(size[1:]))
 
 
 def _checked_size(size: Any) -> list[int]:
@@ -64,12 +69,17 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (maps,) = ctx.saved_tensors
+    return gradient_of_maps(grad, maps, ctx.size, ctx.normalize), None, None
+
+
+def gradient_of_maps(grad: Tensor, maps: Tensor, size: Sequence[int], normalize: bool) -> Tensor:
+    """The gradient with respect to maps (..., h, w), from that of the resampled ones (..., *size)."""
     dtype = reference.accumulation_dtype(maps.dtype)
     grad = grad.to(dtype)
-    if ctx.normalize:
-        grad = _through_min_max(grad, torch.ops.fastcam.upsample_normalize(maps.to(dtype), ctx.size, False))
-    y, x = (_resampling(maps.shape[axis], ctx.size[axis], grad) for axis in (-2, -1))
-    return (y.mT @ grad @ x).to(maps.dtype), None, None
+    if normalize:
+        grad = _through_min_max(grad, torch.ops.fastcam.upsample_normalize(maps.to(dtype), size, False))
+    y, x = (_resampling(maps.shape[axis], size[axis], grad) for axis in (-2, -1))
+    return (y.mT @ grad @ x).to(maps.dtype)
 
 
 def _resampling(source: int, size: int, like: Tensor) -> Tensor:

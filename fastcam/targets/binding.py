@@ -126,7 +126,9 @@ class Logit(Score):
     def bind(self, output: Any, count: int) -> Bound:
         """Finds the classes of every image."""
         classes = class_indices(output, self.classes, count)
-        return Bound(lambda out, rows: self.pick(self.scale(class_scores(out, len(rows))), classes, rows), classes, True)
+        return Bound(
+            lambda out, rows: self.pick(self.scale(class_scores(out, len(rows))), classes, rows), classes, True
+        )
 
     def scale(self, logits: Tensor) -> Tensor:
         """What the entries (M, classes) are turned into before one is picked."""

@@ -43,8 +43,8 @@ class Segmentation(Score):
 class Box(Score):
     """Class score of a detected box: of the detection with this label that overlaps the box most.
 
-    The output is a list of one dict an image with ``boxes`` (D, 4), ``labels`` (D,) and ``scores`` (D,), as torchvision's
-    detectors return it. The score is 0 where no detection overlaps by at least ``iou``.
+    The output is a list of one dict an image with ``boxes`` (D, 4), ``labels`` (D,) and ``scores`` (D,), as
+    torchvision's detectors return it. The score is 0 where no detection overlaps by at least ``iou``.
 
     Args:
         label: the class.
@@ -144,12 +144,12 @@ class Neuron(Score):
         if self.position == "max":
             return values.flatten(1).argmax(1, keepdim=True)
         size = values.shape[1:]
-        coordinates = tuple(self.position)
+        coordinates = tuple(map(int, self.position))
         if len(coordinates) != len(size) or any(not 0 <= c < s for c, s in zip(coordinates, size, strict=False)):
             raise ValueError(f"`position` must be coordinates in {tuple(size)}, got {coordinates}")
         flat = 0
         for coordinate, length in zip(coordinates, size, strict=True):
-            flat = flat * length + int(coordinate)
+            flat = flat * length + coordinate
         return torch.full((len(values), 1), flat, device=values.device)
 
 

@@ -19,6 +19,7 @@ MOST_REGISTERS = {
     "rectify_values": 24,
     "find_extremes": 48,
     "resample": 96,
+    "mask_planes": 112,
     "occlude_planes": 72,
     "gather_windows": 64,
     "overlay_pixels": 64,

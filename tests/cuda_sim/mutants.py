@@ -135,7 +135,10 @@ MUTANTS = [
     ),
     Mutant("a grid larger than CUDA allows", DEVICE, "tasks < 65535 ? tasks : 65535", "tasks"),
     Mutant("the ReLU is lost where chunks are added", REDUCTION, "= relu ? rectify(sum) : sum;", "= sum;"),
-    Mutant("only two corners of an interval are looked at", "cuda/upsample_normalize.cu", "corner < 4", "corner < 2"),
+    Mutant("only two corners of an interval are looked at", "cuda/resample.h", "corner < 4", "corner < 2"),
+    Mutant(
+        "every copy is under the first mask", "cuda/mask_images.cu", "maps + index * y.source", "maps + 0 * y.source"
+    ),
     Mutant("a window's first row is missed", "cuda/occlude.cu", "last >= window.start[0]", "last > window.start[0]"),
     Mutant(
         "a patch begins at its first row everywhere",

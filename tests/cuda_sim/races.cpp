@@ -54,6 +54,14 @@ void resample(Dtype dtype, bool normalize) {
   if (element_bytes(dtype) >= 4) rectify_in_place(dtype, maps.data(), 105, nullptr);
 }
 
+void mask(Dtype dtype, int64_t planes, int64_t values, bool normalize) {
+  auto images = memory(2 * 3 * 40 * 33), maps = memory(2 * 2 * 7 * 5), copies = memory(2 * 2 * 3 * 40 * 33);
+  auto extremes = memory(8);
+  mask_images({dtype, images.data(), maps.data(), copies.data(), normalize ? extremes.data() : nullptr, 2, 2, planes,
+               values, 7, 5, 40, 33},
+              nullptr);
+}
+
 void move_elements(int64_t element_size, int64_t planes, int64_t inside) {
   auto images = memory(2 * 3 * 9 * 11), baseline = memory(3 * 9 * 11), copies = memory(2 * 4 * 3 * 9 * 11);
   const std::vector<int64_t> windows{0, 0, 3, 3, 2, 5, 4, 4, -1, 8, 5, 9, 3, 3, 0, 2};
@@ -79,6 +87,8 @@ int main() {
     }
     resample(dtype, false);
     resample(dtype, true);
+    mask(dtype, 3, 1, true);
+    mask(dtype, 1, 3, false);
     auto pixels = memory(200), maps = memory(500), colors = memory(96), out = memory(200);
     overlay(dtype, reinterpret_cast<uint8_t*>(pixels.data()), maps.data(), reinterpret_cast<uint8_t*>(colors.data()),
             0.5F, 500, reinterpret_cast<uint8_t*>(out.data()), nullptr);

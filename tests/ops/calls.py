@@ -64,6 +64,12 @@ class ThroughWrapper:
     def occlude(a, g, k, windows):
         return ops.occlude(a, windows, g[0, :, 0, 0])
 
+    def mask_images(a, g, k, windows):
+        return ops.mask_images(a, k[:, :, 0, :4, :2])
+
+    def mask_volumes(a, g, k, windows):
+        return ops.mask_images(a.unsqueeze(2), k[:, :, :2, :3], normalize=False)
+
     def gather_patches(a, g, k, windows):
         patches = g[:1, :, :3, :2].expand(4, -1, -1, -1)
         origins, starts = windows[:, 0], windows[:, 1] - 3
@@ -114,6 +120,14 @@ class Bare:
     def occlude(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
         return torch.ops.fastcam.occlude(a, windows, g[0, :, 0, 0])
 
+    def mask_images(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.mask_images(a, k[:, :, 0, :4, :2])
+
+    def mask_volumes(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        slices = torch.ops.fastcam.upsample_normalize(k[:, :, :2, :3], [5, 3], False).flatten(3)
+        masks = torch.ops.fastcam.upsample_normalize(slices, [1, 15], False).unflatten(3, [5, 3])
+        return a.unsqueeze(1).unsqueeze(3) * masks.unsqueeze(2)
+
     def gather_patches(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
         patches = g[:1, :, :3, :2].expand(4, -1, -1, -1)
         origins, starts = windows[:, 0], windows[:, 1] - 3
@@ -131,10 +145,20 @@ def _functions(table):
 
 THROUGH_WRAPPER = _functions(ThroughWrapper)
 BARE = _functions(Bare)
+SAME_AS_INPUT = (
+    "upsample_normalize",
+    "upsample_volume",
+    "occlude",
+    "mask_images",
+    "mask_volumes",
+    "gather_patches",
+)  # in dtype
 DIFFERENTIABLE_IN = {
     "channel_mean": [0],
     "upsample_normalize": [1],
     "upsample_volume": [1],
+    "mask_images": [0, 2],
+    "mask_volumes": [0, 2],
     "overlay": [],
 }  # the others in a and g or k
 
@@ -160,6 +184,8 @@ def expected(a, g, k, windows):
         "upsample_normalize": formulas.min_max(formulas.resampled(g[:, 0], (11, 8)), 2),
         "upsample_volume": formulas.resampled(g[:, :4], (5, 2, 8)),
         "occlude": formulas.occluded(a, windows, g[0, :, 0, 0]).double(),
+        "mask_images": formulas.masked(a, k[:, :, 0, :4, :2]),
+        "mask_volumes": formulas.masked(a.unsqueeze(2), k[:, :, :2, :3], normalize=False),
         "gather_patches": gathered_patches(a, g, windows).double(),
         "overlay": overlaid(a, g).double(),
     }
@@ -179,8 +205,7 @@ def overlaid(a, g):
 
 def check(name, result, arguments):
     """Asserts the numbers of one function's result."""
-    same_as_input = name in ("upsample_normalize", "upsample_volume", "occlude", "gather_patches")
-    dtype = arguments[0].dtype if same_as_input else result_dtype(arguments[0].dtype)
+    dtype = arguments[0].dtype if name in SAME_AS_INPUT else result_dtype(arguments[0].dtype)
     close(result, expected(*arguments)[name], torch.uint8 if name == "overlay" else dtype)
 
 

@@ -60,6 +60,14 @@ def min_max(maps, axes):
     return torch.where(high - low > 1e-13 * high.abs(), (maps - low) / (high - low), 0)
 
 
+def masked(images, maps, normalize=True):
+    """Images (N, C, *S) times resampled maps (N, K, *s), scaled to [0, 1] unless told, in float64: (N, K, C, *S)."""
+    masks = resampled(maps, images.shape[2:])
+    if normalize:
+        masks = min_max(masks, images.dim() - 2)
+    return torch.einsum("nc...,nk...->nkc...", images.double(), masks)
+
+
 def occluded(images, windows, baseline):
     """Copies (N, M, C, *S) with windows cut by Python's own integers, which do not overflow."""
     if baseline.dim() == 1:

@@ -154,6 +154,30 @@ def test_occlude(arguments):
 
 
 @st.composite
+def images_and_maps(draw):
+    """Images and maps of any size, half precision images also under float32 maps."""
+    dtype, spatial = draw(st.sampled_from(DTYPES)), draw(SPATIAL)
+    images = random(draw, [draw(st.integers(0, 3)), draw(st.integers(1, 5)), *spatial], dtype)
+    map_shape = [len(images), draw(st.integers(0, 4)), *[draw(st.integers(1, 20)) for _ in spatial]]
+    maps = random(draw, map_shape, draw(st.sampled_from([dtype, result_dtype(dtype)])))
+    return anywhere(draw, images), anywhere(draw, maps)
+
+
+@PROFILE
+@given(images_and_maps(), st.booleans())
+def test_mask_images(arguments, normalize):
+    images, maps = arguments
+    copies, expected = ops.mask_images(images, maps, normalize), formulas.masked(images, maps, normalize)
+    if normalize and expected.numel():  # what the smallest of many ranges magnifies is not the op's error
+        spatial = tuple(range(2, images.dim()))
+        masks = formulas.resampled(maps, images.shape[2:])
+        ranges = masks.amax(spatial, keepdim=True) - masks.amin(spatial, keepdim=True)
+        keep = ((ranges > 1) | (ranges < 1e-12)).unsqueeze(2).expand_as(expected)
+        copies, expected = torch.where(keep, copies, 0), torch.where(keep, expected, 0)
+    close(copies, expected, images.dtype)
+
+
+@st.composite
 def patches_in_windows(draw):
     """Activations, patches and windows of any size, anywhere."""
     dtype = draw(st.sampled_from(DTYPES))
