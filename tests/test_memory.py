@@ -1,5 +1,6 @@
-"""Copies are cut into batches: each once, in order, the same maps for every size, and less where memory runs out."""
+"""Memory of the methods that try copies: no more at once than was said, and less where it runs out, for all of them."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -44,20 +45,6 @@ def check_cover(done: list[Block], images: int, variants: int) -> None:
 
 
 @settings(deadline=None, max_examples=200)
-@given(images=COUNTS, variants=COUNTS, size=st.integers(1, 60))
-def test_every_copy_once_and_in_order(images, variants, size):
-    done = [block for block, _ in batches(size).each(images, variants, len)]
-    check_cover(done, images, variants)
-    assert max(map(len, done)) <= size
-    whole = torch.zeros(images, variants, dtype=torch.int64)
-    for block in done:
-        assert block.rows.tolist() == [image for image, _ in pairs(block)]
-        assert len(block.rows) == len(block)
-        whole[block.place] += 1
-    assert whole.eq(1).all()
-
-
-@settings(deadline=None, max_examples=200)
 @given(images=COUNTS, variants=COUNTS, capacities=st.lists(st.integers(1, 40), min_size=1))
 def test_every_copy_once_where_memory_comes_and_goes(images, variants, capacities):
     attempts = iter(capacities * 1000)
@@ -85,14 +72,8 @@ def test_no_more_is_tried_than_memory_held(images, variants, capacity):
             raise MemoryError
 
     list(batches("auto").each(images, variants, work))
-    assert len(failed) <= 6  # 32, 16, 8, 4, 2
-    assert len(tried) - len(failed) <= images * -(-variants // max(1, min(capacity, 32) // 2 // images))
-
-
-@pytest.mark.parametrize("size", [0, -1, 1.5, "large", None, True])
-def test_bad_sizes(size):
-    with pytest.raises(ValueError, match=f'`batch_size` must be "auto" or a positive whole number, got {size!r}'):
-        fastcam.Explainer(conv_net(), "occlusion", batch_size=size)
+    assert len(failed) <= 5  # 16, 8, 4, 2, 1
+    assert len(tried) - len(failed) <= images * -(-variants // max(1, min(capacity, 16) // 2 // images))
 
 
 # --- through the engine -----------------------------------------------------------------------------------------------
@@ -184,7 +165,7 @@ def test_where_not_even_one_copy_fits_the_error_comes_out():
 
     with pytest.raises(MemoryError):
         list(batches("auto").each(3, 7, work))
-    assert calls == [21, 9, 3, 2, 1]
+    assert calls == [15, 6, 3, 2, 1]
 
 
 # --- memory that really runs out --------------------------------------------------------------------------------------
@@ -208,7 +189,7 @@ REAL = """
 
     done, no_limit = [], (resource.RLIM_INFINITY,) * 2
     cases = [("occlusion", None, 48, {"window": 24, "stride": 12}), ("ablation_cam", "1", 40, {}),
-             ("integrated_gradients", None, 96, {"steps": 40})]
+             ("integrated_gradients", None, 64, {"steps": 40})]
     for method, layer, spare, options in cases:
         expected, copies = run(method, layer, 1, **options), sum(finished.sizes)
         ctypes.CDLL(None).malloc_trim(0)
@@ -229,7 +210,7 @@ REAL = """
         if method == "occlusion":  # of the others no forward pass, or not it alone, ran out
             assert tried > copies and sum(sizes) == copies
         steps = [b - a for (a, _), (b, _) in zip([(0, 0), *reports], reports)]
-        assert min(steps) > 0 and 1 < max(steps) < 32, steps
+        assert min(steps) > 0 and 1 < max(steps) < 16, steps
         assert sum(steps) == reports[-1][1], "something was done twice, or not at all"
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     print("all")
@@ -239,5 +220,6 @@ REAL = """
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the memory of a process")
 def test_real_memory():
     script = textwrap.dedent(REAL)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed goes back to the system at once
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
     assert done.stdout == "all\n", done.stderr

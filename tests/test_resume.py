@@ -19,6 +19,7 @@ class Skip(nn.Module):
         self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
         self.act, self.front = nn.Tanh(), nn.Identity()
         self.classifier = nn.Linear(4, 5)
+        self.eval()
 
     def forward(self, x):
         x = self.front(self.first(x).tanh())
@@ -48,7 +49,7 @@ def by_hand(model, images, target):
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("size", [1, 2, 3, 32, "auto"])
 def test_a_connection_that_works_in_place(size, count):
-    model, images = Skip().double().eval(), images_for(count=count).double()
+    model, images = Skip().double(), images_for(count=count).double()
     before = snapshot(model)
     found = fastcam.explain(model, images, "ablation_cam", 1, "act", batch_size=size)
     assert snapshot(model) == before
@@ -77,8 +78,8 @@ def test_errors_in_front_of_the_layer_come_out(error, call):
             raise error("in front")
         return x
 
-    model = Skip().eval()
-    model.front = Call(front)
+    model = Skip()
+    model.front = Call(front).eval()
     before = snapshot(model)
     with pytest.raises(error, match="in front"):
         fastcam.explain(model, images_for(), "ablation_cam", 1, "act", batch_size=2)
@@ -93,8 +94,8 @@ def test_a_model_that_takes_another_way_each_time_is_run_whole():
         calls.append(len(x))
         return x if len(calls) < 3 else x.abs().abs() * x.sign()
 
-    model = Skip().double().eval()
+    model = Skip().double()
     plain = by_hand(model, images_for().double(), 1)
-    model.front = Call(front)
+    model.front = Call(front).eval()
     found = fastcam.explain(model, images_for().double(), "ablation_cam", 1, "act")
     torch.testing.assert_close(found.native, plain, rtol=1e-8, atol=1e-12)
