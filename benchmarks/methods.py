@@ -12,6 +12,7 @@ import contextlib
 import copy
 import functools
 import io
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -359,7 +360,7 @@ def measure(case: Case, at: Setting, rounds: int) -> list[dict[str, Any]]:
                 )
     once = {name: Timing(took, 0.0) for name, took in seconds.items() if took > ONCE}
     turns = {name: min(rounds, max(FEWEST, int(PATIENCE / took))) for name, took in seconds.items() if name not in once}
-    timings = interleave({name: calls[name] for name in turns}, turns) | once
+    timings = interleave({name: calls[name] for name in turns}, turns, warm=True) | once
     forward = timings.pop("forward").median
     return [
         {
@@ -406,16 +407,24 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     console = Console(width=140)
     rows: list[dict[str, Any]] = []
+    failed = []
     for name, layer, batch, cases in CASES:
         found: list[dict[str, Any]] = []
         for case in cases:
-            if arguments.only in f"{name} {case.method}":
+            if arguments.only not in f"{name} {case.method}":
+                continue
+            try:
                 found += measure(case, setting(name, layer, batch, case.scale), arguments.rounds)
+            except (AssertionError, RuntimeError) as error:  # the others still count
+                failed.append(f"{name} {case.method}: {error}")
+            if not arguments.only:
+                write("methods", rows + found)  # after every case: the whole takes minutes
         if found:
             console.print(shown(found, f"{name}, batch {batch}"))
         rows += found
-    if not arguments.only:
-        console.print(f"written: {write('methods', rows)}")
+    for line in failed:
+        console.print(f"not timed: {line}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ NEEDS = {
     "input_gradients": "gradients at the pixels",
     "guided_gradients": "guided gradients at the pixels",
     "deconvnet_gradients": "deconvnet gradients at the pixels",
-    "scorer": "the model itself",
+    "scorer": "the model, again and again",
 }
 TOOLS = ("fastcam", "pytorch-grad-cam", "torch-cam", "captum")
 
@@ -35,12 +35,25 @@ def methods() -> str:
             f"`{each.name}`",
             each.summary,
             ", ".join(NEEDS.get(need, need) for need in each.needs),
-            each.cost.replace(" x ", " × "),
+            each.cost,
             each.paper,
         ]
         for each in fastcam.list_methods()
     ]
-    return markdown(["name", "what it is", "needs", "cost", "paper"], rows)
+    return markdown(["name", "what it is", "needs", "forwards", "paper"], rows)
+
+
+def end_to_end() -> str:
+    """Times a bare forward, of every tool."""
+    result = load("end_to_end")
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in result["rows"]:
+        tool, _, method = row["contestant"].partition(" ")
+        if tool in TOOLS:
+            line = cells.setdefault((f"{row['model']}, batch {row['batch']}", method), {})
+            line[tool] = f"{row['times_forward']:.2f}"
+    rows = [[model, f"`{method}`", *(line.get(tool, "") for tool in TOOLS)] for (model, method), line in cells.items()]
+    return markdown(["model", "method", *TOOLS], rows) + "\n\n" + described(result["hardware"])
 
 
 def methods_speed() -> str:
@@ -66,19 +79,6 @@ def _peer(row: dict[str, Any]) -> str:
     times = row["times_forward"]
     once = "" if row["rounds"] > 1 else ", timed once"
     return f"{times:.2f} ({row['tool']}{once})" if times < 10 else f"{times:.0f} ({row['tool']}{once})"
-
-
-def end_to_end() -> str:
-    """Times a bare forward, of every tool."""
-    result = load("end_to_end")
-    cells: dict[tuple[str, str], dict[str, str]] = {}
-    for row in result["rows"]:
-        tool, _, method = row["contestant"].partition(" ")
-        if tool in TOOLS:
-            line = cells.setdefault((f"{row['model']}, batch {row['batch']}", method), {})
-            line[tool] = f"{row['times_forward']:.2f}"
-    rows = [[model, f"`{method}`", *(line.get(tool, "") for tool in TOOLS)] for (model, method), line in cells.items()]
-    return markdown(["model", "method", *TOOLS], rows) + "\n\n" + described(result["hardware"])
 
 
 def ops() -> str:

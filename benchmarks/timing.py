@@ -30,6 +30,8 @@ def interleave(
     rounds: int | Mapping[str, int],
     at_least: float = 0.0,
     finish: Callable[[], Any] = lambda: None,
+    *,
+    warm: bool = False,
 ) -> dict[str, Timing]:
     """Times every contestant once a round, after one untimed round.
 
@@ -39,8 +41,9 @@ def interleave(
             over the rounds.
         at_least: seconds; a sample repeats its call until it lasts about so long, and counts the mean.
         finish: waits for what the calls of a sample have started, on a device that does not wait by itself.
+        warm: whether all were called just before; then there is no untimed round.
     """
-    repeats = {name: _repeats(call, at_least, finish) for name, call in contestants.items()}
+    repeats = {name: 1 if warm else _repeats(call, at_least, finish) for name, call in contestants.items()}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     wanted = dict.fromkeys(contestants, rounds) if isinstance(rounds, int) else rounds
     total = max(wanted.values())

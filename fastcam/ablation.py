@@ -11,7 +11,7 @@ from fastcam import capture
 from fastcam.batching import Block
 from fastcam.head import Head
 from fastcam.resume import NotResumableError, Resumed
-from fastcam.scorer import Scorer
+from fastcam.scorer import Scorer, gathered
 from fastcam.successor import following_affine
 
 Reshape = Callable[[Tensor], Tensor]
@@ -142,8 +142,11 @@ def _resumed(
             copies = make(block)
             return scorer.bound(resumed(copies.flatten(0, 1), block), block.rows).unflatten(0, copies.shape[:2])
 
-        both = Block(range(len(raw)), range(2))
-        again = score(ablated.clean, both)
+        # Cloned: what follows may work in place.
+        cleanly = scorer.batches.quietly().each(
+            len(raw), 2, lambda block: score(lambda here: ablated.clean(here).clone(), block)
+        )
+        again = gathered(list(cleanly), len(raw), 2)
         expected = scorer.scores.unsqueeze(1).expand_as(again)
         scale = float(expected.nan_to_num(0, 0, 0).abs().max())
         if not torch.allclose(again, expected, rtol=1e-3, atol=1e-3 * scale, equal_nan=True):

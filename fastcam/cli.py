@@ -1,5 +1,6 @@
 """The command line: ``fastcam explain``, ``methods``, ``doctor`` and ``demo``."""
 
+import ast
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
@@ -15,13 +16,13 @@ import fastcam
 from fastcam import doctor as diagnosis
 from fastcam import models, photographs, render, targets
 from fastcam.pictures import Preprocessing
-from fastcam.progress import Report
+from fastcam.progress import Progress as Report
 
 try:
     import typer
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 except ImportError:
     sys.exit('fastcam: the command line needs typer and rich: pip install "fastcam[cli]"')
@@ -56,7 +57,7 @@ class Score(StrEnum):
     log_probability = "log-probability"
 
 
-_SCORES = {
+_SCORES: dict[Score, type[targets.Logit]] = {
     Score.logit: targets.Logit,
     Score.probability: targets.Probability,
     Score.log_probability: targets.LogProbability,
@@ -96,11 +97,6 @@ def explain(
         list[str] | None,
         typer.Option(help="Class index, class name, or top3 for the highest 3; repeatable.", show_default="top1"),
     ] = None,
-    score: Annotated[Score, typer.Option(help="What to explain of the class; rise wants a probability.")] = Score.logit,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Option of a method, see `fastcam methods`; repeatable."),
-    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the overlays, named PHOTO.METHOD.png.")] = Path("explanations"),
     classes: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
     num_classes: Annotated[int | None, typer.Option(min=1, help="Outputs, where not the architecture's own.")] = None,
@@ -108,6 +104,10 @@ def explain(
         str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...", show_default="cuda where there is one")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of the methods, as window=32; repeatable.", show_default=False)
+    ] = None,
+    score: Annotated[Score, typer.Option(help="What to explain of a class.")] = Score.logit,
     fuse: Annotated[Fusion, typer.Option(help="How to join the maps of several layers.")] = Fusion.mean,
     reshape: Annotated[Reshape | None, typer.Option(help="For layers that return tokens.")] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
@@ -121,7 +121,6 @@ def explain(
     with _mistakes_in_one_sentence():
         names = list(dict.fromkeys(method or ["grad_cam"]))
         _check_early(names, colormap)
-        options = _method_options(option or [], names)
         place = _device(device)
         classifier = models.load(model, weights, class_names=_class_names(classes), num_classes=num_classes)
         classifier = replace(
@@ -129,26 +128,24 @@ def explain(
         )
         if classifier.random_weights:
             _complain("warning: the weights are random, so the maps mean nothing; give trained ones with --weights")
-        bars = _progress()
         explainer = fastcam.Explainer(
             classifier.model.to(place),
             names,
             tuple(layer) if layer else None,
             fuse=fuse.value,
             reshape_transform=_RESHAPES[reshape] if reshape else None,
-            progress=_second_bar(bars),
-            **options,
+            **_method_options(option or []),
         )
-        wanted = photographs.Targets(tuple(target or ()), _SCORES[score])
-        run = photographs.Run(classifier, explainer, wanted, place, out, colormap, alpha)
-        failed = _explain_all(run, photographs.find(images, out), batch_size, bars)
+        asked = photographs.Targets(tuple(target or ()))
+        run = photographs.Run(classifier, explainer, asked, place, out, colormap, alpha, _SCORES[score])
+        failed = _explain_all(run, photographs.find(images, out), batch_size)
     raise typer.Exit(1 if failed else 0)
 
 
 @app.command()
 def methods() -> None:
-    """List the methods: what each needs, its cost in forward passes for an image, its definition and its paper."""
-    table = Table("name", "needs", "cost", "definition", "options", "paper")
+    """List the methods: what each needs, its definition and its paper."""
+    table = Table("name", "needs", "forwards", "definition", "options", "paper")
     for each in fastcam.list_methods():
         needs = ", ".join(need.replace("_", " ") for need in each.needs)
         options = ", ".join(f"{name}={value}" for name, value in each.options.items())
@@ -197,24 +194,35 @@ def main() -> None:
     app()
 
 
-def _explain_all(run: photographs.Run, paths: list[Path], batch_size: int, bars: Progress) -> bool:
+def _explain_all(run: photographs.Run, paths: list[Path], batch_size: int) -> bool:
     """Explains, prints complaints as they come and the table at the end; whether anything failed."""
     failed = not paths
     if not paths:
         _complain("there are no pictures in what was given")
     results: list[photographs.Result] = []
-    with bars:
-        task = bars.add_task("explaining", total=len(paths))
+    with _progress() as progress:
+        task = progress.add_task("explaining", total=len(paths))
+        _show_copies(progress, run)
         for each in run.over(paths, batch_size):
             if isinstance(each, photographs.Failure):
                 failed = True
-                _complain(f"{each.photograph}: {each.reason}", bars.console)
+                _complain(f"{each.photograph}: {each.reason}", progress.console)
             else:
                 results += each
-            bars.advance(task)
+            progress.advance(task)
     if results:
         _console().print(_table(results, with_target=not run.targets.is_highest))
     return failed or any(each.status == "non-finite" for each in results)
+
+
+def _show_copies(progress: Progress, run: photographs.Run) -> None:
+    """A second line for methods that try many copies of a photograph."""
+    copies = progress.add_task("copies tried", visible=False)
+
+    def show(done: int, total: int) -> None:
+        progress.update(copies, completed=done, total=total, visible=done < total)
+
+    run.explainer.progress = Report(show)
 
 
 def _table(results: list[photographs.Result], with_target: bool) -> Table:
@@ -248,18 +256,6 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _second_bar(bars: Progress) -> Report:
-    """Shows how far a method is that tries many copies of a batch, below the bar of the photographs."""
-    tasks: list[TaskID] = []
-
-    def report(done: int, total: int) -> None:
-        if not tasks:
-            tasks.append(bars.add_task("this batch"))
-        bars.update(tasks[0], completed=done, total=total, visible=done < total)
-
-    return report
-
-
 def _console() -> Console:
     """Standard output; wide where it is no terminal, so that nothing in a table is cut or wrapped."""
     console = Console()
@@ -291,26 +287,18 @@ def _check_early(methods: list[str], colormap: str) -> None:
     render.colors(colormap)
 
 
-def _method_options(texts: list[str], methods: list[str]) -> dict[str, Any]:
-    """Options of the methods, as the user wrote them; what reads as a number is one."""
-    options: dict[str, Any] = {}
+def _method_options(texts: list[str]) -> dict[str, Any]:
+    """From name=value to keywords; what reads as a number, a tuple, True, False or None is one."""
+    options = {}
     for text in texts:
         name, separator, value = text.partition("=")
-        if not separator:
-            raise ValueError(f"--option must be NAME=VALUE, got {text!r}")
-        options[name] = _number_or_text(value)
-    known = sorted(set().union(*(fastcam.get_method(each).all_options(options) for each in methods)))
-    for name in options:
-        if name not in known:
-            raise ValueError(f"{', '.join(methods)} has no option {name!r}; known: {', '.join(known) or 'none'}")
+        if not (name and separator):
+            raise ValueError(f"--option must be name=value, got {text!r}")
+        try:
+            options[name.replace("-", "_")] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name.replace("-", "_")] = value
     return options
-
-
-def _number_or_text(text: str) -> int | float | str:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
 
 
 def _device(name: str | None) -> torch.device:

@@ -72,7 +72,7 @@ def gather(run: Run, needs: Set[str], reshape: Reshape | None) -> tuple[Evidence
         RuntimeError: for a layer without a gradient.
     """
     # Behind a reshape transform the positions are not the axes the head pools over.
-    heads = [None if reshape else head.recognize(run.output, each) for each in run.activations]
+    heads = [None if reshape else head.recognize(run.output, each, run.differentiable) for each in run.activations]
     shapes = [_as_maps(each, layer, reshape) for each, layer in zip(run.activations, run.layers, strict=True)]
     layered = [dict[str, Any](activations=_free(each, run)) for each in shapes]
     shared: dict[str, Any] = {"scores": _free(run.scores, run), "images": _free(run.images, run), "scorer": run.scorer}

@@ -33,12 +33,12 @@ class Head:
     weight: Tensor
 
 
-def recognize(output: Any, activations: Tensor) -> Head | None:
+def recognize(output: Any, activations: Tensor, with_graph: bool = False) -> Head | None:
     """The head between ``activations`` (N, C, *S) and ``output`` (N, classes), or None where it is anything else.
 
     The autograd graph says exactly which operations ran, in whatever modules or functions they were written: global
     average or max pooling, then a linear layer or a 1x1 convolution (for the average, also in the other order), and
-    nothing else.
+    nothing else. ``with_graph`` leaves the weight in the graph of the model's parameters.
     """
     if not isinstance(output, Tensor) or output.dim() != 2 or activations.dim() < 3:
         return None
@@ -63,7 +63,7 @@ def recognize(output: Any, activations: Tensor) -> Head | None:
     if node is None or pooling is None or weight is None:
         return None
     fits = weight.shape[1] == activations.shape[1] and output.shape == (activations.shape[0], weight.shape[0])
-    return Head(pooling, weight.detach()) if fits else None
+    return Head(pooling, weight if with_graph else weight.detach()) if fits else None
 
 
 def _is_source(node: Any, activations: Tensor) -> bool:

@@ -120,15 +120,9 @@ def probabilities(output: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Targets:
-    """What to explain of every photograph.
-
-    Attributes:
-        texts: class indices, class names and the highest few, as the user wrote them.
-        score: what of a class, see :mod:`fastcam.targets`.
-    """
+    """What to explain of every photograph: class indices, class names and the highest few, as the user wrote them."""
 
     texts: tuple[str, ...]
-    score: type[Logit] = Logit
 
     @cached_property
     def is_highest(self) -> bool:
@@ -175,7 +169,10 @@ def _class_index(text: str, names: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Run:
-    """A classifier, an explainer of it (with a list of methods), and where and how its overlays are drawn."""
+    """A classifier, an explainer of it (with a list of methods), and where and how its overlays are drawn.
+
+    ``score`` is the kind of score explained of a class: logit, probability or log-probability.
+    """
 
     classifier: Classifier
     explainer: Explainer
@@ -184,6 +181,7 @@ class Run:
     out: Path
     colormap: str = "jet"
     alpha: float = 0.5
+    score: type[Logit] = Logit
 
     def over(self, photographs: Sequence[Path], batch_size: int) -> Iterator[list[Result] | Failure]:
         """Explains photographs batch by batch and writes their overlays into ``out``.
@@ -242,11 +240,11 @@ class Run:
 
     def _explain(self, images: Tensor) -> dict[str, Explanation]:
         if self.targets.is_highest:
-            return self.explainer(images, self.targets.score())
+            return self.explainer(images, None if self.score is Logit else self.score())
         with torch.inference_mode():
             output = self.explainer.model(images)
         names = self.classifier.class_names(_class_count(output))
-        return self.explainer(images, self.targets.score(self.targets.indices(output, names)))
+        return self.explainer(images, self.score(self.targets.indices(output, names)))
 
 
 def _class_count(output: Any) -> int:

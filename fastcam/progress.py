@@ -14,8 +14,8 @@ class Progress:
     """Tells how far the work is.
 
     Args:
-        show: False for nothing, True for a bar on standard error once the work has taken two seconds, or a function of
-            (done, total) that is called after every piece.
+        show: False for nothing, True for a bar on standard error, where that is a terminal or a notebook, once the work
+            has taken two seconds, or a function of (done, total) that is called after every piece.
     """
 
     def __init__(self, show: bool | Report = False, description: str = "explaining") -> None:
@@ -62,7 +62,8 @@ def _bar(description: str) -> tuple[Report, Callable[[], None]]:
         if bar is None and time.monotonic() - started < _PATIENCE:
             return
         if bar is None:
-            bar = Bar(console=Console(stderr=True), transient=True)
+            console = Console(stderr=True)
+            bar = Bar(console=console, transient=True, disable=not (console.is_terminal or console.is_jupyter))
             bar.start()
             bar.add_task(description, total=total)
         bar.update(bar.task_ids[0], completed=done)

@@ -18,6 +18,8 @@ from fastcam.inputs import Inputs
 
 # Functions that read values: what they said while recording is said again.
 _READERS = {"item", "tolist", "numpy", "equal", "allclose", "__bool__", "__int__", "__float__", "__index__"}
+# Not noted: an error on its way out sets the mode back, which would look like another model and hide the error.
+_MODES = {"_set_grad_enabled", "set_grad_enabled"}
 
 
 class NotResumableError(RuntimeError):
@@ -34,19 +36,24 @@ class _Result:
     alive: Callable[[], Tensor | None]
 
     def of_copies(self, block: Block, images: int) -> Tensor:
-        """The tensor for a block of copies: rows repeated, or where nothing can read it any more, its shape alone."""
+        """The tensor for a block of copies: rows repeated, or where nothing can read it any more, its shape alone.
+
+        Of its own memory: the model may work on it in place, and the next block begins with the same.
+        """
         tensor, per_image = self.alive(), self.shape[0] // images if self.shape else 0
         if per_image == 0 or self.shape[0] % images:  # no axis of images
-            return (
-                tensor
-                if tensor is not None
-                else torch.empty((), dtype=self.dtype, device=self.device).expand(self.shape)
-            )
+            if tensor is not None:
+                return tensor.clone()
+            return torch.empty((), dtype=self.dtype, device=self.device).expand(self.shape)
         if tensor is None:
             shape = (len(block) * per_image, *self.shape[1:])
             return torch.empty((), dtype=self.dtype, device=self.device).expand(shape)
         rows = tensor.unflatten(0, (images, per_image))[block.place[0]].unsqueeze(1)
-        return rows.expand(-1, len(block.variants), *rows.shape[2:]).flatten(0, 2)
+        return (
+            rows.expand(-1, len(block.variants), *rows.shape[2:])
+            .clone(memory_format=torch.contiguous_format)
+            .flatten(0, 2)
+        )
 
 
 class Resumed:
@@ -136,6 +143,8 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
+        if func.__name__ in _MODES:
+            return output
         note = tree_map_only(Tensor, lambda t: _Result(t.shape, t.dtype, t.device, weakref.ref(t)), output)
         self.calls.append((func.__name__, note))
         return output
@@ -158,10 +167,14 @@ class _Player(TorchFunctionMode):
     def __init__(self, calls: list[tuple[str, Any]], block: Block, images: int) -> None:
         super().__init__()
         self.calls, self.block, self.images = iter(calls), block, images
+        self.is_lost = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.is_lost or func.__name__ in _MODES:  # lost: on the way out, contexts that the model entered are left
+            return func(*args, **(kwargs or {}))
         name, note = next(self.calls, ("nothing", None))
         if name != func.__name__:
+            self.is_lost = True
             raise NotResumableError(f"the model called {func.__name__} where it called {name} before")
         has_tensors = False
 
