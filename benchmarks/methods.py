@@ -38,9 +38,9 @@ from fastcam.methods.baselines import normal_noise
 
 LIMIT = 1e-4  # of the range of a map
 # A unit close to zero falls on either side of it as the rounding goes, and its whole share of the gradient comes or
-# goes with it: among the many units of many copies there are some, and single pixels differ by more than rounding. In
-# float64 the differences are below 1e-8.
-KINKS = 5e-3
+# goes with it: among the many units of many copies, or of a deep network, there are some, and single pixels differ by
+# more than rounding. In float64 Integrated Gradients and SmoothGrad differ by less than 1e-8, FullGrad by less than 1e-4.
+KINKS = 2e-2
 FEWEST, PATIENCE, ONCE = (
     3,
     10.0,
@@ -262,7 +262,9 @@ CASES: list[tuple[str, str, int, list[Case]]] = [
             Case("saliency", {"captum": CAPTUM_SALIENCY}),
             Case("guided_backprop", {"captum": CAPTUM_GUIDED}),
             Case("guided_grad_cam", {"captum": CAPTUM_GUIDED_GRAD_CAM}),
-            Case("full_grad", {"pytorch-grad-cam": with_pytorch_grad_cam(FullGrad)}, {"rescale": "channel"}),
+            Case(
+                "full_grad", {"pytorch-grad-cam": with_pytorch_grad_cam(FullGrad)}, {"rescale": "channel"}, limit=KINKS
+            ),
             Case(
                 "integrated_gradients",
                 {"captum": integrated_gradients_with_captum(10)},
