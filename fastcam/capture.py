@@ -140,12 +140,16 @@ def exchange(output: Any, element: Any, tensor: Tensor) -> Any:
 
 
 @contextlib.contextmanager
-def exchanged(layer: Layer, tensor: Tensor, element: Element = None) -> Iterator[None]:
-    """Within the context, and for the calling thread, the layer returns the tensor whatever it computes."""
-    thread = threading.get_ident()
+def exchanged(layer: Layer, tensor: Tensor, element: Element = None, run: int = 1) -> Iterator[None]:
+    """Within the context, and for the calling thread, the layer's given run returns the tensor whatever it computes."""
+    thread, runs = threading.get_ident(), 0
 
     def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
-        return exchange(output, element, tensor) if threading.get_ident() == thread else None
+        nonlocal runs
+        if threading.get_ident() != thread:
+            return None
+        runs += 1
+        return exchange(output, element, tensor) if runs == run else None
 
     handle = layer.module.register_forward_hook(hook)
     try:
@@ -159,6 +163,9 @@ def _call(model: nn.Module, images: Tensor | tuple[Any, ...]) -> Any:
     arguments = [_usable(each) for each in (images if isinstance(images, tuple) else (images,))]
     if any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules()):
         with _stance_lock, torch.compiler.set_stance("force_eager"):
+            return model(*arguments)
+    if torch.is_grad_enabled() and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        with torch.jit.optimized_execution(False):  # or one node of the graph hides many, rectifiers among them
             return model(*arguments)
     return model(*arguments)
 

@@ -7,7 +7,7 @@ Every map must agree within 1e-4 of its range. Where definitions differ, the pee
 | pytorch-grad-cam, guided       | modules `nn.ReLU` only, image 0     | every rectifier, every image                 |
 | pytorch-grad-cam, Ablation-CAM | fills min - 1e7 unless the min is 0 | 0, as in the paper                           |
 | pytorch-grad-cam, Ablation-CAM | of tokens, the class token's too    | only those of the map: they are channel k    |
-| pytorch-grad-cam, FullGrad     | by channel: the biases cancel; + 1e-7 | by sample, as its authors; by channel if told |
+| pytorch-grad-cam, FullGrad     | by channel; 1e-7 more               | by sample, as its authors; by channel if told |
 | pytorch-grad-cam, Score-CAM    | masks with align_corners=True       | False, as all maps are enlarged              |
 | torch-cam, Score-CAM           | scales masks before enlarging them  | after it, as in the paper: all span [0, 1]   |
 """
