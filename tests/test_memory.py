@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fastcam
 from fastcam.batching import Batches, Block
 from fastcam.progress import Progress
 from tests.conftest import Call, conv_net, images_for, snapshot
