@@ -48,7 +48,7 @@ def test_nothing_holds_a_graph(method, target):
 @pytest.mark.parametrize("method", RUNNABLE)
 def test_what_a_call_used_is_freed_with_its_explanation(method):
     """No cycle, no cache: without the garbage collector."""
-    model, layer = suited(method)
+    model, _ = suited(method)
     born: list[weakref.ref[Tensor]] = []
 
     def note(output: Tensor) -> Tensor:
