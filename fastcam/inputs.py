@@ -22,8 +22,8 @@ class Inputs:
 
     Attributes:
         images: (N, C, *S) floating point, the argument that is explained.
-        others: the remaining arguments, held as they are; tensors with N rows, in tuples, lists and dicts as well, belong to
-            the images row by row.
+        others: the remaining arguments, held as they are; tensors with N rows, also inside tuples, lists and dicts,
+            belong to the images row by row.
     """
 
     images: Tensor
