@@ -55,7 +55,7 @@ def test_rows_stay_with_their_images(method, packing):
     """A logit's map times its factor, or for methods that compare scores, the map of that factor times the logit."""
     others, unpack = PACKINGS[packing]
     model, images = Scaled(unpack).double().eval(), images_for(count=3).double()
-    found = explain(method, (images, *others), CLASSES, model, target_layer="net.features", batch_size=4)
+    found = explain(method, (images, *others), CLASSES, model, target_layer="net.features", batch_size=7)
     factors = FACTORS[torch.arange(3), CLASSES]
     alone = conv_net().double()
 
@@ -94,7 +94,7 @@ def test_both_branches_of_two(method):
         (twins, (left, right), "left.features"),
         (Swapped(twins).eval(), (right, left), "twins.right.features"),
     ]:
-        found = explain(method, inputs, CLASSES, model, target_layer=layer, batch_size=2)
+        found = explain(method, inputs, CLASSES, model, target_layer=layer, batch_size=7)
         assert torch.equal(found.images, inputs[0])
         for row in range(3):
             one = tuple(each[row : row + 1] for each in inputs)
