@@ -171,9 +171,8 @@ def _call(model: nn.Module, images: Tensor | tuple[Any, ...]) -> Any:
 
 
 def _usable(argument: Any) -> Any:
-    """A copy of what autograd may not record, tensors of inference mode, and of leaves that a model may not change."""
-    is_leaf = isinstance(argument, Tensor) and torch.is_grad_enabled() and argument.requires_grad
-    return argument.clone() if is_leaf or (isinstance(argument, Tensor) and argument.is_inference()) else argument
+    """A copy: a model may change its input in place, and autograd may not record tensors of inference mode."""
+    return argument.clone() if isinstance(argument, Tensor) else argument
 
 
 def is_training(model: nn.Module) -> bool:
