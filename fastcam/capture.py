@@ -164,6 +164,9 @@ def _call(model: nn.Module, images: Tensor | tuple[Any, ...]) -> Any:
     if any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules()):
         with _stance_lock, torch.compiler.set_stance("force_eager"):
             return model(*arguments)
+    if torch.is_grad_enabled() and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        with torch.jit.optimized_execution(False):  # or one node of the graph hides many, rectifiers among them
+            return model(*arguments)
     return model(*arguments)
 
 
