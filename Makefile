@@ -25,7 +25,7 @@ bench: $(VENV)/built  ## ops, methods and end to end beside the peers; writes be
 	$(BIN)/python -m benchmarks.end_to_end
 	$(BIN)/python -m benchmarks.methods
 
-gallery: $(VENV)/built  ## one picture of all methods on one photograph
+gallery: $(VENV)/built  ## all methods on one photograph, with what each costs; benchmarks/results/gallery.jpg
 	$(BIN)/python -m benchmarks.gallery
 
 readme: $(VENV)/built  ## renew the tables of the README

@@ -1,109 +1,165 @@
-"""One picture of all methods on one photograph: ``python -m benchmarks.gallery``."""
+"""One picture of all methods on one photograph, with what each costs: ``python -m benchmarks.gallery``.
 
+The network is the demo's, EfficientNet-Lite0 with its ImageNet weights; the class is the one it sees. Heat maps lie
+over the photograph. Attributions of every pixel are drawn as their papers do: sizes in grey; signed ones, which add up
+to the score, in red and blue; what comes back through rectifiers in its own colours about grey.
+
+The network rectifies with ReLU6. Guided backpropagation multiplies with its slope, so that units at 6 let nothing
+back; a deconvnet looks at what comes back alone, so that they do. Of the photograph a deconvnet knows only the switches
+of max pooling, and this network has none: it draws a pattern of strides, of one class the same for every photograph.
+"""
+
+import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
 
 import fastcam
-from benchmarks.timing import RESULTS
-from fastcam.demo import PREPROCESSING, efficientnet_lite0, photographs
-from fastcam.registry import Method
-from fastcam.render import to_uint8
+from benchmarks.timing import RESULTS, interleave
+from fastcam import demo, render
 
 PICTURE = RESULTS / "gallery.jpg"
-LEFT_OUT = ("gmp_cam",)  # this network has no global max pooling
-GREY = (
-    "saliency",
-    "input_x_gradient",
-    "deconvnet",
-    "guided_backprop",
-    "guided_grad_cam",
-    "integrated_gradients",
-    "smooth_grad",
-)
-OPTIONS: dict[str, dict[str, Any]] = {"rise": {"masks": 1000}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "occlusion": {"window": 32, "stride": 16},
+    "rise": {"masks": 1000},
+    "smooth_grad": {"samples": 25},
+    "integrated_gradients": {"steps": 50},
+}
 TARGETS = {"rise": fastcam.targets.Probability()}
-COLUMNS, TILE, GAP, TITLE = 6, 244, 8, 34  # pixels
-REPEATS = 5  # of what takes less than a second
+GREY = ("saliency", "smooth_grad")
+SIGNED = ("input_x_gradient", "integrated_gradients")
+COLOURED = ("deconvnet", "guided_backprop", "guided_grad_cam")
+
+COLUMNS, TILE, GAP, MARGIN, TITLE = 6, 224, 24, 16, 44  # pixels; a tile is as large as what the network sees
+LONG = 2.0  # seconds from which a call is timed once
+ROUNDS = 7
 
 
-def seconds(call: Callable[[], Any]) -> tuple[Any, float]:
-    """What the call returns, and the median time of a few calls after the first; of long calls the first counts."""
+def clipped(values: np.ndarray, share: float = 0.995) -> np.ndarray:
+    """In [-1, 1], by a size that few exceed: single pixels would hide the others."""
+    return np.clip(values / np.quantile(np.abs(values), share), -1, 1)
+
+
+def drawn(explanation: fastcam.Explanation, picture: Image.Image) -> render.Bytes:
+    """(H, W, 3), as is usual for the method."""
+    if explanation.method in COLOURED:
+        colours = clipped(explanation.attributions[0].movedim(0, -1).double().numpy(), 0.98)
+        return render.to_uint8((0.5 + 0.5 * colours).astype(np.float32))
+    if explanation.method in GREY:
+        return render.colors("gray")[render.to_uint8(clipped(explanation.native[0].numpy()))]
+    if explanation.method in SIGNED:
+        signed = clipped(explanation.native[0].numpy())
+        return render.colors("RdBu_r")[render.to_uint8((0.5 + 0.5 * signed).astype(np.float32))]
+    return explanation.overlay([picture])[0]
+
+
+def timed(call: Callable[[], Any], forward: Callable[[], Any]) -> tuple[Any, float]:
+    """What the call returns, and its time over that of a bare forward pass, measured in turns."""
     start = time.perf_counter()
     result = call()
-    first = time.perf_counter() - start
-    if first > 1:
-        return result, first
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return result, statistics.median(times)
+    seconds = time.perf_counter() - start
+    if seconds < LONG:
+        timings = interleave({"forward": forward, "call": call}, ROUNDS)
+        return result, timings["call"].median / timings["forward"].median
+    before, after = (interleave({"forward": forward}, ROUNDS)["forward"].median for _ in range(2))
+    return result, seconds / statistics.mean((before, after))
 
 
-def bare_forward(model: nn.Module, images: Tensor) -> float:
-    with torch.inference_mode():
-        return seconds(lambda: model(images))[1]
+def tiles(photograph: str, wanted: list[str]) -> list[tuple[str, str, render.Bytes]]:
+    """Title, what is said below it, and picture."""
+    model = demo.efficientnet_lite0()
+    picture = demo.PREPROCESSING.crop(demo.photographs()[photograph])
+    images = demo.PREPROCESSING.tensor(picture)[None]
 
+    def forward() -> torch.Tensor:
+        with torch.inference_mode():
+            return model(images)
 
-def grey(explanation: fastcam.Explanation) -> np.ndarray:
-    """The map's size, white where it is largest; a few pixels in a thousand are cut, or they would hide the others."""
-    size = explanation.native[0].abs().double()
-    shown = (size / size.quantile(0.995)).clamp(max=1).numpy()
-    return np.repeat(to_uint8(shown)[..., None], 3, -1)
-
-
-def drawn(method: Method, explanation: fastcam.Explanation, picture: Image.Image) -> np.ndarray:
-    return grey(explanation) if method.name in GREY else explanation.overlay([picture])[0]
-
-
-def tiles() -> list[tuple[str, str, np.ndarray]]:
-    """Name, cost and picture of the photograph and of every method."""
-    model = efficientnet_lite0()
-    picture = PREPROCESSING.crop(photographs()["cat"])
-    images = PREPROCESSING.tensor(picture)[None]
-    found = [("photograph", "", np.asarray(picture))]
+    chance, index = forward().softmax(1)[0].max(0)
+    found = [("photograph", f"seen as: {demo.imagenet_names()[index]}, {chance:.0%}", np.asarray(picture))]
     for method in fastcam.list_methods():
-        if method.name in LEFT_OUT:
+        if wanted and method.name not in wanted:
             continue
         explainer = fastcam.Explainer(model, method.name, **OPTIONS.get(method.name, {}))
-        target = TARGETS.get(method.name)
-        before = bare_forward(model, images)  # next to it: the machine may be busy at another time
-        explanation, taken = seconds(lambda explainer=explainer, target=target: explainer(images, target))
-        cost = 2 * taken / (before + bare_forward(model, images))
-        print(
-            f"{method.name:22} {cost:8.1f} forwards  {explanation.layer or 'no layer'}  {explanation.status}",
-            flush=True,
-        )
-        found.append((method.name, f"{cost:.1f}" if cost < 10 else f"{cost:.0f}", drawn(method, explanation, picture)))
-    return found
+        target = TARGETS.get(method.name, int(index))
+
+        def explain(explainer: Any = explainer, target: Any = target) -> fastcam.Explanation:
+            explanation = explainer(images, target)
+            _ = explanation.maps  # made when asked for
+            return explanation
+
+        try:
+            explanation, cost = timed(explain, forward)
+        except ValueError as error:  # gmp_cam: the network has no global max pooling
+            print(f"{method.name:22} not applicable: {error}")
+            found.append(
+                (
+                    method.name,
+                    "not applicable",
+                    written(["for networks that end", "in global max pooling"], "#888888", "#eeeeee"),
+                )
+            )
+            continue
+        print(f"{method.name:22} {cost:8.1f} forwards (nominal {method.cost}), {explanation.status[0]}", flush=True)
+        amount = f"{cost:.1f}" if cost < 10 else f"{cost:.0f}"
+        found.append((method.name, f"{amount}  forwards  ({method.cost})", drawn(explanation, picture)))
+    return [*found, ("how to read it", "EfficientNet-Lite0", legend())]
 
 
-def grid(found: list[tuple[str, str, np.ndarray]]) -> Image.Image:
+def written(lines: list[str], colour: str, background: str) -> render.Bytes:
+    sheet = Image.new("RGB", (TILE, TILE), background)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
+    for row, line in enumerate(lines):
+        draw.text((14, TILE / 2 + 22 * (row - (len(lines) - 1) / 2)), line, colour, font, anchor="lm")
+    return np.asarray(sheet)
+
+
+def legend() -> render.Bytes:
+    lines = [
+        "2.0  forwards  (2):  time of",
+        "the explanation over that of",
+        "a bare forward pass, and the",
+        "number by definition",
+        "",
+        "Overlays: red is high",
+        "Grey: size of the gradient",
+        "Red, blue: for, against",
+        "Coloured: what came back",
+        "through the rectifiers",
+    ]
+    return written(lines, "#444444", "#f6f6f6")
+
+
+def grid(found: list[tuple[str, str, render.Bytes]]) -> Image.Image:
     rows = -(-len(found) // COLUMNS)
-    sheet = Image.new("RGB", (GAP + COLUMNS * (TILE + GAP), GAP + rows * (TITLE + TILE + GAP)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
-    for index, (name, cost, pixels) in enumerate(found):
-        x = GAP + index % COLUMNS * (TILE + GAP)
-        y = GAP + index // COLUMNS * (TITLE + TILE + GAP)
-        draw.text((x, y + TITLE / 2), name, "black", font, anchor="lm")
-        draw.text((x + TILE, y + TITLE / 2), cost, "#666666", font, anchor="rm")
-        sheet.paste(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.BICUBIC), (x, y + TITLE))
+    width, height = TILE + GAP, TITLE + TILE + GAP
+    sheet = Image.new("RGB", (2 * MARGIN + COLUMNS * width - GAP, MARGIN + rows * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    name_font, cost_font = ImageFont.load_default(size=18), ImageFont.load_default(size=14)
+    for place, (name, cost, pixels) in enumerate(found):
+        x, y = MARGIN + place % COLUMNS * width, MARGIN + place // COLUMNS * height
+        draw.text((x, y + 11), name, "black", name_font, anchor="lm")
+        draw.text((x, y + 31), cost, "#666666", cost_font, anchor="lm")
+        sheet.paste(Image.fromarray(pixels), (x, y + TITLE))
     return sheet
 
 
 def main() -> None:
-    """Writes results/gallery.jpg."""
-    sheet = grid(tiles())
-    sheet.save(PICTURE, quality=80, optimize=True)
-    print(f"written: {PICTURE}, {sheet.width} x {sheet.height}, {PICTURE.stat().st_size // 1000} kB")
+    """Draws the picture and keeps it as results/gallery.jpg."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--photograph", default="cat", help="one of the demo's")
+    parser.add_argument("--method", action="append", default=[], help="only this one; repeatable")
+    parser.add_argument("--out", type=Path, default=PICTURE)
+    arguments = parser.parse_args()
+    sheet = grid(tiles(arguments.photograph, arguments.method))
+    sheet.save(arguments.out, quality=84, optimize=True)
+    print(f"written: {arguments.out}, {sheet.width} x {sheet.height}, {arguments.out.stat().st_size // 1000} kB")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,15 @@ import fastcam
 from benchmarks.timing import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
+NEEDS = {
+    "mean_pool_classifier": "average pooling + linear head",
+    "max_pool_classifier": "max pooling + linear head",
+    "ablated_scores": "scores without each channel",
+    "input_gradients": "gradients at the pixels",
+    "guided_gradients": "guided gradients at the pixels",
+    "deconvnet_gradients": "deconvnet gradients at the pixels",
+    "scorer": "the model, again and again",
+}
 TOOLS = ("fastcam", "pytorch-grad-cam", "torch-cam", "captum")
 
 
@@ -21,17 +30,14 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 def methods() -> str:
     """The registered methods."""
-    names = {
-        "mean_pool_classifier": "average pooling + linear head",
-        "max_pool_classifier": "max pooling + linear head",
-        "ablated_scores": "scores without each channel",
-        "input_gradients": "gradients at the pixels",
-        "guided_gradients": "guided gradients at the pixels",
-        "deconvnet_gradients": "deconvnet gradients at the pixels",
-        "scorer": "the model, again and again",
-    }
     rows = [
-        [f"`{each.name}`", each.summary, ", ".join(names.get(need, need) for need in each.needs), each.cost, each.paper]
+        [
+            f"`{each.name}`",
+            each.summary,
+            ", ".join(NEEDS.get(need, need) for need in each.needs),
+            each.cost,
+            each.paper,
+        ]
         for each in fastcam.list_methods()
     ]
     return markdown(["name", "what it is", "needs", "forwards", "paper"], rows)
@@ -51,20 +57,28 @@ def end_to_end() -> str:
 
 
 def methods_speed() -> str:
-    """Times a bare forward, of the methods that try copies of the image or go through the network."""
+    """Times a bare forward of fastcam and of the fastest peer, and how many times faster fastcam is."""
     result = load("methods")
-    cells: dict[tuple[str, str], dict[str, str]] = {}
+    cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in result["rows"]:
-        options = ", ".join(f"{name}={value!r}" for name, value in row["options"].items())
-        method = f"`{row['method']}`" + (f" ({options})" if options else "")
-        line = cells.setdefault((f"{row['model']}, batch {row['batch']}", method), {})
-        line[row["tool"]] = f"{row['times_forward']:.{2 if row['times_forward'] < 10 else 0}f}"
-    rows = [[model, method, *(line.get(tool, "") for tool in TOOLS)] for (model, method), line in cells.items()]
-    counts = {row["rounds"] for row in result["rows"]}
-    rounds = (
-        f"Medians of {min(counts)} to {max(counts)} rounds." if len(counts) > 1 else f"Medians of {min(counts)} rounds."
-    )
-    return markdown(["model", "method", *TOOLS], rows) + "\n\n" + described(result["hardware"]) + " " + rounds
+        label = f"`{row['method']}`" + (f", {row['case']}" if row["case"] else "")
+        cases.setdefault((f"{row['model']}, batch {row['batch']}", label), []).append(row)
+    lines = []
+    for (model, label), rows in cases.items():
+        own = next(row["times_forward"] for row in rows if row["tool"] == "fastcam")
+        peers = [row for row in rows if row["tool"] != "fastcam"]
+        best = min(peers, key=lambda row: row["times_forward"], default=None)
+        theirs = ["", ""] if best is None else [_peer(best), f"{best['times_forward'] / own:.1f}"]
+        lines.append([label, model, f"{own:.2f}" if own < 10 else f"{own:.0f}", *theirs])
+    header = ["method", "model", "fastcam", "fastest peer", "times faster"]
+    return markdown(header, lines) + "\n\n" + described(result["hardware"])
+
+
+def _peer(row: dict[str, Any]) -> str:
+    """Its time and its name."""
+    times = row["times_forward"]
+    once = "" if row["rounds"] > 1 else ", timed once"
+    return f"{times:.2f} ({row['tool']}{once})" if times < 10 else f"{times:.0f} ({row['tool']}{once})"
 
 
 def ops() -> str:

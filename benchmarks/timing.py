@@ -4,7 +4,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,31 @@ class Timing:
 
 
 def interleave(
-    contestants: Contestants, rounds: int, at_least: float = 0.0, finish: Callable[[], Any] = lambda: None
+    contestants: Contestants,
+    rounds: int | Mapping[str, int],
+    at_least: float = 0.0,
+    finish: Callable[[], Any] = lambda: None,
+    *,
+    warm: bool = False,
 ) -> dict[str, Timing]:
     """Times every contestant once a round, after one untimed round.
 
     Args:
         contestants: what to call, by name.
-        rounds: how many samples each gets.
+        rounds: how many samples each gets, at least 2; where that differs, those of the slow ones are spread evenly
+            over the rounds.
         at_least: seconds; a sample repeats its call until it lasts about so long, and counts the mean.
         finish: waits for what the calls of a sample have started, on a device that does not wait by itself.
+        warm: whether all were called just before; then there is no untimed round.
     """
-    repeats = {name: _repeats(call, at_least, finish) for name, call in contestants.items()}
+    repeats = {name: 1 if warm else _repeats(call, at_least, finish) for name, call in contestants.items()}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
+    wanted = dict.fromkeys(contestants, rounds) if isinstance(rounds, int) else rounds
+    total = max(wanted.values())
+    for turn in range(total):
         for name, call in contestants.items():
+            if turn * wanted[name] // total == (turn + 1) * wanted[name] // total:
+                continue
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()

@@ -106,7 +106,7 @@ def _window_shape(window: Window, size: Sequence[int]) -> list[int]:
 
 
 def _per_axis(name: str, value: Any, axes: int) -> list[int]:
-    values = [value] * axes if isinstance(value, int) else list(value)
+    values = list(value) if isinstance(value, Sequence) else [value] * axes
     if len(values) != axes or any(not isinstance(each, int) or each < 1 for each in values):
         raise ValueError(f"`{name}` must be a positive whole number or {axes} of them, got {value!r}")
     return values

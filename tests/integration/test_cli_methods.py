@@ -50,6 +50,7 @@ def test_score_of_a_class(work):
         ("window", "--option must be name=value, got 'window'"),
         ("height=3", "occlusion has no option 'height'; known: baseline, seed, stride, window"),
         ("window=0", "`window` must be a positive whole number or 2 of them, got 0"),
+        ("window=0.5", "`window` must be a positive whole number or 2 of them, got 0.5"),
     ],
 )
 def test_mistakes_in_options(work, option, text):
