@@ -2,7 +2,8 @@
 
 The network is the demo's, EfficientNet-Lite0 with its ImageNet weights; the class is the one it sees. Heat maps lie
 over the photograph. Attributions of every pixel are drawn as their papers do: sizes in grey; signed ones, which add up
-to the score, in red and blue; what comes back through rectifiers in its own colours about grey.
+to the score, in red and blue; what comes back through rectifiers in its own colours about grey. SmoothGrad is the one
+with squares.
 
 The network rectifies with ReLU6. Guided backpropagation multiplies with its slope, so that units at 6 let nothing
 back; a deconvnet looks at what comes back alone, so that they do. Of the photograph a deconvnet knows only the switches
@@ -23,15 +24,17 @@ from PIL import Image, ImageDraw, ImageFont
 import fastcam
 from benchmarks.timing import RESULTS, interleave
 from fastcam import demo, render
+from fastcam.registry import Method
 
 PICTURE = RESULTS / "gallery.jpg"
 OPTIONS: dict[str, dict[str, Any]] = {
     "occlusion": {"window": 32, "stride": 16},
     "rise": {"masks": 1000},
-    "smooth_grad": {"samples": 25},
+    "smooth_grad": {"samples": 25, "level": 0.1, "kind": "square"},
     "integrated_gradients": {"steps": 50},
 }
-TARGETS = {"rise": fastcam.targets.Probability()}
+TARGETS = dict.fromkeys(("rise", "occlusion"), fastcam.targets.Probability())  # as in their papers
+COUNTS = {"channels": 1280, "masks": 1000, "windows": 169, "steps": 50, "samples": 25}
 GREY = ("saliency", "smooth_grad")
 SIGNED = ("input_x_gradient", "integrated_gradients")
 COLOURED = ("deconvnet", "guided_backprop", "guided_grad_cam")
@@ -71,6 +74,11 @@ def timed(call: Callable[[], Any], forward: Callable[[], Any]) -> tuple[Any, flo
     return result, seconds / statistics.mean((before, after))
 
 
+def nominal(method: Method) -> str:
+    """The cost by definition, with numbers."""
+    return " ".join(f"{COUNTS[word]} {word}" if word in COUNTS else word for word in method.cost.split())
+
+
 def tiles(photograph: str, wanted: list[str]) -> list[tuple[str, str, render.Bytes]]:
     """Title, what is said below it, and picture."""
     model = demo.efficientnet_lite0()
@@ -98,17 +106,12 @@ def tiles(photograph: str, wanted: list[str]) -> list[tuple[str, str, render.Byt
             explanation, cost = timed(explain, forward)
         except ValueError as error:  # gmp_cam: the network has no global max pooling
             print(f"{method.name:22} not applicable: {error}")
-            found.append(
-                (
-                    method.name,
-                    "not applicable",
-                    written(["for networks that end", "in global max pooling"], "#888888", "#eeeeee"),
-                )
-            )
+            lines = ["for networks that end", "in global max pooling"]
+            found.append((method.name, "not applicable", written(lines, "#888888", "#eeeeee")))
             continue
-        print(f"{method.name:22} {cost:8.1f} forwards (nominal {method.cost}), {explanation.status[0]}", flush=True)
+        print(f"{method.name:22} {cost:8.1f} forwards (nominal {nominal(method)}), {explanation.status[0]}", flush=True)
         amount = f"{cost:.1f}" if cost < 10 else f"{cost:.0f}"
-        found.append((method.name, f"{amount}  forwards  ({method.cost})", drawn(explanation, picture)))
+        found.append((method.name, f"{amount}  forwards  ({nominal(method)})", drawn(explanation, picture)))
     return [*found, ("how to read it", "EfficientNet-Lite0", legend())]
 
 
