@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastcam import capture
-from fastcam.batching import Block
+from fastcam.batching import Block, is_out_of_memory
 from fastcam.head import Head
 from fastcam.resume import NotResumableError, Resumed
-from fastcam.scorer import Scorer
+from fastcam.scorer import Scorer, gathered
 from fastcam.successor import following_affine
 
 Reshape = Callable[[Tensor], Tensor]
@@ -147,12 +147,17 @@ def _resumed(
 
     def score(make: Callable[[Block], Tensor], block: Block) -> Tensor:
         copies = make(block)
-        rows = copies.flatten(0, 1).contiguous()  # each its own memory: what follows may work in place
-        return scorer.bound(resumed(rows, block), block.rows).unflatten(0, copies.shape[:2])
+        return scorer.bound(resumed(copies.flatten(0, 1), block), block.rows).unflatten(0, copies.shape[:2])
 
+    # Cloned: what follows may work in place.
+    cleanly = scorer.batches.quietly().each(
+        len(raw), 2, lambda block: score(lambda here: ablated.clean(here).clone(), block)
+    )
     try:
-        again = score(ablated.clean, Block(range(len(raw)), range(2)))
-    except Exception:  # what a model does with tensors that do not fit; run whole, it says what is really wrong
+        again = gathered(list(cleanly), len(raw), 2)
+    except RuntimeError as error:  # sizes that do not fit; an error of the model's own comes when it runs whole
+        if is_out_of_memory(error):
+            raise
         return None
     expected = scorer.scores.unsqueeze(1).expand_as(again)
     scale, rounding = float(expected.nan_to_num(0, 0, 0).abs().max()), torch.finfo(expected.dtype).eps ** 0.5

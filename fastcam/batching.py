@@ -13,6 +13,14 @@ Result = TypeVar("Result")
 BatchSize = int | Literal["auto"]
 
 _START = {"cpu": 16, "cuda": 128}  # what "auto" tries first; more does not fit a processor's caches
+# How torch's allocator, the C++ library and oneDNN say that the host's memory ran out.
+_SIGNS = (
+    "can't allocate memory",
+    "bad_alloc",
+    "could not create a memory object",
+    "could not create a primitive",
+    "could not execute a primitive",
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,8 @@ class Batches:
     def each(self, images: int, variants: int, work: Callable[[Block], Result]) -> Iterator[tuple[Block, Result]]:
         """Does ``work`` for every variant of every image, nothing twice, the variants of an image in order."""
         pending = [Block(range(images), range(variants))]
-        with self.progress.over(images * variants) as advance:
+        progress = self.progress if variants > 1 else Progress()  # one copy an image is no work to tell of
+        with progress.over(images * variants) as advance:
             while pending:
                 block = pending.pop()
                 if len(block) > self.limit:
@@ -113,4 +122,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    return any(sign in text for sign in ("can't allocate memory", "bad_alloc", "could not create a memory object"))
+    return any(sign in text for sign in _SIGNS)

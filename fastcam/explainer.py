@@ -331,7 +331,17 @@ def explain(
     method: str | Sequence[str] = "grad_cam",
     target: targets.Target = None,
     target_layer: layers.TargetLayer = None,
-    **settings: Any,
+    *,
+    fuse: postprocess.Fusion | None = "mean",
+    relu: bool | None = None,
+    reduce: Reduction | None = None,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    select: Select = None,
+    layer_output: int | str | None = None,
+    batch_size: BatchSize = "auto",
+    progress: bool | Report = False,
+    differentiable: bool = False,
+    **options: Any,
 ) -> Any:
     """Maps for a batch in one call; the arguments are those of :class:`Explainer` and of its call.
 
@@ -339,7 +349,22 @@ def explain(
         >>> explanation = fastcam.explain(model, images)
         >>> explanation.maps  # (N, H, W) in [0, 1]
     """
-    return Explainer(model, method, target_layer, **settings)(images, target)
+    explainer = Explainer(
+        model,
+        method,
+        target_layer,
+        fuse=fuse,
+        relu=relu,
+        reduce=reduce,
+        reshape_transform=reshape_transform,
+        select=select,
+        layer_output=layer_output,
+        batch_size=batch_size,
+        progress=progress,
+        differentiable=differentiable,
+        **options,
+    )
+    return explainer(images, target)
 
 
 def _warn_of_training(model: nn.Module) -> None:

@@ -31,6 +31,9 @@ _OF_VALUES = {
     "__index__",
 }
 
+# Not noted: an error on its way out sets the mode back, which would look like another model and hide the error.
+_MODES = {"_set_grad_enabled", "set_grad_enabled"}
+
 
 class NotResumableError(RuntimeError):
     """The model cannot be run from this layer on."""
@@ -155,6 +158,8 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
+        if func.__name__ in _MODES:
+            return output
         given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
         if any(each in self.of_images for each in given):
             self._mark(args[0] if func.__name__ == "__setitem__" else output)
@@ -190,7 +195,7 @@ class _Player(TorchFunctionMode):
         self.is_lost = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.is_lost:  # on the way out: contexts that the model entered are left
+        if self.is_lost or func.__name__ in _MODES:  # lost: on the way out, contexts that the model entered are left
             return func(*args, **(kwargs or {}))
         name, note = next(self.calls, ("nothing", None))
         if name != func.__name__:

@@ -70,7 +70,7 @@ class Box(Score):
     def _best(self, detections: Mapping[str, Tensor], box: Tensor) -> Tensor:
         boxes, scores = detections["boxes"], detections["scores"]
         overlaps = intersection_over_union(boxes.detach(), box.to(boxes))
-        overlaps = overlaps.where(detections["labels"] == self.label, 0)
+        overlaps = overlaps.where(detections["labels"] == self.label, -1)
         if len(overlaps) == 0 or overlaps.max() < self.iou:
             return scores.sum() * 0  # still a function of the images, with a gradient of zero
         return scores[overlaps.argmax()]
