@@ -165,7 +165,8 @@ def _call(model: nn.Module, images: Tensor | tuple[Any, ...]) -> Any:
         with _stance_lock, torch.compiler.set_stance("force_eager"):
             return model(*arguments)
     if torch.is_grad_enabled() and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        with torch.jit.optimized_execution(False):  # or one node of the graph hides many, rectifiers among them
+        # Otherwise one node of the graph may hide many, rectifiers among them.
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             return model(*arguments)
     return model(*arguments)
 
