@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastcam import progress
 from tests.conftest import Call, images_for, snapshot, suited
-from tests.engine_cases import COPYING, RUNNABLE, explain
+from tests.engine_cases import COPYING, RUNNABLE, explain, few_objects
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -132,14 +132,14 @@ def test_nothing_is_kept_after_an_error(method):
     model, failing = failing_model(method, "behind the layer", ZeroDivisionError, False)
     explain(method, None, 1, model)
     failing.last, failing.calls = failing.calls, 0
-    images = images_for()
-    gc.collect()
-    with contextlib.suppress(ZeroDivisionError):
-        explain(method, images, 1, model)
-    kept = weakref.ref(images)
-    del images
-    gc.collect()
-    assert kept() is None
+    with few_objects():
+        images = images_for()
+        kept = weakref.ref(images)
+        with contextlib.suppress(ZeroDivisionError):
+            explain(method, images, 1, model)
+        del images
+        gc.collect()
+        assert kept() is None
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------
