@@ -140,12 +140,16 @@ def exchange(output: Any, element: Any, tensor: Tensor) -> Any:
 
 
 @contextlib.contextmanager
-def exchanged(layer: Layer, tensor: Tensor, element: Element = None) -> Iterator[None]:
-    """Within the context, and for the calling thread, the layer returns the tensor whatever it computes."""
-    thread = threading.get_ident()
+def exchanged(layer: Layer, tensor: Tensor, element: Element = None, run: int = 1) -> Iterator[None]:
+    """Within the context, and for the calling thread, the layer's given run returns the tensor whatever it computes."""
+    thread, runs = threading.get_ident(), 0
 
     def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
-        return exchange(output, element, tensor) if threading.get_ident() == thread else None
+        nonlocal runs
+        if threading.get_ident() != thread:
+            return None
+        runs += 1
+        return exchange(output, element, tensor) if runs == run else None
 
     handle = layer.module.register_forward_hook(hook)
     try:
@@ -160,13 +164,16 @@ def _call(model: nn.Module, images: Tensor | tuple[Any, ...]) -> Any:
     if any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules()):
         with _stance_lock, torch.compiler.set_stance("force_eager"):
             return model(*arguments)
+    if torch.is_grad_enabled() and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        # Otherwise one node of the graph may hide many, rectifiers among them.
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            return model(*arguments)
     return model(*arguments)
 
 
 def _usable(argument: Any) -> Any:
-    """A copy of what autograd may not record, tensors of inference mode, and of leaves that a model may not change."""
-    is_leaf = isinstance(argument, Tensor) and torch.is_grad_enabled() and argument.requires_grad
-    return argument.clone() if is_leaf or (isinstance(argument, Tensor) and argument.is_inference()) else argument
+    """A copy: a model may change its input in place, and autograd may not record tensors of inference mode."""
+    return argument.clone() if isinstance(argument, Tensor) else argument
 
 
 def is_training(model: nn.Module) -> bool:

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 
-def _recordable(argument: Any) -> Any:
+def _recordable(argument: Tensor) -> Tensor:
     """A copy of what autograd may not record: tensors made in inference mode."""
-    if not isinstance(argument, Tensor) or not argument.is_inference():
+    if not argument.is_inference():
         return argument
     with torch.inference_mode(False):
         return argument.clone()
@@ -21,7 +22,8 @@ class Inputs:
 
     Attributes:
         images: (N, C, *S) floating point, the argument that is explained.
-        others: the remaining arguments, held as they are; tensors with N rows belong to the images row by row.
+        others: the remaining arguments, held as they are; tensors with N rows, also inside tuples, lists and dicts,
+            belong to the images row by row.
     """
 
     images: Tensor
@@ -36,7 +38,7 @@ class Inputs:
         """
         if isinstance(given, tuple) and not given:
             raise ValueError("`images` must be a tensor or a tuple that begins with one, got an empty tuple")
-        images, *others = map(_recordable, given if isinstance(given, tuple) else (given,))
+        images, *others = tree_map_only(Tensor, _recordable, given if isinstance(given, tuple) else (given,))
         if not isinstance(images, Tensor) or not images.is_floating_point():
             kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
             raise TypeError(f"`images` must be a floating point tensor (N, C, ...), got {kind}")
@@ -58,13 +60,12 @@ class Inputs:
 
     def with_copies(self, copies: Tensor, rows: Tensor) -> "Inputs":
         """The same arguments for copies (M, C, *S) of the images, each of the image that ``rows`` (M,) names."""
-        return Inputs(copies, tuple(self._row_by_row(other, rows) for other in self.others))
+        return Inputs(copies, tree_map_only(Tensor, lambda other: self._row_by_row(other, rows), self.others))
 
     def first(self) -> "Inputs":
         """The first image alone."""
         return self.with_copies(self.images[:1], torch.zeros(1, dtype=torch.int64))
 
-    def _row_by_row(self, other: Any, rows: Tensor) -> Any:
-        if isinstance(other, Tensor) and other.dim() > 0 and len(other) == len(self.images):
-            return other[rows.to(other.device)]
-        return other
+    def _row_by_row(self, other: Tensor, rows: Tensor) -> Tensor:
+        is_per_image = other.dim() > 0 and len(other) == len(self.images)
+        return other[rows.to(other.device)] if is_per_image else other

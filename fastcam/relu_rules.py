@@ -19,6 +19,7 @@ _CUTS = {
     "ReluBackward0": None,
     "HardtanhBackward0": "_saved_min_val",
     "ThresholdBackward0": "_saved_threshold",
+    "ThresholdBackward1": "_saved_threshold",
     "ClampBackward1": "_saved_min",
     "ClampMinBackward0": "_saved_min",
 }
@@ -35,8 +36,17 @@ def relu_rule(scores: Tensor, rule: ReluRule) -> Iterator[None]:
     - "deconvnet" (Zeiler and Fergus 2014, arXiv:1311.2901): (R > 0) R.
 
     ReLU, ReLU6 (f' = 1 between its bounds), SiLU and GELU count as rectifiers; other activations keep their derivative.
+
+    Raises:
+        RuntimeError: where TorchScript has compiled operations into one, so that the rectifiers cannot be seen.
     """
-    rectifiers = [node for node in _nodes(scores) if _cuts_at_zero(node) or node.name() in _SMOOTH]
+    nodes = list(_nodes(scores))
+    if any("DifferentiableGraph" in node.name() for node in nodes):
+        raise RuntimeError(
+            "TorchScript has compiled this model for training, and its rectifiers cannot be seen any more; explain the "
+            "model that it was made from, or load it anew"
+        )
+    rectifiers = [node for node in nodes if _cuts_at_zero(node) or node.name() in _SMOOTH]
     handles = [node.register_hook(_hook(node, rule)) for node in rectifiers]
     try:
         yield

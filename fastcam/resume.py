@@ -10,14 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastcam import capture
 from fastcam.batching import Block
 from fastcam.inputs import Inputs
 
-# Functions that read values: what they said while recording is said again.
-_READERS = {"item", "tolist", "numpy", "equal", "allclose", "__bool__", "__int__", "__float__", "__index__"}
+# Functions that read or write values: what they said while recording is said again, and what they wrote is there.
+_OF_VALUES = {
+    "__setitem__",
+    "item",
+    "tolist",
+    "numpy",
+    "equal",
+    "allclose",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+}
 # Not noted: an error on its way out sets the mode back, which would look like another model and hide the error.
 _MODES = {"_set_grad_enabled", "set_grad_enabled"}
 
@@ -28,12 +40,16 @@ class NotResumableError(RuntimeError):
 
 @dataclass
 class _Result:
-    """A tensor that the front made: its shape, and itself where the model still holds it behind the layer."""
+    """A tensor that the front made: its shape, and itself where the model still holds it behind the layer.
+
+    What came from the images has rows for each of them; so has what has as many rows as there are images.
+    """
 
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
     alive: Callable[[], Tensor | None]
+    of_images: bool
 
     def of_copies(self, block: Block, images: int) -> Tensor:
         """The tensor for a block of copies: rows repeated, or where nothing can read it any more, its shape alone.
@@ -41,7 +57,7 @@ class _Result:
         Of its own memory: the model may work on it in place, and the next block begins with the same.
         """
         tensor, per_image = self.alive(), self.shape[0] // images if self.shape else 0
-        if per_image == 0 or self.shape[0] % images:  # no axis of images
+        if per_image == 0 or self.shape[0] % images or not (self.of_images or per_image == 1):  # no axis of images
             if tensor is not None:
                 return tensor.clone()
             return torch.empty((), dtype=self.dtype, device=self.device).expand(self.shape)
@@ -49,11 +65,8 @@ class _Result:
             shape = (len(block) * per_image, *self.shape[1:])
             return torch.empty((), dtype=self.dtype, device=self.device).expand(shape)
         rows = tensor.unflatten(0, (images, per_image))[block.place[0]].unsqueeze(1)
-        return (
-            rows.expand(-1, len(block.variants), *rows.shape[2:])
-            .clone(memory_format=torch.contiguous_format)
-            .flatten(0, 2)
-        )
+        copies = rows.expand(-1, len(block.variants), *rows.shape[2:])
+        return copies.clone(memory_format=torch.contiguous_format).flatten(0, 2)  # what follows may work in place
 
 
 class Resumed:
@@ -84,7 +97,7 @@ class Resumed:
         self, forward: Callable[[Inputs], Any], inputs: Inputs, layer: capture.Layer, element: capture.Element = None
     ) -> None:
         self.forward, self.inputs, self.layer, self.element = forward, inputs, layer, element
-        recorder = _Recorder()
+        recorder = _Recorder(inputs)
 
         def stop(arguments: Any, output: Any) -> None:
             self.entering, self.leaving = arguments[0] if arguments else None, output
@@ -116,8 +129,10 @@ class Resumed:
 
             def go_on(module: nn.Module, arguments: Any, output: Any) -> Any:
                 nonlocal reached
-                if threading.get_ident() != thread or reached:
+                if threading.get_ident() != thread:
                     return None
+                if reached:
+                    raise NotResumableError(f"layer {self.layer.name!r} runs several times")
                 reached = True
                 stack.close()  # what follows is computed again
                 return at_layer(arguments, output)
@@ -135,30 +150,42 @@ class _Reached(BaseException):
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes what every function returned, without keeping it alive."""
+    """Notes what every function returned, without keeping it alive, and whether it came from the images."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: Inputs) -> None:
         super().__init__()
         self.calls: list[tuple[str, Any]] = []
+        self.of_images = WeakTensorKeyDictionary()
+        self._mark(inputs.arguments)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         if func.__name__ in _MODES:
             return output
-        note = tree_map_only(Tensor, lambda t: _Result(t.shape, t.dtype, t.device, weakref.ref(t)), output)
-        self.calls.append((func.__name__, note))
+        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        if any(each in self.of_images for each in given):
+            self._mark(args[0] if func.__name__ == "__setitem__" else output)
+        self.calls.append((func.__name__, tree_map_only(Tensor, self._note, output)))
         return output
+
+    def _mark(self, tensors: Any) -> None:
+        for each in tree_leaves(tensors):
+            if isinstance(each, Tensor):
+                self.of_images[each] = True
+
+    def _note(self, tensor: Tensor) -> _Result:
+        return _Result(tensor.shape, tensor.dtype, tensor.device, weakref.ref(tensor), tensor in self.of_images)
 
     def keep(self) -> None:
         """Keeps what the model still holds at this moment."""
         for _, note in self.calls:
-            tree_map_only(_Result, _keep, note)
+            tree_map_only(_Result, self._keep, note)
 
-
-def _keep(result: _Result) -> _Result:
-    tensor = result.alive()
-    result.alive = lambda: tensor
-    return result
+    def _keep(self, result: _Result) -> _Result:
+        tensor = result.alive()
+        result.alive = lambda: tensor
+        result.of_images |= tensor is not None and tensor in self.of_images  # written to since
+        return result
 
 
 class _Player(TorchFunctionMode):
@@ -185,4 +212,4 @@ class _Player(TorchFunctionMode):
 
         answer = tree_map(tensor, note)
         # Shapes and the like are those of the copies.
-        return answer if has_tensors or name in _READERS else func(*args, **(kwargs or {}))
+        return answer if has_tensors or name in _OF_VALUES else func(*args, **(kwargs or {}))

@@ -56,9 +56,15 @@ def _next_affine(output: Tensor, activations: Tensor) -> Any:
         (node,) = users[node]
         if node.name() in _AFFINE:
             return node
-        if not node.name().startswith(_CHANNEL_BY_CHANNEL):
+        if not node.name().startswith(_CHANNEL_BY_CHANNEL) or not _has_channels(node, activations):
             return None
     return None
+
+
+def _has_channels(node: Any, activations: Tensor) -> bool:
+    """Whether what a view looks at has the rows and channels of the activations, or is flat behind the rows."""
+    sizes = getattr(node, "_saved_self_sym_sizes", activations.shape)
+    return tuple(sizes[:2]) == tuple(activations.shape[:2]) or (len(sizes) == 2 and sizes[0] == len(activations))
 
 
 def _users(output: Tensor) -> dict[Any, list[Any]]:

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fastcam
 from fastcam.batching import Batches, Block
 from fastcam.progress import Progress
 from tests.conftest import Call, conv_net, images_for, snapshot
@@ -97,6 +96,30 @@ def test_maps_do_not_depend_on_the_size(method, options, target):
         other = found(size)
         torch.testing.assert_close(other.native, expected.native, rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(other.maps, expected.maps, rtol=0, atol=1e-6)
+
+
+DIFFERENTIABLE = [(name, options) for name, options in CASES if name != "ablation_cam"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("method", "options"), DIFFERENTIABLE, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_gradients_of_maps_do_not_depend_on_the_size(method, options, target):
+    model = conv_net(torch.nn.Softplus(), inplace=False).double()
+    weights = [model.stem[0].weight, model.classifier.weight]
+
+    def found(size):
+        images = images_for(count=3).double().requires_grad_()
+        settings = {"batch_size": size, "differentiable": True, "relu": False} | options
+        native = explain(method, images, TARGETS[target], model, **settings).native
+        return torch.autograd.grad(native.square().sum(), [*weights, images])
+
+    expected = found(32)
+    assert all(each.abs().max() > 0 for each in expected)
+    for size in (1, 2, 5):
+        for one, other in zip(found(size), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 32])

@@ -1,6 +1,5 @@
 """Every score of fastcam.targets is its formula, for gradients, perturbations and paths, and stays with its image."""
 
-import re
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -252,49 +251,3 @@ def test_select(method, pack, select):
     expected = fastcam.explain(plain, images_for(), method, targets.Probability(), **options)
     assert torch.equal(found.native, expected.native)
     assert torch.equal(found.output, expected.output)
-
-
-def output_of(*shape: int) -> Tensor:
-    return torch.zeros(2, *shape)
-
-
-@pytest.mark.parametrize(
-    ("target", "output", "error", "text"),
-    [
-        (targets.Probability(7), output_of(5), ValueError, "`target` must lie in [0, 5), got 7"),
-        (targets.Difference(0, [[1], [2]]), output_of(5), ValueError, "`second` must have as many classes as `first`"),
-        (targets.Difference(), output_of(1), ValueError, "needs an output of at least two classes, got one"),
-        (targets.Binary(), output_of(2), ValueError, "output of shape (N,) or (N, 1), got (2, 2)"),
-        (targets.Regression(5), output_of(5), ValueError, "`index` must lie in [0, 5), got 5"),
-        (targets.Regression(), (1, 2), TypeError, "the model returned a tuple; choose its part with select="),
-        (targets.Similarity(SIDE), output_of(4), ValueError, "`reference` must have shape (4,) or (2, 4), got (5,)"),
-        (targets.Segmentation(0), output_of(4), ValueError, "needs an output (N, classes, ...), got shape (2, 4)"),
-        (targets.Segmentation(4), output_of(4, 3, 3), ValueError, "`label` must lie in [0, 4), got 4"),
-        (targets.Segmentation(0, MASK), output_of(4, 3, 3), ValueError, "shape (3, 3) or (2, 3, 3), got (12, 10)"),
-        (targets.Anchors(4), output_of(8, 4), ValueError, "got label 4, axis -1"),
-        (targets.Anchors(1, axis=0), output_of(8, 4), ValueError, "`axis` not 0"),
-        (targets.Anchors(1), output_of(8), ValueError, "needs an output (N, ..., ...), got shape (2, 8)"),
-        (targets.Neuron("a", 4), output_of(4, 3), ValueError, "`channel` must lie in [0, 4), got 4"),
-        (
-            targets.Neuron("a"),
-            output_of(),
-            ValueError,
-            "layer 'a' must return (N, C, ...) to be scored, got shape (2,)",
-        ),
-        (targets.Neuron("a", 1, (3, 0)), output_of(4, 3, 3), ValueError, "coordinates in (3, 3), got (3, 0)"),
-        (targets.Box(1, [0, 0, 1, 1]), output_of(4), TypeError, "a list of dicts, one an image, got shape (2, 4)"),
-        (targets.Box(1, torch.zeros(3, 4)), [{}, {}], ValueError, "shape (4,) or (2, 4), got (3, 4)"),
-    ],
-)
-def test_bad_targets(target, output, error, text):
-    with pytest.raises(error, match=re.escape(text)):
-        targets.bind(output, target, 2)
-
-
-def test_bad_arguments():
-    with pytest.raises(ValueError, match='`metric` must be "cosine" or "dot", got \'l2\''):
-        targets.Similarity(SIDE, "l2")
-    with pytest.raises(ValueError, match='`position` must be "max", "sum" or coordinates, got \'mean\''):
-        targets.Neuron("a", position="mean")
-    with pytest.raises(ValueError, match="the model has no layer named 'featurez'; did you mean 'features'"):
-        fastcam.explain(conv_net(), images_for(), "saliency", targets.Neuron("featurez"))

@@ -36,10 +36,12 @@ def full_grad(scorer: Scorer, *, rescale: Rescale = "sample") -> Outcome:
     terms: dict[str, Tensor] = {}
 
     def visit(index: int, found: BiasGradient) -> None:
+        if len(found.gradient) % len(images):  # no rows of images: the gap tells
+            return
         sums = found.gradient.flatten(2).sum(-1) if found.gradient.dim() > 2 else found.gradient
         term = terms.setdefault(found.layer, maps.new_zeros((len(images), columns)))
-        term[:, index] += (sums * found.bias).sum(1)
-        if found.gradient.dim() == images.dim():
+        term[:, index] += (sums * found.bias).sum(1).unflatten(0, (len(images), -1)).sum(1)  # windows of an image
+        if found.gradient.dim() == images.dim() and len(found.gradient) == len(images):
             share = rescaled(found.gradient, found.bias, rescale)
             maps[:, index] += ops.upsample_normalize(share, size, normalize=False)
 
