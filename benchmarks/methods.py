@@ -39,7 +39,8 @@ from fastcam.methods.baselines import normal_noise
 LIMIT = 1e-4  # of the range of a map
 # A unit close to zero falls on either side of it as the rounding goes, and its whole share of the gradient comes or
 # goes with it: among the many units of many copies, or of a deep network, there are some, and single pixels differ by
-# more than rounding. In float64 Integrated Gradients and SmoothGrad differ by less than 1e-8, FullGrad by less than 1e-4.
+# more than rounding. In float64 Integrated Gradients and SmoothGrad differ by less than 1e-8, FullGrad by less than
+# 1e-4.
 KINKS = 2e-2
 FEWEST, PATIENCE, ONCE = (
     3,
