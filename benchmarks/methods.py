@@ -42,11 +42,9 @@ LIMIT = 1e-4  # of the range of a map
 # more than rounding. In float64 Integrated Gradients and SmoothGrad differ by less than 1e-8, FullGrad by less than
 # 1e-4.
 KINKS = 2e-2
-FEWEST, PATIENCE, ONCE = (
-    3,
-    10.0,
-    30.0,
-)  # rounds at least; seconds for all rounds; seconds a call from which one is enough
+FEWEST = 3  # rounds at least
+PATIENCE = 10.0  # seconds for all rounds of a contestant
+ONCE = 30.0  # seconds of a call from which the one that is checked counts
 Call = Callable[[], Tensor]
 
 
