@@ -54,7 +54,8 @@ class _Result:
     def of_copies(self, block: Block, images: int) -> Tensor:
         """The tensor for a block of copies: rows repeated, or where nothing can read it any more, its shape alone.
 
-        Of its own memory: the model may work on it in place, and the next block begins with the same.
+        Of its own memory, and no view: the model, or a hook, may work on it in place, and the next block begins with
+        the same.
         """
         tensor, per_image = self.alive(), self.shape[0] // images if self.shape else 0
         if per_image == 0 or self.shape[0] % images or not (self.of_images or per_image == 1):  # no axis of images
@@ -66,7 +67,9 @@ class _Result:
             return torch.empty((), dtype=self.dtype, device=self.device).expand(shape)
         rows = tensor.unflatten(0, (images, per_image))[block.place[0]].unsqueeze(1)
         copies = rows.expand(-1, len(block.variants), *rows.shape[2:])
-        return copies.clone(memory_format=torch.contiguous_format).flatten(0, 2)  # what follows may work in place
+        whole = tensor.new_empty((len(block) * per_image, *self.shape[1:]))
+        whole.view(copies.shape).copy_(copies)
+        return whole
 
 
 class Resumed:
