@@ -87,6 +87,19 @@ def test_errors_in_front_of_the_layer_come_out(error, call):
     assert len(calls) == call
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_hook_of_the_users_own_may_detach_what_it_sees(count):
+    """As grad-cam does: not allowed for views."""
+    model, seen = Skip(), []
+    expected = fastcam.explain(model, images_for(count=count), "ablation_cam", 1, "act")
+    model.act.register_forward_hook(lambda module, arguments, output: seen.append(output))
+    found = fastcam.explain(model, images_for(count=count), "ablation_cam", 1, "act")
+    torch.testing.assert_close(found.native, expected.native)
+    assert len(seen) > 2
+    for each in seen:
+        each.detach_()
+
+
 def test_a_model_that_takes_another_way_each_time_is_run_whole():
     calls = []
 
