@@ -1,12 +1,13 @@
 """What the rules work on, gathered from one forward pass: activations, gradients, classifiers, scores."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from fastcam import ablation, capture, head
+from fastcam import ablation, capture, full_gradients, head
 from fastcam.registry import Method
 from fastcam.scorer import RELU_RULES, Scorer, input_gradients
 
@@ -25,6 +26,7 @@ class Run:
     scorer: Scorer
     element: capture.Element = None
     differentiable: bool = False
+    watch: full_gradients.Watch | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def gather(run: Run, needs: Set[str], reshape: Reshape | None) -> tuple[Evidence
     layered = [dict[str, Any](activations=_free(each, run)) for each in shapes]
     shared: dict[str, Any] = {"scores": _free(run.scores, run), "images": _free(run.images, run), "scorer": run.scorer}
     if "ablated_scores" in needs:
-        _refuse_differentiable(run)
+        _refuse_differentiable(run, "ablation_cam runs parts of the model without a graph")
         for each, index in zip(layered, range(len(heads)), strict=True):
             each["ablated_scores"] = ablation.ablated_scores(
                 run.scorer, run.layers[index], run.activations[index], heads[index], run.output, reshape, run.element
@@ -100,19 +102,24 @@ def _add_gradients(
 ) -> None:
     """Adds gradients at the layers and at the input: plain ones together, then those of each ReLU rule."""
     rules = [kind for kind in RELU_RULES if kind in needs]
+    more = bool(rules) or run.watch is not None  # backward passes to come
     at_input = "input_gradients" in needs
     if "gradients" in needs:
-        found, plain = _gradients(run, heads, at_input, keep_graph=bool(rules))
+        found, plain = _gradients(run, heads, at_input, keep_graph=more)
         for each, gradient in zip(layered, found, strict=True):
             each["gradients"] = _gradient_as_maps(_free(gradient, run), run, reshape)
     elif at_input:
-        plain = input_gradients(
-            run.scores, run.images, ["input_gradients"], run.differentiable, keep_graph=bool(rules)
-        )["input_gradients"]
+        plain = input_gradients(run.scores, run.images, ["input_gradients"], run.differentiable, keep_graph=more)[
+            "input_gradients"
+        ]
     if at_input:
         shared["input_gradients"] = _free(plain, run)
-    found_by_rule = input_gradients(run.scores, run.images, rules, run.differentiable)
+    keep = run.watch is not None
+    found_by_rule = input_gradients(run.scores, run.images, rules, run.differentiable, keep_graph=keep)
     shared |= {kind: _free(gradient, run) for kind, gradient in found_by_rule.items()}
+    if run.watch is not None:
+        _refuse_differentiable(run, "full_grad sums bias gradients while they pass")
+        shared["full_gradients"] = functools.partial(run.watch.backward, run.scores, run.images)
 
 
 def _free(tensor: Tensor, run: Run) -> Tensor:
@@ -120,9 +127,9 @@ def _free(tensor: Tensor, run: Run) -> Tensor:
     return tensor if run.differentiable else tensor.detach()
 
 
-def _refuse_differentiable(run: Run) -> None:
+def _refuse_differentiable(run: Run, reason: str) -> None:
     if run.differentiable:
-        raise ValueError("ablation_cam runs parts of the model without a graph: it has no differentiable maps")
+        raise ValueError(f"{reason}: it has no differentiable maps")
 
 
 def _as_maps(activations: Tensor, layer: capture.Layer, reshape: Reshape | None) -> Tensor:

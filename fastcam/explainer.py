@@ -1,5 +1,6 @@
 """The engine: the only place that wires capture, targets, methods and post-processing."""
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence, Set
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from fastcam import capture, evidence, layers, ops, postprocess, targets
+from fastcam import capture, evidence, full_gradients, layers, ops, postprocess, targets
 from fastcam import methods as _registered  # noqa: F401 - registers the rules
 from fastcam.batching import Batches, BatchSize, check_batch_size
 from fastcam.explanation import Explanation
@@ -172,14 +173,16 @@ class Explainer:
         scored = _scored_layer(self.model, target)
         with torch.inference_mode(False):
             images = _start_of_graph(inputs.images, self.differentiable) if at_input else inputs.images
-        captured = capture.forward(
-            self.model,
-            replace(inputs, images=images).arguments,
-            [*chosen, *scored],
-            with_graph=not needs.isdisjoint(_BEHIND_LAYER),
-            from_start=at_input or self.differentiable,
-            element=self.layer_output,
-        )
+        watch = full_gradients.Watch() if "full_gradients" in needs else None
+        with contextlib.nullcontext() if watch is None else watch.over(self.model):
+            captured = capture.forward(
+                self.model,
+                replace(inputs, images=images).arguments,
+                [*chosen, *scored],
+                with_graph=not needs.isdisjoint(_BEHIND_LAYER),
+                from_start=at_input or self.differentiable,
+                element=self.layer_output,
+            )
         with torch.inference_mode(False), torch.enable_grad():
             output = captured.activations[-1] if scored else targets.select_output(captured.output, self.select)
             if needs == {"activations"}:  # no class is explained
@@ -198,7 +201,9 @@ class Explainer:
             self.differentiable,
         )
         activations = captured.activations[: len(chosen)]
-        return evidence.Run(chosen, activations, output, scores, images, scorer, self.layer_output, self.differentiable)
+        return evidence.Run(
+            chosen, activations, output, scores, images, scorer, self.layer_output, self.differentiable, watch
+        )
 
     def _explanations(
         self,

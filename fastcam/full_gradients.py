@@ -1,6 +1,7 @@
 """The gradients of a network's biases, layer by layer: what FullGrad adds to the gradient of the input."""
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastcam import capture
+
+Visit = Callable[["BiasGradient"], None]
 
 _AFFINE = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -29,30 +32,58 @@ class BiasGradient:
     gradient: Tensor
 
 
-@contextlib.contextmanager
-def watched(model: nn.Module, visit: Callable[[BiasGradient], None]) -> Iterator[None]:
-    """Within the context, what the model computes shows the gradient of every bias to ``visit`` during backward."""
-    thread = threading.get_ident()
+class Watch:
+    """Listens to one forward pass, and shows the gradient of every bias in backward passes that are asked for it."""
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def watch(module: nn.Module, arguments: Any, output: Any) -> None:
+    def __init__(self) -> None:
+        self._visit: Visit | None = None
+
+    @contextlib.contextmanager
+    def over(self, model: nn.Module) -> Iterator[None]:
+        """Within the context, what the model computes is listened to."""
+        thread = threading.get_ident()
+        with contextlib.ExitStack() as stack:
+            for name, module in model.named_modules():
+                if isinstance(module, (*_AFFINE, nn.modules.batchnorm._BatchNorm)):
+                    stack.callback(module.register_forward_hook(self._hook(name, thread)).remove)
+            yield
+
+    def _hook(self, name: str, thread: int) -> Callable[[nn.Module, Any, Any], None]:
+        def listen(module: nn.Module, arguments: Any, output: Any) -> None:
             bias = bias_of(module)
             if threading.get_ident() != thread or bias is None or not output.requires_grad:
                 return
             is_linear = isinstance(module, nn.Linear)
 
             def show(gradient: Tensor) -> None:
-                visit(BiasGradient(name, bias, gradient.movedim(-1, 1) if is_linear else gradient))
+                if self._visit is not None:
+                    self._visit(BiasGradient(name, bias, gradient.movedim(-1, 1) if is_linear else gradient))
 
             output.register_hook(show)  # before anything works on the output in place
 
-        return watch
+        return listen
 
-    with contextlib.ExitStack() as stack:
-        for name, module in model.named_modules():
-            if isinstance(module, (*_AFFINE, nn.modules.batchnorm._BatchNorm)):
-                stack.callback(module.register_forward_hook(hook(name)).remove)
-        yield
+    def backward(self, scores: Tensor, images: Tensor, visit: Callable[[int, BiasGradient], None]) -> Tensor:
+        """Gradients (N, [K,] C, *S) with respect to the images; ``visit`` sees every bias's gradient on the way.
+
+        Args:
+            scores: (N,) or (N, K), in the graph of the forward pass that was listened to.
+            images: where the graph begins.
+            visit: called with the number of the target, 0 to K - 1, while its backward pass runs, once per bias.
+        """
+        with torch.enable_grad():
+            columns = [scores] if scores.dim() == 1 else list(scores.unbind(1))
+            found = [self._one(visit, index, column, images, len(columns)) for index, column in enumerate(columns)]
+        return found[0] if scores.dim() == 1 else torch.stack(found, 1)
+
+    def _one(
+        self, visit: Callable[[int, BiasGradient], None], index: int, column: Tensor, images: Tensor, count: int
+    ) -> Tensor:
+        self._visit = functools.partial(visit, index)
+        try:
+            return capture.gradients(column, [images], ["the images"], keep_graph=index < count - 1)[0]
+        finally:
+            self._visit = None
 
 
 def bias_of(module: nn.Module) -> Tensor | None:
@@ -70,17 +101,3 @@ def _implicit_bias(norm: Any) -> Tensor | None:
     shift = norm.running_mean * torch.rsqrt(norm.running_var + norm.eps)
     shift = shift if norm.weight is None else shift * norm.weight.detach()
     return -shift if bias is None else bias - shift
-
-
-def backward(scores: Tensor, images: Tensor, begin: Callable[[int], None]) -> Tensor:
-    """Gradients (N, [K,] C, *S) with respect to the images, target by target so that hooks see one at a time.
-
-    ``begin`` is told which target comes next.
-    """
-    columns = scores.unsqueeze(1) if scores.dim() == 1 else scores
-    found = []
-    for index in range(columns.shape[1]):
-        begin(index)
-        last = index == columns.shape[1] - 1
-        found += capture.gradients(columns[:, index], [images], ["the images"], keep_graph=not last)
-    return found[0] if scores.dim() == 1 else torch.stack(found, 1)

@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 LayerNeed = Literal["activations", "gradients", "mean_pool_classifier", "max_pool_classifier", "ablated_scores"]
-InputNeed = Literal["images", "scores", "input_gradients", "guided_gradients", "deconvnet_gradients", "scorer"]
+InputNeed = Literal[
+    "images", "scores", "input_gradients", "guided_gradients", "deconvnet_gradients", "full_gradients", "scorer"
+]
 Need = LayerNeed | InputNeed
 Returns = Literal["weights", "map", "attributions"]
 Reduction = Literal["max_abs", "sum_abs", "sum", "mean", "max", "norm"]  # over colour
@@ -25,7 +27,8 @@ class Method:
             Where it needs no scorer and returns no attributions, positions are flat: ``activations`` (N, C, P) and
             ``gradients`` (N, C, P), or (N, 1, C, P) and (N, K, C, P) for K targets. Otherwise they are (N, C, *s) and
             (N, [K,] C, *s). A classifier's rows and the ablated scores are (N, [K,] C), ``images`` (N, [1,] C, *S), the
-            gradients with respect to them (N, [K,] C, *S); the scorer is :class:`fastcam.methods.protocol.Scorer`.
+            gradients with respect to them (N, [K,] C, *S); what the full gradients and the scorer are,
+            ``fastcam.methods.protocol`` says.
         needs: the names of the rule's positional arguments.
         returns: "weights", (..., C) or (..., C, P), that the engine reduces with the activations; "map", the map
             itself, at the layer, or at the size of the images where no layer is needed; "attributions" of every input

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastcam import capture, full_gradients, targets
+from fastcam import capture, targets
 from fastcam.batching import Batches, Block
 from fastcam.inputs import Inputs
 from fastcam.relu_rules import ReluRule, relu_rule
@@ -107,27 +107,6 @@ class Scorer:
             found = input_gradients(scores, leaf, kinds, self.differentiable)
         kept = scores if self.differentiable else scores.detach()
         return kept.unflatten(0, shape), {kind: each.unflatten(0, shape) for kind, each in found.items()}
-
-    def bias_gradients(self, visit: Callable[[int, full_gradients.BiasGradient], None]) -> tuple[Tensor, Tensor]:
-        """Scores (N, [K]) and input gradients (N, [K,] C, *S); ``visit`` sees every bias's gradient on the way.
-
-        Args:
-            visit: called with the number of the target, 0 to K - 1, while its backward pass runs, once per bias.
-        """
-        if self.differentiable:
-            raise ValueError("full_grad sums bias gradients while they pass: it has no differentiable maps")
-        current = 0
-
-        def begin(index: int) -> None:
-            nonlocal current
-            current = index
-
-        images = self.images.detach().requires_grad_()
-        rows = self.rows
-        with torch.inference_mode(False), torch.enable_grad():
-            with full_gradients.watched(self.model, lambda found: visit(current, found)):
-                scores = self.bound(self.run(self.inputs.with_copies(images, rows), True), rows)
-            return scores.detach(), full_gradients.backward(scores, images, begin)
 
     def at(self, copies: Tensor, block: Block, scores: Tensor) -> "Scorer":
         """The same targets for copies (n, m, C, *S) in the place of the images, with their scores (n, m, [K])."""

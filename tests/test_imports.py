@@ -63,15 +63,15 @@ ALLOWED = {
     "relu_rules": set(),
     "full_gradients": {"capture"},
     "resume": {"batching", "capture", "inputs"},
-    "scorer": {"batching", "capture", "full_gradients", "inputs", "relu_rules", "targets"},
+    "scorer": {"batching", "capture", "inputs", "relu_rules", "targets"},
     "ablation": {"batching", "capture", "head", "resume", "scorer", "successor"},
     "postprocess": {"ops"},
     "render": {"_extension"},
-    "evidence": {"ablation", "capture", "head", "registry", "scorer"},
+    "evidence": {"ablation", "capture", "full_gradients", "head", "registry", "scorer"},
     "explanation": {"postprocess", "render"},
     "explainer": {
         *("batching", "capture", "evidence", "inputs", "layers", "methods", "ops", "postprocess", "progress"),
-        *("explanation", "registry", "scorer", "targets", "prepare", "occlusion"),
+        *("explanation", "full_gradients", "registry", "scorer", "targets", "prepare", "occlusion"),
     },
 }
 LOWER = [name for name in MODULES if part(name) in ALLOWED and part(name) != "__init__"]

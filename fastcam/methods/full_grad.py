@@ -6,19 +6,28 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.methods.protocol import BiasGradient, Outcome, Scorer
+from fastcam.methods.protocol import BiasGradient, FullGradients, Outcome
 from fastcam.ops.reference import accumulation_dtype, is_constant
 from fastcam.registry import method
 
 Rescale = Literal["sample", "channel"]
 
 
-@method("full_grad", needs=("scorer",), returns="map", relu=False, cost="3", paper="arXiv:1905.00780")
-def full_grad(scorer: Scorer, *, rescale: Rescale = "sample") -> Outcome:
+@method(
+    "full_grad",
+    needs=("scores", "images", "full_gradients"),
+    returns="map",
+    relu=False,
+    cost="2",
+    paper="arXiv:1905.00780",
+)
+def full_grad(scores: Tensor, images: Tensor, full_gradients: FullGradients, *, rescale: Rescale = "sample") -> Outcome:
     """FullGrad: the score taken apart into the input's share and every bias's share.
 
     Args:
-        scorer: the model.
+        scores: (N,) or (N, K).
+        images: (N, C, *S), or (N, 1, C, *S) for K targets.
+        full_gradients: the backward passes that show the gradient of every bias.
         rescale: whether the absolute shares of a layer are scaled to [0, 1] together, "sample", as in the paper, or
             channel by channel, "channel".
 
@@ -29,9 +38,8 @@ def full_grad(scorer: Scorer, *, rescale: Rescale = "sample") -> Outcome:
     """
     if rescale not in ("sample", "channel"):
         raise ValueError(f'`rescale` must be "sample" or "channel", got {rescale!r}')
-    images = scorer.images
-    size = images.shape[2:]
-    columns = scorer.scores.shape[1] if scorer.scores.dim() == 2 else 1
+    pixels = images if scores.dim() == 2 else images.unsqueeze(1)  # (N, 1, C, *S)
+    columns, size = scores[0].numel(), pixels.shape[3:]
     maps = images.new_zeros((len(images), columns, *size), dtype=accumulation_dtype(images.dtype))
     terms: dict[str, Tensor] = {}
 
@@ -41,15 +49,14 @@ def full_grad(scorer: Scorer, *, rescale: Rescale = "sample") -> Outcome:
         sums = found.gradient.flatten(2).sum(-1) if found.gradient.dim() > 2 else found.gradient
         term = terms.setdefault(found.layer, maps.new_zeros((len(images), columns)))
         term[:, index] += (sums * found.bias).sum(1).unflatten(0, (len(images), -1)).sum(1)  # windows of an image
-        if found.gradient.dim() == images.dim() and len(found.gradient) == len(images):
+        if found.gradient.dim() == pixels.dim() - 1 and len(found.gradient) == len(images):
             share = rescaled(found.gradient, found.bias, rescale)
             maps[:, index] += ops.upsample_normalize(share, size, normalize=False)
 
-    scores, gradients = scorer.bias_gradients(visit)
-    by_target = gradients if scores.dim() == 2 else gradients.unsqueeze(1)  # (N, K, C, *S)
-    products = images.unsqueeze(1) * by_target
+    gradients = full_gradients(visit)
+    products = pixels * (gradients if scores.dim() == 2 else gradients.unsqueeze(1))  # (N, K, C, *S)
     for index in range(columns):
-        maps[:, index] += rescaled(products[:, index], images.new_ones(images.shape[1]), rescale)
+        maps[:, index] += rescaled(products[:, index], images.new_ones(pixels.shape[2]), rescale)
     input_term = products.flatten(2).sum(-1)
     gap = input_term + torch.stack([*terms.values(), torch.zeros_like(input_term)]).sum(0) - scores.reshape(-1, columns)
     return _of_targets(maps, scores), {

@@ -28,6 +28,13 @@ class BiasGradient(Protocol):
     gradient: Tensor
 
 
+FullGradients = Callable[[Callable[[int, Any], None]], Tensor]
+"""Runs one backward pass per target and shows (number of the target, :class:`BiasGradient`) of every bias on the way.
+
+It returns the gradients with respect to the images, (N, [K,] C, *S).
+"""
+
+
 class Scorer(Protocol):
     """Scores and gradients of any copies of the images, for the targets found on the images as they are."""
 
@@ -51,9 +58,6 @@ class Scorer(Protocol):
 
     def gradients(self, copies: Tensor, block: Any, *kinds: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores (n, m, [K]) and gradients (n, m, [K,] C, *S), by kind, of a block's copies."""
-
-    def bias_gradients(self, visit: Callable[[int, Any], None]) -> tuple[Tensor, Tensor]:
-        """Scores and input gradients; ``visit`` sees the gradient of every bias, target by target."""
 
     def at(self, copies: Tensor, block: Any, scores: Tensor) -> "Scorer":
         """The same targets for a block's copies in the place of the images."""
