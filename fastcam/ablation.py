@@ -78,7 +78,7 @@ def _in_closed_form(scorer: Scorer, raw: Tensor, head: Head, output: Tensor) -> 
         left = output[block.place[0]].unsqueeze(1) - lost  # (n, m, classes)
         return scorer.bound(left.flatten(0, 1), block.rows).unflatten(0, left.shape[:2])
 
-    return scorer.collect(pooled.shape[1], score)
+    return scorer.collect(pooled.shape[1], score, output[0].numel() / scorer.images[0].numel())
 
 
 class _Zeroed:
@@ -164,7 +164,8 @@ def _resumed(
     if not torch.allclose(again, expected, rtol=rounding, atol=rounding * scale, equal_nan=True):
         return None
     try:
-        return scorer.collect(len(positions), lambda block: score(ablated, block))
+        size = ablated.clean(Block(range(1), range(1))).numel() / scorer.images[0].numel()
+        return scorer.collect(len(positions), lambda block: score(ablated, block), size)
     except NotResumableError:
         return None
 

@@ -22,6 +22,8 @@ _SIGNS = (
     "could not execute a primitive",
 )
 
+_MOST = 32  # times as many of small copies
+
 
 @dataclass(frozen=True)
 class Block:
@@ -80,19 +82,27 @@ class Batches:
         """The same for work inside the work, which is not told to ``progress``."""
         return Batches("auto" if self.adapts else self.limit, self.device, Progress())
 
-    def each(self, images: int, variants: int, work: Callable[[Block], Result]) -> Iterator[tuple[Block, Result]]:
-        """Does ``work`` for every variant of every image, nothing twice, the variants of an image in order."""
+    def each(
+        self, images: int, variants: int, work: Callable[[Block], Result], size: float = 1.0
+    ) -> Iterator[tuple[Block, Result]]:
+        """Does ``work`` for every variant of every image, nothing twice, the variants of an image in order.
+
+        ``size`` is that of a copy beside an image: "auto" takes more of small ones at a time.
+        """
+        more = min(_MOST, max(1, int(1 / size))) if self.adapts else 1
+        limit = self.limit * more
         pending = [Block(range(images), range(variants))]
         progress = self.progress if variants > 1 else Progress()  # one copy an image is no work to tell of
         with progress.over(images * variants) as advance:
             while pending:
                 block = pending.pop()
-                if len(block) > self.limit:
-                    pending += reversed(block.split(self.limit))
+                if len(block) > limit:
+                    pending += reversed(block.split(limit))
                     continue
                 result = self._attempt(block, work)
                 if result is None:
-                    self.limit = (len(block) + 1) // 2
+                    limit = (len(block) + 1) // 2
+                    self.limit = max(1, limit // more)
                     pending.append(block)
                     continue
                 yield block, result[0]

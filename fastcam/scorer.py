@@ -52,9 +52,9 @@ class Scorer:
         """(N,): every image once."""
         return torch.arange(len(self.images))
 
-    def each(self, variants: int, work: Callable[[Block], Result]) -> Iterator[tuple[Block, Result]]:
+    def each(self, variants: int, work: Callable[[Block], Result], size: float = 1.0) -> Iterator[tuple[Block, Result]]:
         """Does the work for that many variants of every image, block by block; see :class:`.Batches`."""
-        return self.batches.each(len(self.images), variants, work)
+        return self.batches.each(len(self.images), variants, work, size)
 
     def score(self, copies: Tensor, block: Block) -> Tensor:
         """(n, m, [K]): scores of the copies (n, m, C, *S) of a block."""
@@ -87,9 +87,9 @@ class Scorer:
         """(N, [K,] variants): the scores of all copies that ``make`` gives, (n, m, C, *S) for a block."""
         return self.collect(variants, lambda block: self.score(make(block), block))
 
-    def collect(self, variants: int, work: Callable[[Block], Tensor]) -> Tensor:
+    def collect(self, variants: int, work: Callable[[Block], Tensor], size: float = 1.0) -> Tensor:
         """(N, ..., variants): results (n, m, ...) of the work for all blocks."""
-        return gathered(list(self.each(variants, work)), len(self.images), variants).movedim(1, -1)
+        return gathered(list(self.each(variants, work, size)), len(self.images), variants).movedim(1, -1)
 
     def gradients(self, copies: Tensor, block: Block, *kinds: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores (n, m, [K]) and gradients (n, m, [K,] C, *S) with respect to copies (n, m, C, *S), by kind.
