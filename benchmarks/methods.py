@@ -12,6 +12,7 @@ import contextlib
 import copy
 import functools
 import io
+import json
 import sys
 import time
 import warnings
@@ -33,7 +34,7 @@ from torchcam import methods as torchcam
 
 import fastcam
 from benchmarks.end_to_end import LOGIT_SCALE, bare_forward, normalized
-from benchmarks.timing import Timing, interleave, write
+from benchmarks.timing import RESULTS, Timing, interleave, write
 from fastcam.methods.baselines import normal_noise
 
 LIMIT = 1e-4  # of the range of a map
@@ -399,8 +400,24 @@ def shown(rows: list[dict[str, Any]], title: str) -> Table:
     return table
 
 
+def exchanged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows in the file, those of the same model and method exchanged."""
+    kept = json.loads((RESULTS / "methods.json").read_text())["rows"]
+    keys = [(row["model"], row["method"]) for row in kept]
+    for key in dict.fromkeys((row["model"], row["method"]) for row in rows):
+        new = [row for row in rows if (row["model"], row["method"]) == key]
+        first = keys.index(key) if key in keys else len(kept)
+        kept = (
+            [row for row in kept[:first] if (row["model"], row["method"]) != key]
+            + new
+            + [row for row in kept[first:] if (row["model"], row["method"]) != key]
+        )
+        keys = [(row["model"], row["method"]) for row in kept]
+    return kept
+
+
 def main() -> None:
-    """Prints the tables and, without --only, keeps them as results/methods.json."""
+    """Prints the tables and keeps them as results/methods.json; with --only, in place of the rows that are there."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="of the fast ones; at least 2")
     parser.add_argument("--only", default="", help='cases with this in "model method"')
@@ -423,6 +440,8 @@ def main() -> None:
         if found:
             console.print(shown(found, f"{name}, batch {batch}"))
         rows += found
+    if arguments.only:
+        write("methods", exchanged(rows))
     for line in failed:
         console.print(f"not timed: {line}", markup=False, highlight=False, soft_wrap=True)
     sys.exit(1 if failed else 0)
