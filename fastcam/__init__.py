@@ -9,6 +9,8 @@ from fastcam import ops, targets
 from fastcam._extension import build_info
 from fastcam.explainer import Explainer, explain
 from fastcam.explanation import Explanation
+from fastcam.prepare import prepare
+from fastcam.prepared import Prepared
 from fastcam.registry import Method, get_method, list_methods, method
 from fastcam.reshape import swin_reshape, vit_reshape
 
@@ -18,12 +20,14 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Method",
+    "Prepared",
     "build_info",
     "explain",
     "get_method",
     "list_methods",
     "method",
     "ops",
+    "prepare",
     "swin_reshape",
     "targets",
     "vit_reshape",

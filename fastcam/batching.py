@@ -69,13 +69,16 @@ class Batches:
             out, going on where it stopped.
         device: where the work is done.
         progress: told of every block.
+        start: what "auto" begins with; None takes what suits the device.
     """
 
-    def __init__(self, batch_size: BatchSize, device: torch.device, progress: Progress) -> None:
+    def __init__(
+        self, batch_size: BatchSize, device: torch.device, progress: Progress, start: int | None = None
+    ) -> None:
         check_batch_size(batch_size)
         self.device = device
         self.adapts = batch_size == "auto"
-        self.limit = _START.get(device.type, 16) if batch_size == "auto" else batch_size
+        self.limit = (start or _START.get(device.type, 16)) if batch_size == "auto" else batch_size
         self.progress = progress
 
     def quietly(self) -> "Batches":

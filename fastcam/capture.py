@@ -35,6 +35,26 @@ class Captured:
     activations: list[Tensor]
 
 
+class Divided(nn.Module):
+    """A model made from another, that may run in two parts by itself: up to a layer without a graph, and behind it."""
+
+    def divided(self, arguments: tuple[Any, ...], layer: str, with_graph: bool) -> tuple[Tensor, Any] | None:
+        """What the layer returned, a leaf of the graph if there is to be one, and the output; None where it cannot."""
+        raise NotImplementedError
+
+    def name_of(self, module: nn.Module) -> str | None:
+        """The name here of a module of the model that this one was made from; None for others."""
+        raise NotImplementedError
+
+    def check_layer(self, name: str) -> None:
+        """Refuses a layer that does not return what it does in the model that this one was made from.
+
+        Raises:
+            ValueError: with a sentence.
+        """
+        raise NotImplementedError
+
+
 def forward(
     model: nn.Module,
     images: Tensor | tuple[Any, ...],
@@ -63,6 +83,10 @@ def forward(
         RuntimeError: where a layer is not reached.
         TypeError: where a layer does not return a floating tensor, or returns a collection and ``element`` is None.
     """
+    if isinstance(model, Divided) and len(layers) == 1 and element is None and not from_start:
+        divided = model.divided(images if isinstance(images, tuple) else (images,), layers[0].name, with_graph)
+        if divided is not None:
+            return Captured(divided[1], [divided[0]])
     kept: dict[int, Tensor] = {}
     thread = threading.get_ident()
     with contextlib.ExitStack() as stack:

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from fastcam import capture, evidence, full_gradients, layers, ops, postprocess, targets
+from fastcam import capture, evidence, full_gradients, grouping, layers, ops, postprocess, targets
 from fastcam import methods as _registered  # noqa: F401 - registers the rules
-from fastcam.batching import Batches, BatchSize, check_batch_size
+from fastcam.batching import Batches, BatchSize, Block, check_batch_size
 from fastcam.explanation import Explanation
 from fastcam.inputs import Inputs
+from fastcam.prepare import Precision, check_preparable, prepare
+from fastcam.prepared import Prepared
 from fastcam.progress import Progress, Report
 from fastcam.registry import Method, Reduction, get_method
 from fastcam.scorer import Scorer, Select
@@ -49,10 +52,14 @@ class Explainer:
             ``fastcam.swin_reshape`` are ready. It must only move elements.
         select: the part of the model's output to score: a function, an index, a key or an attribute's name.
         layer_output: which element of a target layer's tuple or dict to explain.
-        batch_size: copies at a time for methods that try many copies of an image (masks, windows, steps, noise); "auto"
-            begins with what suits the device and takes fewer where memory runs out. The maps do not depend on it.
+        batch_size: images at a time, and copies at a time for methods that try many copies of an image (masks,
+            windows, steps, noise); "auto" begins with what suits the device, or was measured for a prepared model, and
+            takes fewer where memory runs out. The maps do not depend on it. Targets that are callables see all images.
         progress: True shows a bar on standard error for what takes more than two seconds; or a function that is
             called with (done, total).
+        precision: None takes the model as it is. "fp32", "bf16", "fp16" or "auto" prepares it when it is first called,
+            with the images of that call as the example; see :func:`fastcam.prepare`.
+        compile: prepares the model too, and compiles it.
         differentiable: keep the graph, so that maps have gradients with respect to the model's parameters and to images
             that require them. Costs the memory of a training step.
         options: keyword options of the method's rule, for example ``window`` of occlusion.
@@ -76,6 +83,8 @@ class Explainer:
         batch_size: BatchSize = "auto",
         progress: bool | Report = False,
         differentiable: bool = False,
+        precision: Precision | None = None,
+        compile: bool = False,
         **options: Any,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -103,6 +112,13 @@ class Explainer:
         self.batch_size: BatchSize = batch_size
         self.progress = Progress(progress)
         self.differentiable = differentiable
+        if precision is not None or compile:
+            check_preparable(self.model, precision or "fp32")
+            if differentiable:
+                raise ValueError("differentiable maps are of the model's own parameters: not of a prepared copy's")
+        self.precision: Precision | None = "fp32" if compile and precision is None else precision
+        self.compile = compile
+        self._preparing = threading.Lock()
         self.options = options
         self._check_options()
 
@@ -132,8 +148,59 @@ class Explainer:
             ValueError, TypeError, RuntimeError: with a sentence that says what was expected and what came.
         """
         inputs = Inputs.of(images)
-        given = inputs.images
         _warn_of_training(self.model)
+        self._prepare(inputs)
+        batches = self._groups(inputs, target)
+        return self._explained(inputs, target) if batches is None else self._by_groups(inputs, target, batches)
+
+    def _prepare(self, inputs: Inputs) -> None:
+        """Prepares the model, once, where that was asked for."""
+        if self.precision is None:
+            return
+        with self._preparing:
+            if isinstance(self.model, Prepared):
+                return
+            self.model = prepare(
+                self.model,
+                inputs.arguments,
+                precision=self.precision,
+                compile=self.compile,
+                target_layer=self.target_layer,
+                reshape_transform=self.reshape_transform,
+                select=self.select,
+            )
+
+    def _groups(self, inputs: Inputs, target: targets.Target) -> Batches | None:
+        """How the images are cut into groups; None for all at once, where they may not be parted or are few."""
+        if self.differentiable or capture.is_training(self.model) or not grouping.is_divisible(target):
+            return None
+        if not all(each.is_one_pass for each in self.methods):
+            return None  # these cut their work themselves
+        start = self._measured_size or grouping.usual_size(inputs.images)
+        batches = Batches(self.batch_size, inputs.images.device, self.progress, start)
+        return batches if len(inputs.images) > batches.limit else None
+
+    @property
+    def _measured_size(self) -> int | None:
+        return self.model.batch_size if isinstance(self.model, Prepared) else None
+
+    def _by_groups(self, inputs: Inputs, target: targets.Target, batches: Batches) -> Any:
+        """The same as :meth:`_explained`, group by group."""
+
+        def explain_group(block: Block) -> Any:
+            return self._explained(*grouping.part_of(inputs, target, block.images))
+
+        found = []
+        for block, part in batches.each(len(inputs.images), 1, explain_group):
+            one = next(iter(part.values())) if isinstance(part, dict) else part
+            if not grouping.is_joinable(one.output, len(block)):
+                return self._explained(inputs, target)
+            found.append(part)
+        return grouping.joined(found, inputs.images.detach())
+
+    def _explained(self, inputs: Inputs, target: targets.Target) -> Any:
+        """Maps of all images, in one forward pass."""
+        given = inputs.images
         needs = {need for each in self.methods for need in each.needs}
         has_layer = any(each.has_layer for each in self.methods)
         chosen = layers.resolve(self.model, self.target_layer, inputs) if has_layer else []
@@ -174,6 +241,8 @@ class Explainer:
         with torch.inference_mode(False):
             images = _start_of_graph(inputs.images, self.differentiable) if at_input else inputs.images
         watch = full_gradients.Watch() if "full_gradients" in needs else None
+        if watch is not None and isinstance(self.model, Prepared):
+            self.model.check_biases()
         with contextlib.nullcontext() if watch is None else watch.over(self.model):
             captured = capture.forward(
                 self.model,
@@ -195,7 +264,7 @@ class Explainer:
             inputs,
             bound,
             scores if self.differentiable else scores.detach(),
-            Batches(self.batch_size, images.device, self.progress),
+            Batches(self.batch_size, images.device, self.progress, self._measured_size),
             self.select,
             scored[0] if scored else None,
             self.differentiable,

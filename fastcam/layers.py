@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastcam.capture import Layer, is_training, observe
+from fastcam.capture import Divided, Layer, is_training, observe
 from fastcam.inputs import Inputs
 
 TargetLayer = nn.Module | str | Sequence[nn.Module | str] | None
@@ -58,9 +58,12 @@ def named(model: nn.Module, name: str) -> Layer:
     """The layer of that name.
 
     Raises:
-        ValueError: where the model has none; the message names similar ones.
+        ValueError: where the model has none, the message names similar ones; and where it was changed.
     """
-    return Layer(name, _named(model, name))
+    module = _named(model, name)
+    if isinstance(model, Divided):
+        model.check_layer(name)
+    return Layer(name, module)
 
 
 def _layer(model: nn.Module, item: Any) -> Layer:
@@ -71,7 +74,9 @@ def _layer(model: nn.Module, item: Any) -> Layer:
     _refuse_scripted(item)
     for name, module in model.named_modules():
         if module is item:
-            return Layer(name, module)
+            return named(model, name) if name else Layer(name, module)
+    if isinstance(model, Divided) and (known := model.name_of(item)):
+        return named(model, known)
     raise ValueError(f"`target_layer` must be a module of the model, got a {type(item).__name__} that is not")
 
 

@@ -77,6 +77,11 @@ class Method:
         return any(need in get_args(LayerNeed) for need in self.needs)
 
     @property
+    def is_one_pass(self) -> bool:
+        """Whether a pass over the images as they are is all that the method takes."""
+        return not {"scorer", "ablated_scores"} & set(self.needs)
+
+    @property
     def is_flat(self) -> bool:
         """Whether the rule gets its positions flat."""
         return self.has_layer and "scorer" not in self.needs and self.returns != "attributions"

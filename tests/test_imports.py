@@ -69,9 +69,17 @@ ALLOWED = {
     "render": {"_extension"},
     "evidence": {"ablation", "capture", "full_gradients", "head", "registry", "scorer"},
     "explanation": {"postprocess", "render"},
+    "pace": {"batching", "inputs"},
+    "folding": {"inputs"},
+    "compiling": {"inputs"},
+    "agreement": {"capture", "inputs", "ops", "targets"},
+    "prepared": {"agreement", "capture", "compiling", "folding", "inputs"},
+    "prepare": {"agreement", "capture", "compiling", "folding", "inputs", "layers", "pace", "prepared"},
+    "grouping": {"explanation", "inputs", "targets"},
     "explainer": {
-        *("batching", "capture", "evidence", "inputs", "layers", "methods", "ops", "postprocess", "progress"),
-        *("explanation", "full_gradients", "registry", "scorer", "targets", "prepare", "occlusion"),
+        *("batching", "capture", "evidence", "grouping", "inputs", "layers", "methods", "ops", "postprocess"),
+        *("explanation", "full_gradients", "prepare", "prepared", "progress", "registry", "scorer", "targets"),
+        "occlusion",
     },
 }
 LOWER = [name for name in MODULES if part(name) in ALLOWED and part(name) != "__init__"]
