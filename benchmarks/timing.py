@@ -94,9 +94,9 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def write(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Keeps the rows and the hardware as results/<name>.json."""
+def write(name: str, rows: list[dict[str, Any]], **more: Any) -> Path:
+    """Keeps the rows, the hardware and what else there is as results/<name>.json."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"hardware": hardware(), "rows": rows}, indent=1) + "\n")
+    path.write_text(json.dumps({"hardware": hardware(), "rows": rows} | more, indent=1) + "\n")
     return path

@@ -1,6 +1,6 @@
 """A model cut at one layer and compiled: the trunk in front of it, and the head behind it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from fastcam.inputs import Inputs
 
 Flat = Callable[..., tuple[Any, ...]]
 
-_OPTIONS = {"freezing": True}  # weights become constants, packed for the processor
-_ON_CUDA = {"triton.cudagraphs": True}
+# Weights become constants, packed for the processor. As an option of torch.compile it comes too late for that.
+_FREEZING = {"freezing": True}
+_CUDA_GRAPHS: dict[str, Any] = {"triton.cudagraphs": True}
 
 
 class NotCompilableError(RuntimeError):
@@ -31,6 +32,7 @@ class Parts:
         head: from that to the leaves of the output; compiled, without a graph.
         recorded_head: the same, eager, for autograd.
         output: the structure of the output.
+        sizes: the numbers of images it was compiled for; any other would compile it anew.
     """
 
     layer: str | None
@@ -38,6 +40,7 @@ class Parts:
     head: Flat | None
     recorded_head: Flat | None
     output: TreeSpec | None
+    sizes: frozenset[int]
 
     def __call__(self, arguments: tuple[Any, ...]) -> Any:
         """The model's output, without a graph."""
@@ -57,36 +60,41 @@ class Parts:
         return tree_unflatten(head(*needed), self.output)
 
 
-def compile_parts(model: nn.Module, inputs: Inputs, layer: str | None) -> Parts:
-    """Compiles a model for any number of images of one size, for passes without a graph.
+def compile_parts(model: nn.Module, inputs: Inputs, layer: str | None, sizes: Collection[int]) -> Parts:
+    """Compiles a model for passes without a graph.
 
     Args:
-        model: in evaluation mode, without a target layer's hook.
-        inputs: an example; the number of its images counts only where it is 1, which is compiled for itself besides.
+        model: in evaluation mode.
+        inputs: an example.
         layer: where to cut, or None to compile the model whole.
+        sizes: numbers of images; code for a fixed number is faster.
 
     Raises:
         NotCompilableError: for a model that torch.export or the cut cannot follow, and whatever the compiler raises.
     """
+    device = inputs.images.device
     if layer is None:
-        return Parts(None, _compiled(model, inputs.images.device), None, None, None)
+        return _warmed(Parts(None, _compiled(model, device), None, None, None, frozenset(sizes)), inputs)
     program = _exported(model, inputs)
     module = program.module()
     if not isinstance(module, fx.GraphModule) or program.call_spec.out_spec is None:
         raise NotCompilableError("torch.export returned no graph")
     trunk, head = cut(module, layer)
-    device = inputs.images.device
-    return Parts(layer, _compiled(trunk, device), _compiled(head, device), head, program.call_spec.out_spec)
+    compiled = _compiled(trunk, device), _compiled(head, device)
+    parts = Parts(layer, *compiled, head, program.call_spec.out_spec, frozenset(sizes))
+    return _warmed(parts, inputs)
 
 
-def several(inputs: Inputs) -> Inputs:
-    """The same example with more than one image: what is compiled for that fits any number but one."""
-    count = len(inputs.images)
-    return inputs if count > 1 else inputs.with_copies(inputs.images.repeat_interleave(2, 0), torch.zeros(2).long())
+def _warmed(parts: Parts, inputs: Inputs) -> Parts:
+    """The parts after their first calls, which compile them."""
+    with torch._inductor.config.patch(_FREEZING), torch.no_grad():
+        for size in parts.sizes:
+            parts(inputs.repeated(size).arguments)
+    return parts
 
 
 def _exported(model: nn.Module, inputs: Inputs) -> ExportedProgram:
-    arguments = several(inputs).arguments
+    arguments = inputs.repeated(max(2, len(inputs.images))).arguments  # a single one would be taken for fixed
     count = len(arguments[0])
 
     def free(leaf: Any) -> Any:
@@ -161,8 +169,7 @@ def _subgraph(
 
 
 def _compiled(module: nn.Module, device: torch.device) -> Flat:
-    options: dict[str, Any] = _OPTIONS | (_ON_CUDA if device.type == "cuda" else {})
-    return torch.compile(module, dynamic=True, options=options)
+    return torch.compile(module, dynamic=False, options=_CUDA_GRAPHS if device.type == "cuda" else None)
 
 
 def _first_line(error: Exception) -> str:

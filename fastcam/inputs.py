@@ -64,7 +64,12 @@ class Inputs:
 
     def first(self) -> "Inputs":
         """The first image alone."""
-        return self.with_copies(self.images[:1], torch.zeros(1, dtype=torch.int64))
+        return self.repeated(1)
+
+    def repeated(self, count: int) -> "Inputs":
+        """So many images: the first ones, again and again where there are fewer."""
+        rows = torch.arange(count) % len(self.images)
+        return self.with_copies(self.images[rows.to(self.images.device)], rows)
 
     def _row_by_row(self, other: Tensor, rows: Tensor) -> Tensor:
         is_per_image = other.dim() > 0 and len(other) == len(self.images)

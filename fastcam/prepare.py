@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastcam import capture, layers, pace
 from fastcam.agreement import Difference, Observation, observe
-from fastcam.compiling import NotCompilableError, Parts, compile_parts, several
+from fastcam.compiling import NotCompilableError, Parts, compile_parts
 from fastcam.folding import Folded, fold_batch_norms
 from fastcam.inputs import Inputs
 from fastcam.prepared import Form, Prepared, Report, Step
@@ -45,8 +45,9 @@ def prepare(
         precision: "fp32" leaves the precision as it is; "bf16" or "fp16" narrows weights and activations; "auto" takes
             bfloat16 where that is faster here and differs little enough.
         compile: whether passes without a graph run as torch.compile makes them, with frozen weights; the gradient
-            methods run the part in front of the target layer so. Takes up to a minute, and needs a C++ compiler. Fits
-            images of the example's size, in any number; one alone only where the example is one alone.
+            methods run the part in front of the target layer so. Takes up to a minute, and needs a C++ compiler. It
+            fits as many images of that size as the example has, and as many as are fastest here at a time; any other
+            number runs uncompiled.
         target_layer: what will be explained, as for :class:`fastcam.Explainer`: no batch norm is folded across it, and
             the compiled model is cut there.
         reshape_transform: from what the layer returns to (N, C, *S), as for :class:`fastcam.Explainer`.
@@ -130,12 +131,12 @@ class _Preparation:
         elif precision != "fp32":
             self._narrow(precision, at_least=0.0)
         self._lay_out()
+        size = pace.fastest_size(self.best, self.inputs)
         if compile:
-            self._compile()
-        gain = pace.gain(self.model, self.best, self.inputs)
-        self.best.batch_size = pace.fastest_size(self.best, self.inputs)
-        difference = self._difference(self.best)
-        self.best._report = Report(tuple(self.steps), gain, difference, self.best.batch_size)
+            self._compile(size)
+        gain, difference = pace.gain(self.model, self.best, self.inputs), self._difference(self.best)
+        self.best.batch_size = size
+        self.best._report = Report(tuple(self.steps), gain, difference, size)
         return self.best
 
     def _fold(self) -> None:
@@ -170,30 +171,27 @@ class _Preparation:
         trial = self._built(replace(self.form, channels_last=True))
         self._try("channels_last", trial, "channels side by side in memory", 1.0)
 
-    def _compile(self) -> None:
+    def _compile(self, size: int) -> None:
         trial = self._built(self.form)
         try:
-            trial._parts, where = self._compiled()
+            trial._parts, where = self._compiled({size, len(self.inputs.images)})
         except Exception as error:  # whatever the model's code makes of what is no tensor, or the compiler of it
             self._refuse("compile", _sentence(error))
             return
-        self._try("compile", trial, f"passes without a graph, with frozen weights; {where}", 1.0)
+        self._try("compile", trial, f"passes without a graph, weights frozen, {where}", 1.0)
 
-    def _compiled(self) -> tuple[Parts, str]:
+    def _compiled(self, sizes: set[int]) -> tuple[Parts, str]:
         """The compiled parts of the best model so far, and where it was cut."""
         copied, _ = self._copied(self.form)
         adapted = Inputs.of(self.form.arguments(self.inputs.arguments))
-        with torch.no_grad(), self.form.products(adapted.images.device):
+        images = f"{' or '.join(map(str, sorted(sizes)))} images at a time"
+        with self.form.products(adapted.images.device):
             if len(self.names) != 1:
-                parts, where = compile_parts(copied, adapted, None), f"in one piece for {len(self.names)} layers"
-            else:
-                try:
-                    parts, where = compile_parts(copied, adapted, self.names[0]), f"cut behind {self.names[0]}"
-                except NotCompilableError as error:
-                    parts, where = compile_parts(copied, adapted, None), f"in one piece, since {error}"
-            parts(several(adapted).arguments)
-            parts(adapted.arguments)
-        return parts, where
+                return compile_parts(copied, adapted, None, sizes), f"{images}, uncut for {len(self.names)} layers"
+            try:
+                return compile_parts(copied, adapted, self.names[0], sizes), f"{images}, cut behind {self.names[0]}"
+            except NotCompilableError as error:
+                return compile_parts(copied, adapted, None, sizes), f"{images}, uncut, since {error}"
 
     def _try(self, name: str, trial: Prepared, detail: str, at_least: float) -> bool:
         """Keeps a step where the function is the same, and the model at least so many times faster."""

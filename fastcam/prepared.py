@@ -129,7 +129,7 @@ class Prepared(capture.Divided):
         prepared: Any = copied
         prepared.__class__ = type(f"Prepared{kind.__name__}", (Prepared, kind), {"__doc__": kind.__doc__})
         prepared._form, prepared._folded, prepared._parts, prepared.batch_size = form, folded, None, None
-        prepared._example = (len(inputs.images) == 1, *_signature(inputs.arguments))
+        prepared._example = _signature(inputs.arguments)
         prepared._names = weakref.WeakKeyDictionary({module: name for name, module in model.named_modules()})
         return prepared
 
@@ -198,11 +198,9 @@ class Prepared(capture.Divided):
 
     def _fitting(self, arguments: tuple[Any, ...]) -> Parts | None:
         """The compiled parts, if they were made for such arguments."""
-        if self._parts is None:
+        if self._parts is None or _signature(arguments) != self._example:
             return None
-        fits_one, *example = self._example
-        is_one = len(tree_leaves(arguments)[0]) == 1
-        return self._parts if [*_signature(arguments)] == example and (fits_one or not is_one) else None
+        return self._parts if len(tree_leaves(arguments)[0]) in self._parts.sizes else None
 
     def _is_watched(self) -> bool:
         """Whether anybody listens to modules or functions that compiled code does not have."""
