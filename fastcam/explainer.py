@@ -172,7 +172,7 @@ class Explainer:
 
     def _groups(self, inputs: Inputs, target: targets.Target) -> Batches | None:
         """How the images are cut into groups; None for all at once, where they may not be parted or are few."""
-        if self.differentiable or capture.is_training(self.model) or not grouping.is_divisible(target):
+        if self.differentiable or capture.is_training(self.model) or not grouping.is_divisible(target, len(inputs)):
             return None
         if not all(each.is_one_pass for each in self.methods):
             return None  # these cut their work themselves
