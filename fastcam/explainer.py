@@ -172,13 +172,13 @@ class Explainer:
 
     def _groups(self, inputs: Inputs, target: targets.Target) -> Batches | None:
         """How the images are cut into groups; None for all at once, where they may not be parted or are few."""
-        if self.differentiable or capture.is_training(self.model) or not grouping.is_divisible(target, len(inputs)):
+        if self.differentiable or not grouping.is_divisible(target, len(inputs)):
             return None
         if not all(each.is_one_pass for each in self.methods):
             return None  # these cut their work themselves
         start = self._measured_size or grouping.usual_size(inputs.images)
         batches = Batches(self.batch_size, inputs.images.device, self.progress, start)
-        return batches if len(inputs.images) > batches.limit else None
+        return None if len(inputs) <= batches.limit or capture.is_training(self.model) else batches
 
     @property
     def _measured_size(self) -> int | None:

@@ -211,7 +211,7 @@ class Prepared(capture.Divided):
 
     @functools.cached_property
     def _inner(self) -> list[nn.Module]:
-        return [each for each in self.modules() if each is not self]
+        return [each for each in capture.all_modules(self) if each is not self]
 
 
 def _signature(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
