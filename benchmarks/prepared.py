@@ -12,7 +12,7 @@ import copy
 import statistics
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torchcam import methods as torchcam
 
 import fastcam
+from benchmarks import methods
 from benchmarks.end_to_end import bare_forward, normalized
-from benchmarks.timing import Contestants, interleave, write
+from benchmarks.timing import Contestants, Timing, interleave, write
 from fastcam import demo
 from fastcam.agreement import spearman
 
@@ -154,11 +155,60 @@ def measure(at: Architecture, rounds: int) -> list[dict[str, Any]]:
     differences = check(found, found["fastcam"](), same)
     if at.reshape is not None:
         del found["fastcam all classes"]  # a thousand backward passes through a block: no closed form
-    timings = interleave(found, rounds)
+    return rows_of(at.name, at.batch, interleave(found, rounds), differences)
+
+
+# The methods that try copies or go through the whole network, as benchmarks/methods.py has them.
+TRIED = [
+    ("resnet18", "score_cam"),
+    ("resnet18", "integrated_gradients"),
+    ("resnet18", "smooth_grad"),
+    ("resnet50", "integrated_gradients"),
+    ("resnet50", "smooth_grad"),
+    ("resnet50", "guided_backprop"),
+]
+
+
+def measure_method(name: str, method: str, rounds: int) -> list[dict[str, Any]]:
+    """One method on one architecture: agreement, then the times."""
+    layer, batch, case = next(
+        (layer, batch, case)
+        for known, layer, batch, cases in methods.CASES
+        for case in cases
+        if (known, case.method) == (name, method)
+    )
+    at = methods.setting(name, layer, batch, case.scale)
+    found: Contestants = {"forward": bare_forward(at.model, at.images), "fastcam": methods.with_fastcam(case, at)}
+    for tool, peer in case.peers.items():
+        words, found[tool] = methods.chosen(peer, at)
+        print(f"{name} {method}: {tool} {words}", flush=True)
+    for form, options in FORMS.items():
+        extra = {"tolerance": ANY} if options["precision"] == "bf16" else {}
+        prepared = fastcam.prepare(at.model, at.images, target_layer=layer, **options, **extra)
+        found[f"fastcam {form}"] = methods.with_fastcam(case, replace(at, model=prepared))
+    differences = {}
+    with methods.alike(case, at):
+        own = found["fastcam"]()
+        for contestant, call in found.items():
+            if contestant not in ("forward", "fastcam") and "bf16" not in contestant:
+                maps = getattr(call, "finish", lambda m: m)(call())
+                differences[contestant] = methods.difference(own, maps)
+                # A prepared model rounds otherwise, and a unit close to zero may fall on the other side of it.
+                limit = methods.KINKS if contestant.startswith("fastcam") else case.limit
+                if not differences[contestant] <= limit:
+                    raise AssertionError(
+                        f"{contestant} differs by {differences[contestant]:.1e}, more than {limit:.0e}"
+                    )
+    timings = interleave(found, rounds, warm=True)
+    return rows_of(f"{name}, {method}{', ' * bool(case.label)}{case.label}", batch, timings, differences)
+
+
+def rows_of(model: str, batch: int, timings: dict[str, Timing], differences: dict[str, float]) -> list[dict[str, Any]]:
+    """What is kept."""
     return [
         {
-            "model": at.name,
-            "batch": at.batch,
+            "model": model,
+            "batch": batch,
             "contestant": name,
             "milliseconds": timing.median * 1e3,
             "spread": timing.spread * 1e3,
@@ -217,7 +267,7 @@ def main() -> None:
     """Prints the tables and keeps them as results/prepared.json."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", help="an architecture's name; its rows alone are measured, and nothing is kept")
+    parser.add_argument("--only", help="an architecture or a method; its rows alone are measured, and nothing is kept")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     console = Console(width=120)
@@ -230,6 +280,11 @@ def main() -> None:
     for at in ARCHITECTURES:
         if arguments.only in (None, at.name):
             found = measure(at, arguments.rounds)
+            console.print(shown(found))
+            rows += found
+    for name, method in TRIED:
+        if arguments.only in (None, method):
+            found = measure_method(name, method, max(2, arguments.rounds // 3))
             console.print(shown(found))
             rows += found
     if arguments.only is None:

@@ -129,7 +129,9 @@ class Explainer:
                 names = ", ".join(each.name for each in self.methods)
                 raise TypeError(f"{names} has no option {option!r}; known: {', '.join(sorted(known)) or 'none'}")
 
-    def __call__(self, images: Tensor | tuple[Any, ...], target: targets.Target = None) -> Any:
+    def __call__(
+        self, images: Tensor | tuple[Any, ...], target: targets.Target = None, *, out: Tensor | None = None
+    ) -> Any:
         """Maps for a batch.
 
         Args:
@@ -139,6 +141,7 @@ class Explainer:
                 targets an image, "all" classes, one of ``fastcam.targets``, a callable from the output to (N,) or
                 (N, K) scores, or N callables. A method that tries copies of the images calls it with any number of
                 them.
+            out: (N, [K,] *S) to write the ``maps`` into, of one method and layer; see :meth:`.Explanation.write_maps`.
 
         Returns:
             An :class:`Explanation`; for several methods a dict by method name, for layers returned apart a dict by
@@ -151,7 +154,12 @@ class Explainer:
         _warn_of_training(self.model)
         self._prepare(inputs)
         batches = self._groups(inputs, target)
-        return self._explained(inputs, target) if batches is None else self._by_groups(inputs, target, batches)
+        found = self._explained(inputs, target) if batches is None else self._by_groups(inputs, target, batches)
+        if out is not None:
+            if not isinstance(found, Explanation):
+                raise ValueError(f"`out` takes the maps of one method and layer, got {len(found)} of them")
+            found.write_maps(out)
+        return found
 
     def _prepare(self, inputs: Inputs) -> None:
         """Prepares the model, once, where that was asked for."""
