@@ -24,6 +24,7 @@ bench: $(VENV)/built  ## ops, methods and end to end beside the peers; writes be
 	$(BIN)/python -m benchmarks.ops
 	$(BIN)/python -m benchmarks.end_to_end
 	$(BIN)/python -m benchmarks.methods
+	$(BIN)/python -m benchmarks.prepared
 
 gallery: $(VENV)/built  ## all methods on one photograph, with what each costs; benchmarks/results/gallery.jpg
 	$(BIN)/python -m benchmarks.gallery

@@ -9,6 +9,7 @@ little; the photographs are explained by EfficientNet-Lite0.
 
 import argparse
 import copy
+import json
 import statistics
 import warnings
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from torchcam import methods as torchcam
 import fastcam
 from benchmarks import methods
 from benchmarks.end_to_end import bare_forward, normalized
-from benchmarks.timing import Contestants, Timing, interleave, write
+from benchmarks.timing import RESULTS, Contestants, Timing, interleave, write
 from fastcam import demo
 from fastcam.agreement import spearman
 
@@ -267,7 +268,7 @@ def main() -> None:
     """Prints the tables and keeps them as results/prepared.json."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", help="an architecture or a method; its rows alone are measured, and nothing is kept")
+    parser.add_argument("--only", nargs="+", help="architectures or methods: their rows alone are renewed")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     console = Console(width=120)
@@ -276,19 +277,31 @@ def main() -> None:
     for row in ranks:
         table.add_row(row["form"], str(row["images"]), f"{row['median_rank']:.4f}", f"{row['least']:.4f}")
     console.print(table)
-    rows = []
-    for at in ARCHITECTURES:
-        if arguments.only in (None, at.name):
-            found = measure(at, arguments.rounds)
-            console.print(shown(found))
-            rows += found
-    for name, method in TRIED:
-        if arguments.only in (None, method):
-            found = measure_method(name, method, max(2, arguments.rounds // 3))
-            console.print(shown(found))
-            rows += found
-    if arguments.only is None:
-        console.print(f"written: {write('prepared', rows, ranks=ranks)}")
+    measured = [
+        *(lambda at=at: measure(at, arguments.rounds) for at in ARCHITECTURES if wanted(at.name, arguments.only)),
+        *(
+            lambda name=name, method=method: measure_method(name, method, max(3, arguments.rounds // 3))
+            for name, method in TRIED
+            if wanted(method, arguments.only)
+        ),
+    ]
+    for work in measured:
+        rows = work()
+        console.print(shown(rows))
+        console.print(f"written: {write('prepared', renewed(rows), ranks=ranks)}")
+
+
+def wanted(name: str, only: list[str] | None) -> bool:
+    """Whether a name was asked for, or everything."""
+    return only is None or name in only
+
+
+def renewed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is kept already, these rows in the place of those of the same model and batch."""
+    path = RESULTS / "prepared.json"
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    new = {(row["model"], row["batch"]) for row in rows}
+    return [row for row in kept if (row["model"], row["batch"]) not in new] + rows
 
 
 if __name__ == "__main__":
