@@ -8,7 +8,6 @@ little; the photographs are explained by EfficientNet-Lite0.
 """
 
 import argparse
-import copy
 import statistics
 import warnings
 from collections.abc import Callable
@@ -17,19 +16,18 @@ from typing import Any
 
 import torch
 import torchvision
-from captum.attr import LayerGradCam
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torchcam import methods as torchcam
 
 import fastcam
-from benchmarks.end_to_end import bare_forward, normalized
-from benchmarks.timing import Contestants, interleave, write
+from benchmarks.keeping import write
 from fastcam import demo
 from fastcam.agreement import spearman
+from fastcam.bench.contest import Case, Contestant, Setting, bare_forward
+from fastcam.bench.methods import largest_difference
+from fastcam.bench.peers import installed
+from fastcam.bench.timing import interleave
 
 LIMIT, RANK = 1e-4, 0.99
 ANY = 2.0  # the maps of random weights are compared in float32 alone
@@ -82,35 +80,13 @@ def with_fastcam(model: nn.Module, at: Architecture, images: Tensor, target: Any
     return lambda: explainer(images, target)  # maps at the layer's size
 
 
-def peers(model: nn.Module, at: Architecture, images: Tensor, targets: list[int]) -> Contestants:
+def peers(model: nn.Module, at: Architecture, images: Tensor, targets: list[int]) -> dict[str, Contestant]:
     """Every peer that has Grad-CAM for such a layer, with a model to itself."""
-    size = tuple(images.shape[2:])
-
-    def of_own() -> tuple[nn.Module, nn.Module]:
-        own = copy.deepcopy(model)
-        return own, own.get_submodule(at.layer)
-
-    own, layer = of_own()
-    cam = GradCAM(own, [layer], reshape_transform=at.reshape)
-    scored = [ClassifierOutputTarget(target) for target in targets]
-    found: Contestants = {"pytorch-grad-cam": lambda: torch.from_numpy(cam(images, scored))}
-    if at.reshape is not None:
-        return found
-    first, _ = of_own()
-    second, layer = of_own()
-    attribution = LayerGradCam(second, layer)
-
-    def run_torchcam() -> Tensor:
-        with torchcam.GradCAM(first, at.layer) as extractor:
-            (maps,) = extractor(targets, first(images))
-        return maps
-
-    def run_captum() -> Tensor:
-        return attribution.attribute(images, torch.tensor(targets), relu_attributions=True)[:, 0].detach()
-
-    for name, run in (("torch-cam", run_torchcam), ("captum", run_captum)):
-        run.finish = lambda maps: normalized(maps, size)  # type: ignore[attr-defined]
-        found[name] = run
+    setting = Setting(at.name, model, at.layer, images, targets, at.reshape)
+    found = {}
+    for tool in installed():
+        if at.reshape is None or tool.name != "captum":  # it has none of tokens
+            (found[tool.name],) = tool.entrants["grad_cam"](Case("grad_cam"), setting)
     return found
 
 
@@ -121,12 +97,11 @@ def shown_class(model: nn.Module, at: Architecture, images: Tensor) -> list[int]
     return maps.flatten(2).amax(2).argmax(1).tolist()
 
 
-def check(found: Contestants, reference: Tensor, names: list[str]) -> dict[str, float]:
-    """The largest difference of every float32 map from fastcam's on the untouched model, all in [0, 1]."""
+def check(found: dict[str, Contestant], reference: Tensor) -> dict[str, float]:
+    """The largest difference of every float32 map from fastcam's on the untouched model, as a share of the range."""
     differences = {}
-    for name in names:
-        maps = getattr(found[name], "finish", lambda m: m)(found[name]())
-        differences[name] = (maps.double() - reference.double()).abs().max().item()
+    for name, each in found.items():
+        differences[name] = largest_difference(reference, each.finish(each.call()))
         if not differences[name] <= LIMIT:
             raise AssertionError(f"{name} differs by {differences[name]:.1e}, more than {LIMIT:.0e}")
     return differences
@@ -137,9 +112,9 @@ def measure(at: Architecture, rounds: int) -> list[dict[str, Any]]:
     model = network(at.name)
     images = torch.randn(at.batch, 3, 224, 224)
     targets = shown_class(model, at, images)
-    found: Contestants = {"forward": bare_forward(model, images)}
-    found["fastcam"] = with_fastcam(model, at, images, targets, "grad_cam")
-    found |= peers(model, at, images, targets)
+    found = {"forward": bare_forward(model, images), "fastcam": with_fastcam(model, at, images, targets, "grad_cam")}
+    others = peers(model, at, images, targets)
+    found |= {name: each.call for name, each in others.items()}
     layer: dict[str, Any] = {"target_layer": at.layer, "reshape_transform": at.reshape}
     for name, form in FORMS.items():
         extra = {"tolerance": ANY} if form["precision"] == "bf16" else {}
@@ -150,8 +125,8 @@ def measure(at: Architecture, rounds: int) -> list[dict[str, Any]]:
             together = TOGETHER if at.name.startswith("resnet") else TOGETHER[:-1]
             found["fastcam together"] = with_fastcam(prepared, at, images, targets, together)
             found["fastcam all classes"] = with_fastcam(prepared, at, images, "all", "grad_cam")
-    same = [name for name in found if name in ("pytorch-grad-cam", "torch-cam", "captum") or "fastcam fp32" in name]
-    differences = check(found, found["fastcam"](), same)
+    same = {name: Contestant(call) for name, call in found.items() if "fastcam fp32" in name}
+    differences = check(others | same, found["fastcam"]())
     if at.reshape is not None:
         del found["fastcam all classes"]  # a thousand backward passes through a block: no closed form
     timings = interleave(found, rounds)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.timing import interleave
+from fastcam.bench.timing import interleave
 
 
 def called(rounds, **options):
