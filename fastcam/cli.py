@@ -182,7 +182,7 @@ def bench(
     only: Annotated[
         list[str] | None, typer.Option(help="Op or method; repeatable.", show_default="all of both")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.001, help="For each row; what takes longer is timed once.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.001, help="For each row; what takes longer is timed once.")] = 0.5,
     json: Annotated[Path | None, typer.Option(help="File for the figures, with the hardware's name.")] = None,
     layer: Annotated[str | None, typer.Option(help="Target layer.", show_default="last with a map")] = None,
     reshape: Annotated[Reshape | None, typer.Option(help="For layers that return tokens.")] = None,

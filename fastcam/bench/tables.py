@@ -32,11 +32,14 @@ def op_table(rows: Sequence[dict[str, Any]], title: str = "Ops") -> Table:
 def method_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     """Every method in everybody's hands, in times of a bare forward pass."""
     table = Table(
-        "method", "tool", title=title, caption="samples: how often it was timed; 1: the call that was compared"
+        "method",
+        "tool",
+        title=title,
+        caption="difference: from fastcam, as a share of the range; samples: how often it was timed",
     )
     for name in ("ms", "+-", "x forward", "samples"):
         table.add_column(name, justify="right")
-    table.add_column("difference from fastcam")
+    table.add_column("difference")
     last = ""
     for row in rows:
         method = row["method"] + (f", {row['case']}" if row["case"] else "")

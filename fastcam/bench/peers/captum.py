@@ -58,7 +58,7 @@ def _smooth_grad(case: Case, at: Setting) -> Sequence[Contestant]:
             _attribution(
                 lambda at: captum.NoiseTunnel(captum.Saliency(at.model)),
                 at,
-                f"{size} samples at a time",
+                f"{size} at a time",
                 nt_samples_batch_size=size,
                 **options,
             ),
