@@ -8,7 +8,7 @@ GRAD_CAM := grad-cam==1.5.7
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench gallery readme cuda cuda-sim cuda-mutants test-cuda lint format clean
+.PHONY: help demo test bench profile gallery readme cuda cuda-sim cuda-mutants test-cuda lint format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ bench: $(VENV)/built  ## ops, methods and end to end beside the peers; writes be
 	$(BIN)/python -m benchmarks.end_to_end
 	$(BIN)/python -m benchmarks.methods
 	$(BIN)/python -m benchmarks.prepared
+
+METHOD ?= grad_cam
+profile: $(VENV)/built  ## where the time of one explanation goes; METHOD=layer_cam ARGS="--model resnet50 --batch 8"
+	$(BIN)/python -m benchmarks.profile $(METHOD) $(ARGS)
 
 gallery: $(VENV)/built  ## all methods on one photograph, with what each costs; benchmarks/results/gallery.jpg
 	$(BIN)/python -m benchmarks.gallery

@@ -22,8 +22,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import fastcam
-from benchmarks.timing import RESULTS, interleave
+from benchmarks.keeping import RESULTS
 from fastcam import demo, render
+from fastcam.bench.timing import interleave
 from fastcam.registry import Method
 
 PICTURE = RESULTS / "gallery.jpg"

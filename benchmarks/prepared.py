@@ -8,32 +8,34 @@ little; the photographs are explained by EfficientNet-Lite0.
 """
 
 import argparse
-import copy
 import json
+import math
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 import torchvision
-from captum.attr import LayerGradCam
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torchcam import methods as torchcam
 
 import fastcam
 from benchmarks import methods
-from benchmarks.end_to_end import bare_forward, normalized
-from benchmarks.timing import RESULTS, Contestants, Timing, interleave, write
+from benchmarks.keeping import RESULTS, write
 from fastcam import demo
 from fastcam.agreement import spearman
+from fastcam.bench.contest import KINKS, Case, Contestant, Entrant, Setting, bare_forward, explained
+from fastcam.bench.methods import largest_difference
+from fastcam.bench.methods import measure as measure_case
+from fastcam.bench.peers import installed
+from fastcam.bench.timing import Patience, interleave
 
 LIMIT, RANK = 1e-4, 0.99
+PATIENCE = 10.0  # seconds for all rounds of a contestant
 ANY = 2.0  # the maps of random weights are compared in float32 alone
 TOGETHER = ["grad_cam", "grad_cam_pp", "xgrad_cam", "hires_cam", "layer_cam", "eigen_cam", "cam"]
 Reshape = Callable[[Tensor], Tensor] | None
@@ -84,35 +86,13 @@ def with_fastcam(model: nn.Module, at: Architecture, images: Tensor, target: Any
     return lambda: explainer(images, target)  # maps at the layer's size
 
 
-def peers(model: nn.Module, at: Architecture, images: Tensor, targets: list[int]) -> Contestants:
+def peers(model: nn.Module, at: Architecture, images: Tensor, targets: list[int]) -> dict[str, Contestant]:
     """Every peer that has Grad-CAM for such a layer, with a model to itself."""
-    size = tuple(images.shape[2:])
-
-    def of_own() -> tuple[nn.Module, nn.Module]:
-        own = copy.deepcopy(model)
-        return own, own.get_submodule(at.layer)
-
-    own, layer = of_own()
-    cam = GradCAM(own, [layer], reshape_transform=at.reshape)
-    scored = [ClassifierOutputTarget(target) for target in targets]
-    found: Contestants = {"pytorch-grad-cam": lambda: torch.from_numpy(cam(images, scored))}
-    if at.reshape is not None:
-        return found
-    first, _ = of_own()
-    second, layer = of_own()
-    attribution = LayerGradCam(second, layer)
-
-    def run_torchcam() -> Tensor:
-        with torchcam.GradCAM(first, at.layer) as extractor:
-            (maps,) = extractor(targets, first(images))
-        return maps
-
-    def run_captum() -> Tensor:
-        return attribution.attribute(images, torch.tensor(targets), relu_attributions=True)[:, 0].detach()
-
-    for name, run in (("torch-cam", run_torchcam), ("captum", run_captum)):
-        run.finish = lambda maps: normalized(maps, size)  # type: ignore[attr-defined]
-        found[name] = run
+    setting = Setting(at.name, model, at.layer, images, targets, at.reshape)
+    found = {}
+    for tool in installed():
+        if at.reshape is None or tool.name != "captum":  # it has none of tokens
+            (found[tool.name],) = tool.entrants["grad_cam"](Case("grad_cam"), setting)
     return found
 
 
@@ -123,12 +103,11 @@ def shown_class(model: nn.Module, at: Architecture, images: Tensor) -> list[int]
     return maps.flatten(2).amax(2).argmax(1).tolist()
 
 
-def check(found: Contestants, reference: Tensor, names: list[str]) -> dict[str, float]:
-    """The largest difference of every float32 map from fastcam's on the untouched model, all in [0, 1]."""
+def check(found: dict[str, Contestant], reference: Tensor) -> dict[str, float]:
+    """The largest difference of every float32 map from fastcam's on the untouched model, as a share of the range."""
     differences = {}
-    for name in names:
-        maps = getattr(found[name], "finish", lambda m: m)(found[name]())
-        differences[name] = (maps.double() - reference.double()).abs().max().item()
+    for name, each in found.items():
+        differences[name] = largest_difference(reference, each.finish(each.call()))
         if not differences[name] <= LIMIT:
             raise AssertionError(f"{name} differs by {differences[name]:.1e}, more than {LIMIT:.0e}")
     return differences
@@ -139,9 +118,9 @@ def measure(at: Architecture, rounds: int) -> list[dict[str, Any]]:
     model = network(at.name)
     images = torch.randn(at.batch, 3, 224, 224)
     targets = shown_class(model, at, images)
-    found: Contestants = {"forward": bare_forward(model, images)}
-    found["fastcam"] = with_fastcam(model, at, images, targets, "grad_cam")
-    found |= peers(model, at, images, targets)
+    found = {"forward": bare_forward(model, images), "fastcam": with_fastcam(model, at, images, targets, "grad_cam")}
+    others = peers(model, at, images, targets)
+    found |= {name: each.call for name, each in others.items()}
     layer: dict[str, Any] = {"target_layer": at.layer, "reshape_transform": at.reshape}
     for name, form in FORMS.items():
         extra = {"tolerance": ANY} if form["precision"] == "bf16" else {}
@@ -152,11 +131,14 @@ def measure(at: Architecture, rounds: int) -> list[dict[str, Any]]:
             together = TOGETHER if at.name.startswith("resnet") else TOGETHER[:-1]
             found["fastcam together"] = with_fastcam(prepared, at, images, targets, together)
             found["fastcam all classes"] = with_fastcam(prepared, at, images, "all", "grad_cam")
-    same = [name for name in found if name in ("pytorch-grad-cam", "torch-cam", "captum") or "fastcam fp32" in name]
-    differences = check(found, found["fastcam"](), same)
+    same = {name: Contestant(call) for name, call in found.items() if "fastcam fp32" in name}
+    differences = check(others | same, found["fastcam"]())
     if at.reshape is not None:
         del found["fastcam all classes"]  # a thousand backward passes through a block: no closed form
-    return rows_of(at.name, at.batch, interleave(found, rounds), differences)
+    return [
+        row_of(at.name, at.batch, name, timing.median, timing.spread, differences.get(name))
+        for name, timing in interleave(found, rounds).items()
+    ]
 
 
 # The methods that try copies or go through the whole network, as benchmarks/methods.py has them.
@@ -170,6 +152,19 @@ TRIED = [
 ]
 
 
+def with_prepared(form: dict[str, Any]) -> Entrant:
+    """Fastcam on a prepared model: a unit close to zero may be on its other side, and half precision is no float32."""
+    is_half = form["precision"] != "fp32"
+
+    def enter(case: Case, at: Setting) -> Sequence[Contestant]:
+        tolerance = {"tolerance": ANY} if is_half else {}
+        prepared = fastcam.prepare(at.model, at.images, target_layer=at.layer, **form, **tolerance)
+        found = explained(case, replace(at, model=prepared))
+        return [replace(found, limit=math.inf if is_half else KINKS)]
+
+    return enter
+
+
 def measure_method(name: str, method: str, rounds: int) -> list[dict[str, Any]]:
     """One method on one architecture: agreement, then the times."""
     layer, batch, case = next(
@@ -178,45 +173,30 @@ def measure_method(name: str, method: str, rounds: int) -> list[dict[str, Any]]:
         for case in cases
         if (known, case.method) == (name, method)
     )
-    at = methods.setting(name, layer, batch, case.scale)
-    found: Contestants = {"forward": bare_forward(at.model, at.images), "fastcam": methods.with_fastcam(case, at)}
-    for tool, peer in case.peers.items():
-        words, found[tool] = methods.chosen(peer, at)
-        print(f"{name} {method}: {tool} {words}", flush=True)
-    for form, options in FORMS.items():
-        extra = {"tolerance": ANY} if options["precision"] == "bf16" else {}
-        prepared = fastcam.prepare(at.model, at.images, target_layer=layer, **options, **extra)
-        found[f"fastcam {form}"] = methods.with_fastcam(case, replace(at, model=prepared))
-    differences = {}
-    with methods.alike(case, at):
-        own = found["fastcam"]()
-        for contestant, call in found.items():
-            if contestant not in ("forward", "fastcam") and "bf16" not in contestant:
-                maps = getattr(call, "finish", lambda m: m)(call())
-                differences[contestant] = methods.difference(own, maps)
-                # A prepared model rounds otherwise, and a unit close to zero may fall on the other side of it.
-                limit = methods.KINKS if contestant.startswith("fastcam") else case.limit
-                if not differences[contestant] <= limit:
-                    raise AssertionError(
-                        f"{contestant} differs by {differences[contestant]:.1e}, more than {limit:.0e}"
-                    )
-    timings = interleave(found, rounds, warm=True)
-    return rows_of(f"{name}, {method}{', ' * bool(case.label)}{case.label}", batch, timings, differences)
-
-
-def rows_of(model: str, batch: int, timings: dict[str, Timing], differences: dict[str, float]) -> list[dict[str, Any]]:
-    """What is kept."""
-    return [
-        {
-            "model": model,
-            "batch": batch,
-            "contestant": name,
-            "milliseconds": timing.median * 1e3,
-            "spread": timing.spread * 1e3,
-            "difference": differences.get(name),
-        }
-        for name, timing in timings.items()
+    forms = {f"fastcam {form}": with_prepared(options) for form, options in FORMS.items()}
+    rows = measure_case(case, methods.setting(name, layer, batch), Patience(PATIENCE, rounds), forms)
+    refused = [f"{row['tool']}: {row['refused']}" for row in rows if row["refused"]]
+    if refused:
+        raise AssertionError("; ".join(refused))
+    model = f"{name}, `{method}`{', ' * bool(case.label)}{case.label}"
+    forward = row_of(model, batch, "forward", rows[0]["forward_milliseconds"] / 1e3, 0.0, None)
+    return [forward] + [
+        row_of(model, batch, row["tool"], row["milliseconds"] / 1e3, row["spread"] / 1e3, row["difference"])
+        for row in rows
     ]
+
+
+def row_of(
+    model: str, batch: int, contestant: str, median: float, spread: float, difference: float | None
+) -> dict[str, Any]:
+    """What is kept of a contestant; times in seconds."""
+    times = {"milliseconds": median * 1e3, "spread": spread * 1e3}
+    is_known = difference is not None and math.isfinite(difference)
+    return (
+        {"model": model, "batch": batch, "contestant": contestant}
+        | times
+        | {"difference": difference if is_known else None}
+    )
 
 
 def real_ranks() -> list[dict[str, Any]]:
@@ -277,16 +257,10 @@ def main() -> None:
     for row in ranks:
         table.add_row(row["form"], str(row["images"]), f"{row['median_rank']:.4f}", f"{row['least']:.4f}")
     console.print(table)
-    measured = [
-        *(lambda at=at: measure(at, arguments.rounds) for at in ARCHITECTURES if wanted(at.name, arguments.only)),
-        *(
-            lambda name=name, method=method: measure_method(name, method, max(3, arguments.rounds // 3))
-            for name, method in TRIED
-            if wanted(method, arguments.only)
-        ),
-    ]
-    for work in measured:
-        rows = work()
+    work = [partial(measure, at) for at in ARCHITECTURES if wanted(at.name, arguments.only)]
+    work += [partial(measure_method, name, method) for name, method in TRIED if wanted(method, arguments.only)]
+    for each in work:
+        rows = each(rounds=arguments.rounds)
         console.print(shown(rows))
         console.print(f"written: {write('prepared', renewed(rows), ranks=ranks)}")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import fastcam
-from benchmarks.timing import RESULTS
+from benchmarks.keeping import RESULTS
+from fastcam.bench.hardware import described
 
 README = Path(__file__).parents[1] / "README.md"
 NEEDS = {
@@ -142,14 +143,6 @@ def ops() -> str:
 def load(name: str) -> dict[str, Any]:
     """What a benchmark wrote."""
     return json.loads((RESULTS / f"{name}.json").read_text())
-
-
-def described(hardware: dict[str, Any]) -> str:
-    """One line about the machine."""
-    return (
-        f"Measured on {hardware['threads']} threads of an {hardware['processor']} ({hardware['instruction_set']}), "
-        f"PyTorch {hardware['torch']}; {'no GPU' if hardware['gpu'] is None else hardware['gpu']}."
-    )
 
 
 def renewed(text: str) -> str:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from benchmarks.ops import cases
+from fastcam.bench.op_cases import op_cases
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case.op}-{case.label}")
+@pytest.mark.parametrize("case", op_cases(), ids=lambda case: f"{case.op}-{case.label}")
 @pytest.mark.parametrize("way", ["op", "eager"])
 def test_op(benchmark, case, way):
     benchmark.group = f"{case.op}: {case.label}"

@@ -1,4 +1,4 @@
-"""The command line: ``fastcam explain``, ``methods``, ``doctor`` and ``demo``."""
+"""The command line: ``fastcam explain``, ``methods``, ``doctor``, ``bench`` and ``demo``."""
 
 import ast
 import contextlib
@@ -75,6 +75,7 @@ _OPTIONS = {
     "`method`": "--method",
     "`colormap`": "--colormap",
     "`shorter_side`": "--shorter-side",
+    "`only`": "--only",
 }
 _EXIT_CODES = (
     "Exit codes: 0 all fine; 1 some images could not be read or gave a map that is not finite, the others are done; "
@@ -169,6 +170,57 @@ def doctor() -> None:
     if not all(check.passed for check in checks):
         _complain("the self check failed: maps from this installation are wrong; reinstall, or set FASTCAM_REFERENCE=1")
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Exit codes: 0 all fine; 1 an op or another tool does not return the same, and was not timed; 2 bad usage."
+)
+def bench(
+    model: Annotated[str, typer.Option(help="As for explain.")] = "torchvision:resnet18",
+    weights: Annotated[Path | None, typer.Option(help="State dict; without it the weights are random.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Op or method; repeatable.", show_default="all of both")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.001, help="For each row; what takes longer is timed once.")] = 0.5,
+    json: Annotated[Path | None, typer.Option(help="File for the figures, with the hardware's name.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Target layer.", show_default="last with a map")] = None,
+    reshape: Annotated[Reshape | None, typer.Option(help="For layers that return tokens.")] = None,
+    device: Annotated[str | None, typer.Option(help="As for explain.", show_default="cuda where there is one")] = None,
+) -> None:
+    """Time ops and methods on this machine, beside PyTorch, a bare forward pass and what other tools are installed."""
+    from fastcam.bench import peers, tables
+    from fastcam.bench.hardware import described, hardware
+    from fastcam.bench.session import Session, check_names, setting_of
+    from fastcam.bench.timing import Patience
+
+    with _mistakes_in_one_sentence():
+        check_names(only or [])
+        if json is not None:
+            json.open("a").close()  # better now than after minutes
+        transform = _RESHAPES[reshape] if reshape else None
+        at = setting_of(model, models.load(model, weights), batch, _device(device), layer, transform)
+        session = Session(at, Patience.of(seconds), tuple(only or ()))
+        with _progress() as progress:
+            task = progress.add_task("measuring", total=len(session))
+            for name in session.run():
+                progress.update(task, description=f"measuring {name}")
+                progress.advance(task)
+        if json is not None:
+            session.write(json)
+    console = _console()
+    if session.op_rows:
+        console.print(tables.op_table(session.op_rows))
+    if session.method_rows:
+        console.print(tables.method_table(session.method_rows, f"{model}, layer {at.layer}, batch {batch}"))
+    for each in session.unable:
+        typer.echo(f"Not timed: {each}")
+    typer.echo(described(hardware()))
+    if peers.missing():
+        typer.echo(f"To compare with more tools: pip install {' '.join(peers.missing())}")
+    for each in session.disagreements:
+        _complain(f"not timed: {each}")
+    raise typer.Exit(1 if session.disagreements else 0)
 
 
 @app.command(epilog="Exit codes: 0 all fine; 2 a package of the demo is missing, or the folder cannot be written.")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.timing import interleave
+from fastcam.bench.timing import Patience, interleave, timed
 
 
 def called(rounds, **options):
@@ -25,3 +25,28 @@ def test_no_untimed_round_for_the_warm():
 @pytest.mark.parametrize(("few", "expected"), [(2, "ab" + "abc" + "ab" + "abc"), (4, "abc" * 4), (3, "ab" + "abc" * 3)])
 def test_the_slow_take_part_in_some_rounds_evenly_spread(few, expected):
     assert called({"a": 4, "b": 4, "c": few}) == "abc" + expected
+
+
+@pytest.mark.parametrize(
+    ("took", "turns"),
+    [(0.001, 9), (0.1, 9), (0.2, 5), (0.4, 3), (1.0, 3), (2.0, 3), (2.5, 1)],  # 9 at most, 3 at least, once above 2 s
+)
+def test_the_slow_get_fewer_samples(took, turns):
+    assert Patience(seconds=1.0, rounds=9, fewest=3, once=2.0).turns(took) == turns
+
+
+def test_patience_of_so_many_seconds():
+    assert [Patience.of(2.0).turns(took) for took in (0.01, 0.5, 1.5, 2.5)] == [50, 4, 2, 1]
+
+
+def test_one_call_waits_and_returns_what_was_found():
+    calls = []
+    seconds, found = timed(lambda: calls.append("call") or 7, lambda: calls.append("wait"))
+    assert (calls, found) == (["call", "wait"], 7)
+    assert seconds >= 0
+
+
+def test_every_sample_waits():
+    calls = []
+    interleave({"a": lambda: calls.append("a")}, 2, finish=lambda: calls.append("wait"))
+    assert calls == ["a", "wait"] * 3

@@ -1,0 +1,194 @@
+"""Every op on tensors as they occur: the channel reductions on a last layer, maps and images of 224 x 224."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fastcam import ops, render
+from fastcam.bench import eager
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One op on one set of tensors.
+
+    Attributes:
+        op: its name.
+        label: the tensors in words.
+        call: the op.
+        eager: the same formula in eager PyTorch.
+        read: the tensors that must be read.
+    """
+
+    op: str
+    label: str
+    call: Callable[[], Tensor]
+    eager: Callable[[], Tensor]
+    read: tuple[Tensor, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.read[0].device
+
+    @property
+    def reduces(self) -> bool:
+        """Whether reading the input is the floor, beside which the output is small."""
+        return 10 * self.call().nbytes < sum(t.nbytes for t in self.read)
+
+    @property
+    def bytes(self) -> int:
+        """What must move: every input read once, the output written once."""
+        return sum(t.nbytes for t in (*self.read, self.call()))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Activations and gradients of ResNet-50's last layer."""
+
+    label: str
+    count: int
+    dtype: torch.dtype = torch.float32
+    layout: torch.memory_format = torch.contiguous_format
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Activations and gradients, on the default device."""
+        shape = (self.count, 2048, 7, 7)
+        a = torch.rand(shape).to(self.dtype).contiguous(memory_format=self.layout)
+        return a, (torch.randn(shape) * 1e-3).to(self.dtype).contiguous(memory_format=self.layout)
+
+
+_LAST, _HALF = torch.channels_last, torch.bfloat16
+# The first of each is larger than the caches: reading it is reading memory.
+BATCHES = {
+    "cpu": (
+        Batch("128x2048x7x7 float32", 128),
+        Batch("32x2048x7x7 float32", 32),
+        Batch("32x2048x7x7 float32 channels_last", 32, layout=_LAST),
+        Batch("32x2048x7x7 bfloat16", 32, _HALF),
+    ),
+    "cuda": (
+        Batch("GPU 512x2048x7x7 float32", 512),
+        Batch("GPU 512x2048x7x7 float32 channels_last", 512, layout=_LAST),
+        Batch("GPU 512x2048x7x7 bfloat16", 512, _HALF),
+        Batch("GPU 512x2048x7x7 bfloat16 channels_last", 512, _HALF, _LAST),
+    ),
+}
+_LAYOUTS = {"": torch.contiguous_format, " channels_last": torch.channels_last}
+
+
+def op_cases(device: torch.device | str = "cpu", batches: int | None = None, only: Sequence[str] = ()) -> list[OpCase]:
+    """The cases on a device.
+
+    Args:
+        device: where the tensors lie.
+        batches: the channel reductions on the first so many of ``BATCHES``; None for all.
+        only: names of ops; empty for all.
+    """
+    torch.manual_seed(0)
+    found: list[OpCase] = []
+    with torch.device(device):
+        if not only or set(only) & set(_REDUCTIONS):
+            for batch in BATCHES["cuda" if torch.device(device).type == "cuda" else "cpu"][:batches]:
+                found += _reductions(batch)
+        found += [_upsampling(), _occlusion(), *_masks(), *_gathers(), _overlay()]
+    return [case for case in found if not only or case.op in only]
+
+
+_REDUCTIONS = ("grad_cam", "grad_cam_pp", "xgrad_cam", "layer_cam", "channel_mean", "weighted_channel_sum")
+
+
+def _reductions(batch: Batch) -> list[OpCase]:
+    (a, g), label = batch.tensors(), batch.label
+    weights = torch.randn(a.shape[:2], dtype=a.dtype)
+    pairs = [(name, getattr(ops, name), getattr(eager, name)) for name in _REDUCTIONS[:4]]
+    cases = [OpCase(name, label, partial(op, a, g), partial(formula, a, g), (a, g)) for name, op, formula in pairs]
+    summed = OpCase(
+        "weighted_channel_sum",
+        label,
+        partial(ops.weighted_channel_sum, a, weights),
+        lambda: (weights[:, :, None, None] * a).sum(1),
+        (a,),
+    )
+    return [
+        *cases,
+        OpCase("channel_mean", label, partial(ops.channel_mean, g), partial(torch.mean, g, (2, 3)), (g,)),
+        summed,
+    ]
+
+
+def _upsampling() -> OpCase:
+    maps, size = torch.rand(32, 7, 7), (224, 224)
+    return OpCase(
+        "upsample_normalize",
+        "32x7x7 to 224x224",
+        partial(ops.upsample_normalize, maps, size),
+        partial(eager.upsample_normalize, maps, size),
+        (maps,),
+    )
+
+
+def _occlusion() -> OpCase:
+    images = torch.rand(4, 3, 224, 224)
+    windows = torch.stack([torch.randint(0, 192, (8, 2)), torch.full((8, 2), 32)], 1)
+    return OpCase(
+        "occlude",
+        "4x3x224x224, 8 windows",
+        partial(ops.occlude, images, windows),
+        partial(eager.occlude, images, windows),
+        (images,),
+    )
+
+
+def _masks() -> list[OpCase]:
+    """The inputs of Score-CAM: images under maps of a last layer, in both layouts."""
+    maps, found = torch.rand(4, 8, 7, 7), []
+    for label, layout in _LAYOUTS.items():
+        images = torch.rand(4, 3, 224, 224).contiguous(memory_format=layout)
+        found.append(
+            OpCase(
+                "mask_images",
+                f"4x3x224x224, 8 maps{label}",
+                partial(ops.mask_images, images, maps),
+                partial(eager.mask_images, images, maps),
+                (images, maps),
+            )
+        )
+    return found
+
+
+def _gathers() -> list[OpCase]:
+    """What a 3x3 convolution of a first stage reads of 8x8 patches, in both layouts."""
+    origins = torch.randint(0, 49, (64, 2))
+    images, windows, size = torch.randint(0, 4, (64,)), origins - 2, (12, 12)
+    found = []
+    for label, layout in _LAYOUTS.items():
+        clean = torch.rand(4, 64, 56, 56).contiguous(memory_format=layout)
+        patches = torch.rand(64, 64, 8, 8).contiguous(memory_format=layout)
+        inputs = (clean, images, patches, origins, windows, size)
+        found.append(
+            OpCase(
+                "gather_patches",
+                f"64 of 12x12 from 4x64x56x56{label}",
+                partial(ops.gather_patches, *inputs),
+                partial(eager.gather_patches, *inputs),
+                (patches,),
+            )
+        )
+    return found
+
+
+def _overlay() -> OpCase:
+    """Pictures of a batch."""
+    images, maps = torch.randint(0, 256, (32, 224, 224, 3), dtype=torch.uint8), torch.rand(32, 224, 224)
+    colors = torch.from_numpy(render.colors("jet")).to(images.device)
+    return OpCase(
+        "overlay",
+        "32x224x224",
+        partial(ops.overlay, images, maps, colors, 0.5),
+        partial(eager.overlay, images, maps, colors, 0.5),
+        (images, maps),
+    )

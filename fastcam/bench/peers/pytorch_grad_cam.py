@@ -1,0 +1,85 @@
+"""pytorch-grad-cam: maps at the size of the images."""
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import pytorch_grad_cam
+import torch
+from pytorch_grad_cam import eigen_cam, eigen_grad_cam
+from pytorch_grad_cam.ablation_layer import AblationLayer
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+
+from fastcam.bench.contest import Case, Contestant, Entrant, Setting
+from fastcam.explainer import Explainer
+
+Alike = Callable[[Setting], contextlib.AbstractContextManager[Any]]
+
+
+def _cam(
+    kind: type[Any], alike: Alike = lambda _: contextlib.nullcontext(), make: Callable[[], dict[str, Any]] = dict
+) -> Entrant:
+    def enter(_: Case, at: Setting) -> Sequence[Contestant]:
+        at = at.apart()
+        layers = [] if kind is pytorch_grad_cam.FullGrad else [at.module]  # it takes all layers with a bias
+        cam = kind(at.model, layers, reshape_transform=at.reshape, **make())
+        scored = [ClassifierOutputTarget(target) for target in at.targets]
+
+        def run() -> Tensor:
+            with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+                return torch.from_numpy(cam(at.images, scored))
+
+        return [Contestant(run, alike=partial(alike, at))]
+
+    return enter
+
+
+def _guided_backprop(_: Case, at: Setting) -> Sequence[Contestant]:
+    """It adds up gradients in an image that it has seen before, so that every call gets a copy."""
+    if len(at.images) > 1:
+        raise ValueError("takes one image at a time")
+    at = at.apart()
+    guided = pytorch_grad_cam.GuidedBackpropReLUModel(at.model)
+    return [Contestant(lambda: torch.from_numpy(guided(at.images.clone(), at.targets[0])).movedim(2, 0)[None])]
+
+
+def _corners_not_aligned(_: Setting) -> contextlib.AbstractContextManager[Any]:
+    """The masks of its Score-CAM have their corners on the image's corners."""
+    return mock.patch.object(nn, "UpsamplingBilinear2d", lambda size: nn.Upsample(size, mode="bilinear"))
+
+
+def _same_sign(module: Any, method: str) -> Alike:
+    """It leaves the sign of a principal component open."""
+
+    def alike(at: Setting) -> contextlib.AbstractContextManager[Any]:
+        explainer = Explainer(at.model, method, at.layer, reshape_transform=at.reshape)
+        own, project = explainer(at.images, at.targets).native.cpu().numpy(), module.get_2d_projection
+
+        def projected(samples: Any) -> Any:
+            maps = project(samples)
+            opposite = (maps * own).sum((1, 2), keepdims=True) < 0
+            return maps * (1 - 2 * opposite)
+
+        return mock.patch.object(module, "get_2d_projection", projected)
+
+    return alike
+
+
+ENTRANTS: dict[str, Entrant] = {
+    "eigen_cam": _cam(pytorch_grad_cam.EigenCAM, _same_sign(eigen_cam, "eigen_cam")),
+    "eigen_grad_cam": _cam(pytorch_grad_cam.EigenGradCAM, _same_sign(eigen_grad_cam, "eigen_grad_cam")),
+    "grad_cam": _cam(pytorch_grad_cam.GradCAM),
+    "grad_cam_pp": _cam(pytorch_grad_cam.GradCAMPlusPlus),
+    "xgrad_cam": _cam(pytorch_grad_cam.XGradCAM),
+    "hires_cam": _cam(pytorch_grad_cam.HiResCAM),
+    "layer_cam": _cam(pytorch_grad_cam.LayerCAM),
+    "grad_cam_elementwise": _cam(pytorch_grad_cam.GradCAMElementWise),
+    "score_cam": _cam(pytorch_grad_cam.ScoreCAM, _corners_not_aligned),
+    "ablation_cam": _cam(pytorch_grad_cam.AblationCAM, make=lambda: {"ablation_layer": AblationLayer()}),
+    "guided_backprop": _guided_backprop,
+    "full_grad": _cam(pytorch_grad_cam.FullGrad),
+}
