@@ -170,6 +170,10 @@ class Prepared(capture.Divided):
             raise RuntimeError("a prepared model stays in evaluation mode; train the one it was made from")
         return super().train(mode)
 
+    def __getstate__(self) -> Any:
+        """What a copy has: all but the compiled code, which would be compiled anew."""
+        return {**super().__getstate__(), "_parts": None}
+
     def name_of(self, module: nn.Module) -> str | None:
         """The name that a module of the untouched model has in both."""
         return self._names.get(module)

@@ -132,6 +132,11 @@ def test_hooks_are_heard(prepared, compiled_calls):
     assert (seen, compiled_calls) == ([1], [])
 
 
+def test_a_copy_runs_uncompiled(model, prepared):
+    with torch.no_grad():
+        assert torch.equal(copy.deepcopy(prepared)(images_for(count=3)), model(images_for(count=3)))
+
+
 def test_uncut():
     model = conv_net()
     prepared = with_parts(model, None, 3)
