@@ -24,7 +24,7 @@ import fastcam
 from benchmarks.keeping import write
 from fastcam import demo
 from fastcam.agreement import spearman
-from fastcam.bench.contest import Case, Contestant, Setting, bare_forward
+from fastcam.bench.contest import Case, Contestant, Setting, bare_forward, enlivened
 from fastcam.bench.methods import largest_difference
 from fastcam.bench.peers import installed
 from fastcam.bench.timing import interleave
@@ -69,8 +69,7 @@ def network(name: str) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-    return model
+    return enlivened(model)
 
 
 def with_fastcam(model: nn.Module, at: Architecture, images: Tensor, target: Any, method: Any) -> Callable[[], Any]:
