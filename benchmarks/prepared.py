@@ -28,7 +28,7 @@ from benchmarks import methods
 from benchmarks.keeping import RESULTS, write
 from fastcam import demo
 from fastcam.agreement import spearman
-from fastcam.bench.contest import KINKS, Case, Contestant, Entrant, Setting, bare_forward, explained
+from fastcam.bench.contest import KINKS, Case, Contestant, Entrant, Setting, bare_forward, enlivened, explained
 from fastcam.bench.methods import largest_difference
 from fastcam.bench.methods import measure as measure_case
 from fastcam.bench.peers import installed
@@ -75,8 +75,7 @@ def network(name: str) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-    return model
+    return enlivened(model)
 
 
 def with_fastcam(model: nn.Module, at: Architecture, images: Tensor, target: Any, method: Any) -> Callable[[], Any]:

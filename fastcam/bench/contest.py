@@ -176,12 +176,19 @@ def normalized(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def enlivened(model: nn.Module) -> nn.Module:
-    """Random biases and means of batch norm, which begin as zeros and tell FullGrad nothing."""
+    """The same model, with random numbers for what begins as zeros and would leave it mute.
+
+    These are the biases and means of batch norm, which tell FullGrad nothing otherwise, and weights such as the head of
+    torchvision's vision transformers.
+    """
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d) and module.affine and module.running_mean is not None:
                 module.bias.normal_(0, 0.1)
                 module.running_mean.normal_(0, 0.1)
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and not parameter.any():
+                parameter.normal_(0, parameter[0].numel() ** -0.5)
     return model
 
 

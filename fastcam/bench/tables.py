@@ -30,7 +30,7 @@ def op_table(rows: Sequence[dict[str, Any]], title: str = "Ops") -> Table:
 
 def method_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     """Every method in everybody's hands, in times of a bare forward pass."""
-    caption = "+-: half of what the middle half of the samples spans; difference: from fastcam, as a share of the range"
+    caption = "+-: half the interquartile range; difference: from fastcam, as a share of the range"
     table = Table("method", "tool", title=title, caption=caption)
     for name in ("ms", "+-", "x forward"):
         table.add_column(name, justify="right")

@@ -1,5 +1,7 @@
 """The methods' benchmark: who takes part, who is refused, and that the tools agree where their definitions do."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -184,3 +186,24 @@ def test_random_weights_get_statistics_that_tell_something():
     norm = enlivened(nn.Sequential(nn.BatchNorm2d(3)))[0]
     assert norm.bias.abs().min() > 0
     assert norm.running_mean.abs().min() > 0
+    mute = nn.Linear(400, 50)
+    nn.init.zeros_(mute.weight)
+    nn.init.ones_(mute.bias)
+    assert float(enlivened(mute).weight.std()) == pytest.approx(400**-0.5, rel=0.05)
+    assert mute.bias.tolist() == [1] * 50
+
+
+def test_a_slow_first_call_does_not_decide(at, monkeypatch):
+    calls = []
+
+    def call():
+        time.sleep(0 if calls else 0.15)
+        calls.append("call")
+        return maps
+
+    (own,) = with_fastcam(Case("grad_cam"), at)
+    maps = own.call()
+    with_tools(monkeypatch, peers.Tool("lazy", "1.0", {"grad_cam": lambda case, at: [Contestant(call)]}))
+    _, row = methods.measure(Case("grad_cam"), at, Patience(0.1, 4, 2, once=0.1))
+    assert row["rounds"] == 4
+    assert len(calls) == 2 + 4

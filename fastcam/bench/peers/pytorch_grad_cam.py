@@ -25,8 +25,9 @@ def _cam(
 ) -> Entrant:
     def enter(_: Case, at: Setting) -> Sequence[Contestant]:
         at = at.apart()
-        layers = [] if kind is pytorch_grad_cam.FullGrad else [at.module]  # it takes all layers with a bias
-        cam = kind(at.model, layers, reshape_transform=at.reshape, **make())
+        # FullGrad takes all convolutions and batch norms with a bias, whatever the layer.
+        layers, reshape = ([], None) if kind is pytorch_grad_cam.FullGrad else ([at.module], at.reshape)
+        cam = kind(at.model, layers, reshape_transform=reshape, **make())
         scored = [ClassifierOutputTarget(target) for target in at.targets]
 
         def run() -> Tensor:
