@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_leaves
 
 from fastcam.inputs import Inputs
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # What a batch norm of some libraries does besides, as modules of its own: dropout, then the activation.
 _INSIDE = ("drop", "act")
@@ -48,11 +47,11 @@ class _Trace:
         self.used.setdefault(module, []).append(getattr(arguments[0], "grad_fn", None) if arguments else None)
 
     def source(self, norm: nn.Module) -> tuple[nn.Module, Any] | None:
-        """The convolution whose only run made all that the norm's only run worked on, and the node of that."""
+        """The convolution whose only run made what the norm's only run worked on, and the node of that."""
         nodes = self.used.get(norm, [])
         if len(nodes) != 1 or nodes[0] is None:
             return None
-        found = [each for each, made in self.made.items() if type(each) in _CONVOLUTIONS and nodes[0] in made]
+        found = [each for each, made in self.made.items() if nodes[0] in made and _convolves(each, nodes[0])]
         return (found[0], nodes[0]) if len(found) == 1 and len(self.made[found[0]]) == 1 else None
 
 
@@ -118,6 +117,13 @@ def _consumers(output: Any) -> Counter[Any]:
                 seen.add(following)
                 pending.append(following)
     return counts
+
+
+def _convolves(module: nn.Module, node: Any) -> bool:
+    """Whether a node is the convolution with a module's own weight, however the module pads its input before."""
+    if not isinstance(module, nn.modules.conv._ConvNd) or node.name() != "ConvolutionBackward0":
+        return False
+    return node._saved_weight is not None and node._saved_weight.data_ptr() == module.weight.data_ptr()
 
 
 def _foldable(convolution: nn.Module, norm: Any) -> bool:

@@ -79,6 +79,28 @@ def test_a_norm_that_is_an_activation_too():
     assert isinstance(found.bn1.act, nn.ReLU6)
 
 
+class SamePadding(nn.Conv2d):
+    """Pads as it likes, then convolves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+
+class Standardized(nn.Conv2d):
+    """Convolves with weights of its own making."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+@pytest.mark.parametrize(("kind", "count"), [(SamePadding, 1), (Standardized, 0)])
+def test_convolutions_of_other_classes(kind, count):
+    model = lively(nn.Sequential(kind(3, 4, 3), nn.BatchNorm2d(4)))
+    _, report, difference = folded(model, images_for().double())
+    assert report.count == count
+    assert difference < 1e-14
+
+
 def test_the_model_goes_on_as_it_was_told():
     model = conv_net()
     found, _, _ = folded(model, images_for())
