@@ -8,10 +8,13 @@ little; the photographs are explained by EfficientNet-Lite0.
 """
 
 import argparse
+import json
+import math
 import statistics
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,15 +24,18 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fastcam
-from benchmarks.keeping import write
+from benchmarks import methods
+from benchmarks.keeping import RESULTS, write
 from fastcam import demo
 from fastcam.agreement import spearman
-from fastcam.bench.contest import Case, Contestant, Setting, bare_forward, enlivened
+from fastcam.bench.contest import KINKS, Case, Contestant, Entrant, Setting, bare_forward, enlivened, explained
 from fastcam.bench.methods import largest_difference
+from fastcam.bench.methods import measure as measure_case
 from fastcam.bench.peers import installed
-from fastcam.bench.timing import interleave
+from fastcam.bench.timing import Patience, interleave
 
 LIMIT, RANK = 1e-4, 0.99
+PATIENCE = 10.0  # seconds for all rounds of a contestant
 ANY = 2.0  # the maps of random weights are compared in float32 alone
 TOGETHER = ["grad_cam", "grad_cam_pp", "xgrad_cam", "hires_cam", "layer_cam", "eigen_cam", "cam"]
 Reshape = Callable[[Tensor], Tensor] | None
@@ -128,18 +134,68 @@ def measure(at: Architecture, rounds: int) -> list[dict[str, Any]]:
     differences = check(others | same, found["fastcam"]())
     if at.reshape is not None:
         del found["fastcam all classes"]  # a thousand backward passes through a block: no closed form
-    timings = interleave(found, rounds)
     return [
-        {
-            "model": at.name,
-            "batch": at.batch,
-            "contestant": name,
-            "milliseconds": timing.median * 1e3,
-            "spread": timing.spread * 1e3,
-            "difference": differences.get(name),
-        }
-        for name, timing in timings.items()
+        row_of(at.name, at.batch, name, timing.median, timing.spread, differences.get(name))
+        for name, timing in interleave(found, rounds).items()
     ]
+
+
+# The methods that try copies or go through the whole network, as benchmarks/methods.py has them.
+TRIED = [
+    ("resnet18", "score_cam"),
+    ("resnet18", "integrated_gradients"),
+    ("resnet18", "smooth_grad"),
+    ("resnet50", "integrated_gradients"),
+    ("resnet50", "smooth_grad"),
+    ("resnet50", "guided_backprop"),
+]
+
+
+def with_prepared(form: dict[str, Any]) -> Entrant:
+    """Fastcam on a prepared model: a unit close to zero may be on its other side, and half precision is no float32."""
+    is_half = form["precision"] != "fp32"
+
+    def enter(case: Case, at: Setting) -> Sequence[Contestant]:
+        tolerance = {"tolerance": ANY} if is_half else {}
+        prepared = fastcam.prepare(at.model, at.images, target_layer=at.layer, **form, **tolerance)
+        found = explained(case, replace(at, model=prepared))
+        return [replace(found, limit=math.inf if is_half else KINKS)]
+
+    return enter
+
+
+def measure_method(name: str, method: str, rounds: int) -> list[dict[str, Any]]:
+    """One method on one architecture: agreement, then the times."""
+    layer, batch, case = next(
+        (layer, batch, case)
+        for known, layer, batch, cases in methods.CASES
+        for case in cases
+        if (known, case.method) == (name, method)
+    )
+    forms = {f"fastcam {form}": with_prepared(options) for form, options in FORMS.items()}
+    rows = measure_case(case, methods.setting(name, layer, batch), Patience(PATIENCE, rounds), forms)
+    refused = [f"{row['tool']}: {row['refused']}" for row in rows if row["refused"]]
+    if refused:
+        raise AssertionError("; ".join(refused))
+    model = f"{name}, `{method}`{', ' * bool(case.label)}{case.label}"
+    forward = row_of(model, batch, "forward", rows[0]["forward_milliseconds"] / 1e3, 0.0, None)
+    return [forward] + [
+        row_of(model, batch, row["tool"], row["milliseconds"] / 1e3, row["spread"] / 1e3, row["difference"])
+        for row in rows
+    ]
+
+
+def row_of(
+    model: str, batch: int, contestant: str, median: float, spread: float, difference: float | None
+) -> dict[str, Any]:
+    """What is kept of a contestant; times in seconds."""
+    times = {"milliseconds": median * 1e3, "spread": spread * 1e3}
+    is_known = difference is not None and math.isfinite(difference)
+    return (
+        {"model": model, "batch": batch, "contestant": contestant}
+        | times
+        | {"difference": difference if is_known else None}
+    )
 
 
 def real_ranks() -> list[dict[str, Any]]:
@@ -191,7 +247,7 @@ def main() -> None:
     """Prints the tables and keeps them as results/prepared.json."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", help="an architecture's name; its rows alone are measured, and nothing is kept")
+    parser.add_argument("--only", nargs="+", help="architectures or methods: their rows alone are renewed")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     console = Console(width=120)
@@ -200,14 +256,25 @@ def main() -> None:
     for row in ranks:
         table.add_row(row["form"], str(row["images"]), f"{row['median_rank']:.4f}", f"{row['least']:.4f}")
     console.print(table)
-    rows = []
-    for at in ARCHITECTURES:
-        if arguments.only in (None, at.name):
-            found = measure(at, arguments.rounds)
-            console.print(shown(found))
-            rows += found
-    if arguments.only is None:
-        console.print(f"written: {write('prepared', rows, ranks=ranks)}")
+    work = [partial(measure, at) for at in ARCHITECTURES if wanted(at.name, arguments.only)]
+    work += [partial(measure_method, name, method) for name, method in TRIED if wanted(method, arguments.only)]
+    for each in work:
+        rows = each(rounds=arguments.rounds)
+        console.print(shown(rows))
+        console.print(f"written: {write('prepared', renewed(rows), ranks=ranks)}")
+
+
+def wanted(name: str, only: list[str] | None) -> bool:
+    """Whether a name was asked for, or everything."""
+    return only is None or name in only
+
+
+def renewed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is kept already, these rows in the place of those of the same model and batch."""
+    path = RESULTS / "prepared.json"
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    new = {(row["model"], row["batch"]) for row in rows}
+    return [row for row in kept if (row["model"], row["batch"]) not in new] + rows
 
 
 if __name__ == "__main__":

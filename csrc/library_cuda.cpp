@@ -135,20 +135,26 @@ Tensor layer_cam(Tensor activations, Tensor gradients, bool relu) {
   return reduce(element_operands(activations, gradients, "gradients"), relu, false, cuda::layer_cam);
 }
 
-Tensor upsample_normalize(Tensor maps, std::vector<int64_t> size, bool normalize) {
-  const Tensor out = new_resampled(maps, size);
-  if (out.numel() == 0) return out;
+void upsample_normalize_into(Tensor maps, bool normalize, Tensor out) {
+  check_resampled(maps, out);
+  if (out.numel() == 0) return;
   maps = torch::stable::contiguous(maps);
-  check_plane(size[0] * size[1]);
-  check_plane(4 * maps.size(maps.dim() - 2) * maps.size(maps.dim() - 1));
-  const int64_t count = out.numel() / (size[0] * size[1]);
+  const int64_t axes = maps.dim(), lines = out.size(axes - 2), columns = out.size(axes - 1);
+  check_plane(lines * columns);
+  check_plane(4 * maps.size(axes - 2) * maps.size(axes - 1));
+  const int64_t count = out.numel() / (lines * columns);
   const Tensor extremes = torch::stable::new_empty(maps, {normalize ? 2 * count : 0}, accumulation_dtype(maps));
   const Launch launch(out);
   cuda::upsample_normalize(
       {dtype_of(maps), maps.const_data_ptr(), out.mutable_data_ptr(), normalize ? extremes.mutable_data_ptr() : nullptr,
-       count, maps.size(maps.dim() - 2), maps.size(maps.dim() - 1), size[0], size[1], normalize},
+       count, maps.size(axes - 2), maps.size(axes - 1), lines, columns, normalize},
       launch.stream);
   launch.check();
+}
+
+Tensor upsample_normalize(Tensor maps, std::vector<int64_t> size, bool normalize) {
+  const Tensor out = new_resampled(maps, size);
+  upsample_normalize_into(maps, normalize, out);
   return out;
 }
 
@@ -224,6 +230,7 @@ void implement_ops(Library& m) {
   m.impl("xgrad_cam", TORCH_BOX(&xgrad_cam));
   m.impl("layer_cam", TORCH_BOX(&layer_cam));
   m.impl("upsample_normalize", TORCH_BOX(&upsample_normalize));
+  m.impl("upsample_normalize_into", TORCH_BOX(&upsample_normalize_into));
   m.impl("occlude", TORCH_BOX(&occlude));
   m.impl("mask_images", TORCH_BOX(&mask_images));
   m.impl("gather_patches", TORCH_BOX(&gather_patches));

@@ -12,6 +12,7 @@ void define_ops(Library& m) {
   m.def("xgrad_cam(Tensor activations, Tensor gradients, float eps=1e-7, bool relu=True) -> Tensor");
   m.def("layer_cam(Tensor activations, Tensor gradients, bool relu=True) -> Tensor");
   m.def("upsample_normalize(Tensor maps, int[2] size, bool normalize=True) -> Tensor");
+  m.def("upsample_normalize_into(Tensor maps, bool normalize, Tensor(a!) out) -> ()");
   m.def("occlude(Tensor images, Tensor windows, Tensor baseline) -> Tensor");
   m.def("mask_images(Tensor images, Tensor maps, bool normalize=True) -> Tensor");
   m.def(

@@ -49,6 +49,15 @@ class Reshape(StrEnum):
     swin = "swin"
 
 
+class Precision(StrEnum):
+    """What a prepared model computes in."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+    auto = "auto"
+
+
 class Score(StrEnum):
     """What is explained of a class."""
 
@@ -108,6 +117,10 @@ def explain(
     option: Annotated[
         list[str] | None, typer.Option(help="Option of the methods, as window=32; repeatable.", show_default=False)
     ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Prepare the model: faster, the same maps.", show_default="as it is")
+    ] = None,
+    compile: Annotated[bool, typer.Option(help="Prepare and compile the model; takes up to a minute.")] = False,
     score: Annotated[Score, typer.Option(help="What to explain of a class.")] = Score.logit,
     fuse: Annotated[Fusion, typer.Option(help="How to join the maps of several layers.")] = Fusion.mean,
     reshape: Annotated[Reshape | None, typer.Option(help="For layers that return tokens.")] = None,
@@ -135,6 +148,8 @@ def explain(
             tuple(layer) if layer else None,
             fuse=fuse.value,
             reshape_transform=_RESHAPES[reshape] if reshape else None,
+            precision=precision.value if precision else None,
+            compile=compile,
             **_method_options(option or []),
         )
         asked = photographs.Targets(tuple(target or ()))

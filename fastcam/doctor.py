@@ -84,7 +84,7 @@ def _cases() -> dict[str, tuple[Any, ...]]:
 
 
 def _check(op: str, inputs: tuple[Any, ...], device: str) -> Check:
-    expected = getattr(reference, op)(*inputs)
+    expected = getattr(reference, op)(*inputs)  # upsample_normalize_into is what upsample_normalize runs
     try:
         found = getattr(ops, op)(*(each.to(device) if isinstance(each, Tensor) else each for each in inputs)).cpu()
     except RuntimeError as error:

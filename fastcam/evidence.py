@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastcam import ablation, capture, full_gradients, head
@@ -161,7 +162,7 @@ def _classifier(found: head.Head | None, pooling: str, run: Run, index: int) -> 
     if run.scorer.bound.classes is None:
         raise ValueError("this method explains class indices; a callable target has no row in the classifier")
     # Autocast may have narrowed the weight.
-    return found.weight[run.scorer.bound.classes].to(run.activations[index].dtype)
+    return _rows(found.weight, run.scorer.bound.classes, run.activations[index].dtype)
 
 
 def _gradients(
@@ -189,16 +190,23 @@ def _gradients(
     return [closed[i] for i in range(len(heads))], found[-1] if at_input else run.images
 
 
+def _rows(weight: Tensor, classes: Tensor, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
+    """The classifier's rows (N, [K,] C) of classes (N, [K]), scaled; images with the same classes share them."""
+    if classes.stride(0) == 0:  # "all"
+        return (weight[classes[0]] * scale).to(dtype).expand(len(classes), *classes.shape[1:], -1)
+    return (weight[classes] * scale).to(dtype)
+
+
 def _closed_form(run: Run, found: head.Head, index: int) -> Tensor:
     """dy/dA = (dy/d output) W / P, the same at every position: a view that takes no memory."""
-    bound = run.scorer.bound
+    bound, activations = run.scorer.bound, run.activations[index]
+    spatial = activations.shape[2:]
     if bound.is_logit and bound.classes is not None:
-        rows = found.weight[bound.classes]  # (N, [K,] C)
+        constant = _rows(found.weight, bound.classes, activations.dtype, 1 / spatial.numel())  # (N, [K,] C)
     else:
         output = run.output.detach().requires_grad_()
         scores = bound(output, run.scorer.rows)
         (slopes,) = capture.gradients(scores, [output], [f"target layer {run.layers[index].name!r}"])
         rows = slopes @ found.weight.to(slopes.dtype)  # slopes (N, [K,] classes)
-    spatial = run.activations[index].shape[2:]
-    constant = (rows / spatial.numel()).to(run.activations[index].dtype)
-    return constant.reshape(*constant.shape, *([1] * len(spatial))).expand(*constant.shape, *spatial)
+        constant = (rows / spatial.numel()).to(activations.dtype)
+    return constant[(..., *[None] * len(spatial))].expand(*constant.shape, *spatial)

@@ -129,7 +129,9 @@ class Explainer:
                 names = ", ".join(each.name for each in self.methods)
                 raise TypeError(f"{names} has no option {option!r}; known: {', '.join(sorted(known)) or 'none'}")
 
-    def __call__(self, images: Tensor | tuple[Any, ...], target: targets.Target = None) -> Any:
+    def __call__(
+        self, images: Tensor | tuple[Any, ...], target: targets.Target = None, *, out: Tensor | None = None
+    ) -> Any:
         """Maps for a batch.
 
         Args:
@@ -139,6 +141,7 @@ class Explainer:
                 targets an image, "all" classes, one of ``fastcam.targets``, a callable from the output to (N,) or
                 (N, K) scores, or N callables. A method that tries copies of the images calls it with any number of
                 them.
+            out: (N, [K,] *S) to write the ``maps`` into, of one method and layer; see :meth:`.Explanation.write_maps`.
 
         Returns:
             An :class:`Explanation`; for several methods a dict by method name, for layers returned apart a dict by
@@ -151,7 +154,12 @@ class Explainer:
         _warn_of_training(self.model)
         self._prepare(inputs)
         batches = self._groups(inputs, target)
-        return self._explained(inputs, target) if batches is None else self._by_groups(inputs, target, batches)
+        found = self._explained(inputs, target) if batches is None else self._by_groups(inputs, target, batches)
+        if out is not None:
+            if not isinstance(found, Explanation):
+                raise ValueError(f"`out` takes the maps of one method and layer, got {len(found)} of them")
+            found.write_maps(out)
+        return found
 
     def _prepare(self, inputs: Inputs) -> None:
         """Prepares the model, once, where that was asked for."""
@@ -172,13 +180,13 @@ class Explainer:
 
     def _groups(self, inputs: Inputs, target: targets.Target) -> Batches | None:
         """How the images are cut into groups; None for all at once, where they may not be parted or are few."""
-        if self.differentiable or capture.is_training(self.model) or not grouping.is_divisible(target):
+        if self.differentiable or not grouping.is_divisible(target, len(inputs)):
             return None
         if not all(each.is_one_pass for each in self.methods):
             return None  # these cut their work themselves
         start = self._measured_size or grouping.usual_size(inputs.images)
         batches = Batches(self.batch_size, inputs.images.device, self.progress, start)
-        return batches if len(inputs.images) > batches.limit else None
+        return None if len(inputs) <= batches.limit or capture.is_training(self.model) else batches
 
     @property
     def _measured_size(self) -> int | None:

@@ -63,6 +63,20 @@ class Explanation:
         """(N, [K,] *S): at the size of the input, each scaled to [0, 1]; zeros where constant, NaN where not finite."""
         return postprocess.resize(self.native if self.fused is None else self.fused, self.size, True)
 
+    def write_maps(self, out: Tensor) -> Tensor:
+        """Makes ``maps`` in a tensor that is there already, and from then on is ``maps``.
+
+        Args:
+            out: (N, [K,] *S), contiguous, float32 unless the images are float64, on the device of the maps.
+
+        Raises:
+            TypeError, ValueError: where it does not fit.
+        """
+        self.__dict__["maps"] = postprocess.resize(
+            self.native if self.fused is None else self.fused, self.size, True, out
+        )
+        return out
+
     @cached_property
     def status(self) -> Any:
         """A list of N (or N lists of K): "ok", "constant map" or "non-finite"."""

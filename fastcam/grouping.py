@@ -25,13 +25,13 @@ def usual_size(images: Tensor) -> int:
     return max(1, _PHOTOGRAPHS * _PHOTOGRAPH * count // images.numel())
 
 
-def is_divisible(target: targets.Target) -> bool:
-    """Whether a target says for every image, and each without the others, what to explain."""
-    return target is None or isinstance(target, int | str | Tensor | np.ndarray) or _are_classes(target)
-
-
-def _are_classes(target: Any) -> bool:
-    return isinstance(target, list | tuple) and not any(callable(each) for each in target)
+def is_divisible(target: targets.Target, count: int) -> bool:
+    """Whether a target says for each of so many images, without the others, what to explain."""
+    if isinstance(target, list | tuple):
+        return len(target) == count and not any(callable(each) for each in target)
+    if isinstance(target, Tensor | np.ndarray):
+        return target.ndim == 0 or len(target) == count
+    return target is None or isinstance(target, int | str)
 
 
 def part_of(inputs: Inputs, target: targets.Target, images: range) -> tuple[Inputs, targets.Target]:

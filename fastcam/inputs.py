@@ -46,6 +46,10 @@ class Inputs:
             raise ValueError(f"`images` must have shape (N, C, ...) with at least one image, got {tuple(images.shape)}")
         return cls(images, tuple(others))
 
+    def __len__(self) -> int:
+        """N, the number of images."""
+        return len(self.images)
+
     @property
     def arguments(self) -> tuple[Any, ...]:
         """The model's positional arguments."""

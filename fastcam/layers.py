@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastcam.capture import Divided, Layer, is_training, observe
+from fastcam.capture import Divided, Layer, all_modules, is_training, observe
 from fastcam.inputs import Inputs
 
 TargetLayer = nn.Module | str | Sequence[nn.Module | str] | None
@@ -94,7 +94,7 @@ def _named(model: nn.Module, name: str) -> nn.Module:
 
 def _find(model: nn.Module, inputs: Inputs) -> Layer:
     known = _found.setdefault(model, {})
-    shape, modules = tuple(inputs.images.shape[1:]), [id(module) for module in model.modules()]
+    shape, modules = tuple(inputs.images.shape[1:]), [id(module) for module in all_modules(model)]
     if shape not in known or known[shape][1] != modules:
         known[shape] = _last_spatial_layer(model, inputs if is_training(model) else inputs.first()), modules
     name = known[shape][0]

@@ -31,9 +31,9 @@ def reduce_colour(attributions: Tensor, how: str, axes: int) -> Tensor:
     return _REDUCTIONS[how](attributions, -axes - 1)
 
 
-def resize(maps: Tensor, size: Sequence[int], normalize: bool) -> Tensor:
-    """Maps (N, [K,] *s) at ``size``, as they are or each scaled to [0, 1]."""
-    return ops.upsample_normalize(maps, size, normalize)
+def resize(maps: Tensor, size: Sequence[int], normalize: bool, out: Tensor | None = None) -> Tensor:
+    """Maps (N, [K,] *s) at ``size``, as they are or each scaled to [0, 1], in ``out`` where it is given."""
+    return ops.upsample_normalize(maps, size, normalize, out)
 
 
 def fuse(maps: Sequence[Tensor], size: Sequence[int], how: Fusion) -> Tensor:

@@ -143,8 +143,10 @@ class Prepared(capture.Divided):
         if parts is not None and not self._is_watched():
             with torch.inference_mode(False), torch.no_grad():
                 return _as_given(parts(self._form.arguments(arguments)), arguments)
-        with self._form.products(next(each.device for each in tree_leaves(arguments) if isinstance(each, Tensor))):
-            return _as_given(super().forward(*self._form.arguments(arguments), **options), arguments)
+        given = (*arguments, *options.values())
+        named = dict(zip(options, self._form.arguments(tuple(options.values())), strict=True))
+        with self._form.products(_first_floating(given).device):
+            return _as_given(super().forward(*self._form.arguments(arguments), **named), given)
 
     def divided(self, arguments: tuple[Any, ...], layer: str, with_graph: bool) -> tuple[Tensor, Any] | None:
         """What the layer returned and the output, by the compiled parts; None where they do not fit."""
@@ -167,6 +169,10 @@ class Prepared(capture.Divided):
         if mode:
             raise RuntimeError("a prepared model stays in evaluation mode; train the one it was made from")
         return super().train(mode)
+
+    def __getstate__(self) -> Any:
+        """What a copy has: all but the compiled code, which would be compiled anew."""
+        return {**super().__getstate__(), "_parts": None}
 
     def name_of(self, module: nn.Module) -> str | None:
         """The name that a module of the untouched model has in both."""
@@ -209,7 +215,7 @@ class Prepared(capture.Divided):
 
     @functools.cached_property
     def _inner(self) -> list[nn.Module]:
-        return [each for each in self.modules() if each is not self]
+        return [each for each in capture.all_modules(self) if each is not self]
 
 
 def _signature(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -222,5 +228,17 @@ def _signature(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _as_given(found: Any, arguments: tuple[Any, ...]) -> Any:
     """The output with its floating tensors in the precision of the first floating argument."""
-    dtypes = [each.dtype for each in tree_leaves(arguments) if isinstance(each, Tensor) and each.is_floating_point()]
-    return tree_map_only(Tensor, lambda each: each.to(dtypes[0]) if each.is_floating_point() else each, found)
+    dtype = _first_floating(arguments).dtype
+    return tree_map_only(Tensor, lambda each: each.to(dtype) if each.is_floating_point() else each, found)
+
+
+def _first_floating(arguments: tuple[Any, ...]) -> Tensor:
+    """The images, wherever they stand in the arguments.
+
+    Raises:
+        TypeError: where there are none.
+    """
+    for each in tree_leaves(arguments):
+        if isinstance(each, Tensor) and each.is_floating_point():
+            return each
+    raise TypeError("a prepared model needs a floating point tensor among its arguments, got none")

@@ -240,3 +240,22 @@ def test_a_method_of_the_users_own(monkeypatch):
     torch.testing.assert_close(explanation.native, expected, rtol=1e-4, atol=1e-9)
     several = fastcam.explain(model, images, "mine", "all", "features", power=3)
     torch.testing.assert_close(several.native[:, 1], expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("batch_size", [2, 9])
+@pytest.mark.parametrize("target", [1, [[0, 1]] * 5])
+def test_maps_in_a_tensor_that_is_there_already(batch_size, target):
+    model, images = conv_net(), images_for(count=5)
+    expected = fastcam.explain(model, images, "grad_cam", target, "features").maps
+    out = torch.full_like(expected, torch.nan)
+    explanation = fastcam.Explainer(model, "grad_cam", "features", batch_size=batch_size)(images, target, out=out)
+    assert explanation.maps is out
+    torch.testing.assert_close(out, expected)
+
+
+def test_maps_that_do_not_fit_what_is_there():
+    model, images = conv_net(), images_for()
+    with pytest.raises(ValueError, match=r"`out` must be contiguous and have shape \(2, 12, 10\), got \(3, 12, 10\)"):
+        fastcam.Explainer(model, "grad_cam", "features")(images, out=torch.empty(3, 12, 10))
+    with pytest.raises(ValueError, match="`out` takes the maps of one method and layer, got 2 of them"):
+        fastcam.Explainer(model, ["grad_cam", "layer_cam"], "features")(images, out=torch.empty(2, 12, 10))

@@ -139,6 +139,22 @@ inline Tensor new_resampled(const Tensor& maps, const std::vector<int64_t>& size
   return torch::stable::new_empty(maps, shape);
 }
 
+// Maps (N, [K,] h, w) and where they are to be written resampled, (N, [K,] H, W).
+inline void check_resampled(const Tensor& maps, const Tensor& out) {
+  check_floating(maps, "maps");
+  const int64_t axes = maps.dim();
+  STD_TORCH_CHECK(axes >= 3 && maps.size(axes - 2) > 0 && maps.size(axes - 1) > 0,
+                  "`maps` must have shape (N, h, w) or (N, K, h, w) with at least one position, got ",
+                  shape_text(maps));
+  bool fits = out.dim() == axes && out.size(axes - 2) > 0 && out.size(axes - 1) > 0;
+  for (int64_t i = 0; fits && i + 2 < axes; ++i) fits = out.size(i) == maps.size(i);
+  STD_TORCH_CHECK(fits, "`out` must have the shape of `maps` ", shape_text(maps), " but for height and width, got ",
+                  shape_text(out));
+  STD_TORCH_CHECK(out.scalar_type() == maps.scalar_type() && same_device(out, maps),
+                  "`out` must have the dtype and be on the device of `maps`");
+  STD_TORCH_CHECK(out.is_contiguous(), "`out` must be contiguous");
+}
+
 // Pictures (..., H, W, 3) to lay the colours of maps (..., H, W) over.
 inline void check_overlay(const Tensor& images, const Tensor& maps, const Tensor& colors, double alpha) {
   check_floating(maps, "maps");

@@ -29,19 +29,29 @@ void resample_all(const T* maps, int64_t count, const Resampling<accumulator_t<T
 
 }  // namespace
 
-Tensor upsample_normalize(Tensor maps, std::vector<int64_t> size, bool normalize) {
-  const Tensor out = new_resampled(maps, size);
-  if (out.numel() == 0) return out;
-  const int64_t height = maps.size(maps.dim() - 2), width = maps.size(maps.dim() - 1);
-  const int64_t count = out.numel() / (size[0] * size[1]);
+void upsample_normalize_into(Tensor maps, bool normalize, Tensor out) {
+  check_resampled(maps, out);
+  if (out.numel() == 0) return;
+  const int64_t axes = maps.dim();
+  const int64_t height = maps.size(axes - 2), width = maps.size(axes - 1);
+  const int64_t lines = out.size(axes - 2), columns = out.size(axes - 1);
+  const int64_t count = out.numel() / (lines * columns);
   maps = torch::stable::contiguous(maps);
   FASTCAM_DISPATCH(maps.scalar_type(), [&] {
-    const Resampling<accumulator_t<scalar_t>> by(height, width, size[0], size[1]);
+    const Resampling<accumulator_t<scalar_t>> by(height, width, lines, columns);
     resample_all(maps.const_data_ptr<scalar_t>(), count, by, normalize, out.mutable_data_ptr<scalar_t>());
   });
+}
+
+Tensor upsample_normalize(Tensor maps, std::vector<int64_t> size, bool normalize) {
+  const Tensor out = new_resampled(maps, size);
+  upsample_normalize_into(maps, normalize, out);
   return out;
 }
 
 }  // namespace fastcam
 
-STABLE_TORCH_LIBRARY_IMPL(fastcam, CPU, m) { m.impl("upsample_normalize", TORCH_BOX(&fastcam::upsample_normalize)); }
+STABLE_TORCH_LIBRARY_IMPL(fastcam, CPU, m) {
+  m.impl("upsample_normalize", TORCH_BOX(&fastcam::upsample_normalize));
+  m.impl("upsample_normalize_into", TORCH_BOX(&fastcam::upsample_normalize_into));
+}

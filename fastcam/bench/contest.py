@@ -126,12 +126,14 @@ class Contestant:
         finish: makes of what it returns what is compared; not timed.
         alike: for the comparison: does in fastcam's way the steps in which a tool's definition differs; not timed.
         setting: how the tool was set, in words.
+        limit: largest difference from fastcam, as a share of the range; None takes the case's.
     """
 
     call: Callable[[], Tensor]
     finish: Callable[[Tensor], Tensor] = lambda found: found
     alike: Callable[[], AbstractContextManager[Any]] = nullcontext
     setting: str = ""
+    limit: float | None = None
 
 
 Entrant = Callable[[Case, Setting], Sequence[Contestant]]  # one contestant for each way to set a tool
@@ -149,8 +151,12 @@ def bare_forward(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
 
 
 def with_fastcam(case: Case, at: Setting) -> Sequence[Contestant]:
+    """Fastcam on a copy of the model."""
+    return [explained(case, at.apart())]
+
+
+def explained(case: Case, at: Setting) -> Contestant:
     """Maps at the size of the images; signed ones of methods that attribute to the pixels."""
-    at = at.apart()
     explainer = Explainer(at.model, case.method, at.layer, reshape_transform=at.reshape, **case.options)
 
     def run() -> Tensor:
@@ -159,7 +165,7 @@ def with_fastcam(case: Case, at: Setting) -> Sequence[Contestant]:
             return explanation.attributions
         return explanation.native if case.method == "occlusion" else explanation.maps  # occlusion is signed
 
-    return [Contestant(run)]
+    return Contestant(run)
 
 
 def normalized(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -4,7 +4,7 @@ All get the same weights and images, each a copy of the model to itself. What th
 timed; then they are timed in turns, the slow ones less often.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +67,16 @@ def every_case(size: tuple[int, int], only: tuple[str, ...] = ()) -> list[Case]:
     return [named.get(name, Case(name)) for name in names]
 
 
-def measure(case: Case, at: Setting, patience: Patience) -> list[dict[str, Any]]:
+def measure(
+    case: Case, at: Setting, patience: Patience, more: Mapping[str, Entrant] | None = None
+) -> list[dict[str, Any]]:
     """Agreement first, then everybody in turns.
+
+    Args:
+        case: the method.
+        at: model and images.
+        patience: how often each is called.
+        more: other ways of our own to explain, by name.
 
     Returns:
         A row for each contestant, to print and to keep; one that was not timed has None for its milliseconds and says
@@ -76,7 +84,7 @@ def measure(case: Case, at: Setting, patience: Patience) -> list[dict[str, Any]]
     """
     at = at.with_spread(case.spread)
     wait = waiting(at.images.device)
-    entered = _entered(case, at, patience, wait)
+    entered = _entered(case, at, OWN | dict(more or {}), patience, wait)
     forward = bare_forward(at.apart().model, at.images)
     forward()
     checked = {tool: each for tool, each in entered.items() if isinstance(each, _Checked)}
@@ -109,9 +117,11 @@ def _unmeasured(why: RefusedError) -> dict[str, Any]:
     return {"setting": "", **nothing, "difference": why.difference, "refused": str(why)}
 
 
-def _entered(case: Case, at: Setting, patience: Patience, wait: Wait) -> dict[str, _Checked | RefusedError]:
+def _entered(
+    case: Case, at: Setting, own: dict[str, Entrant], patience: Patience, wait: Wait
+) -> dict[str, _Checked | RefusedError]:
     """Everybody who has the method, fastcam first; nobody else where fastcam cannot explain the model."""
-    entrants = OWN | {
+    entrants = own | {
         tool.name: tool.entrants[case.method]
         for tool in installed()
         if case.method in tool.entrants and tool.name not in case.without
@@ -121,7 +131,8 @@ def _entered(case: Case, at: Setting, patience: Patience, wait: Wait) -> dict[st
     for tool, enter in entrants.items():
         try:
             contestant, seconds, found = _tried(enter, case, at, patience, wait)
-            difference = None if reference is None else _agreed(reference, found, case.limit)
+            limit = case.limit if contestant.limit is None else contestant.limit
+            difference = None if reference is None else _agreed(reference, found, limit)
             entered[tool] = _Checked(contestant, seconds, difference)
             reference = found if reference is None else reference
         except RefusedError as error:

@@ -17,7 +17,7 @@ _library = torch.library.Library("fastcam", "IMPL") if has_extension() else None
 namespace: Any = torch.ops.fastcam  # where the ops are looked up
 
 
-def call(name: str, *arguments: Any) -> Tensor:
+def call(name: str, *arguments: Any) -> Any:
     """Runs the op: its kernel for the tensors' device, or the reference without the extension."""
     if _library is None:
         return getattr(reference, name)(*arguments)
@@ -26,7 +26,7 @@ def call(name: str, *arguments: Any) -> Tensor:
 
 def register(
     name: str,
-    fake: Callable[..., Tensor],
+    fake: Callable[..., Tensor | None],
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> None:

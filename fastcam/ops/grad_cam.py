@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from fastcam.ops._register import call, check_pair, fake_maps, pack, register, save_inputs, unpack
+from fastcam.ops.weighted_channel_sum import weighted_channel_sum
 
 
 def grad_cam(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tensor:
@@ -23,6 +24,9 @@ def grad_cam(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tenso
         ValueError: for shapes or devices that do not fit.
     """
     check_pair(activations, gradients)
+    axes = activations.dim() - 2
+    if activations.dim() > 3 and not any(gradients.stride()[-axes:]):  # one value a channel: it is its own mean
+        return weighted_channel_sum(activations, gradients.flatten(-axes)[..., 0], relu)
     return call("grad_cam", activations, gradients, relu)
 
 

@@ -125,6 +125,11 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
     return out.reshape([*maps.shape[:-2], *size]).to(maps.dtype)
 
 
+def upsample_normalize_into(maps: Tensor, normalize: bool, out: Tensor) -> None:
+    """The same, written into ``out`` (..., H, W)."""
+    out.copy_(upsample_normalize(maps, out.shape[-2:], normalize))
+
+
 def is_constant(low: Tensor, high: Tensor) -> Tensor:
     """Whether maps from ``low`` to ``high`` vary by no more than rounding."""
     return high - low <= 8 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from fastcam.ops import reference
-from fastcam.ops._register import call, check_tensor, register, shape_text
+from fastcam.ops._register import call, check_same, check_tensor, register, shape_text
 
 
-def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True) -> Tensor:
+def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True, out: Tensor | None = None) -> Tensor:
     """Resamples maps linearly (align_corners=False), then scales each to [0, 1] by its minimum and maximum.
 
     A constant map becomes zeros; a map with a NaN or an infinity becomes NaN.
@@ -19,13 +19,15 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
         maps: (N, *s) or (N, K, *s) with as many spatial axes as ``size`` has numbers, 1 to 3.
         size: the new *S: (L,), (H, W) or (D, H, W).
         normalize: False returns the resampled values as they are.
+        out: what to write them into, contiguous, of the dtype and on the device of ``maps``; for maps that need no
+            gradients.
 
     Returns:
-        (N, *S) or (N, K, *S), of the dtype of ``maps``.
+        (N, *S) or (N, K, *S), of the dtype of ``maps``; ``out`` where it was given.
 
     Raises:
-        TypeError: for a dtype that is not floating.
-        ValueError: for shapes that do not fit.
+        TypeError: for a dtype that is not floating, or another one of ``out``.
+        ValueError: for shapes or devices that do not fit, and for gradients through ``out``.
     """
     check_tensor("maps", maps)
     size = _checked_size(size)
@@ -35,12 +37,21 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
             f"`maps` must have shape (N, ...) or (N, K, ...) with {axes} spatial axes of at least one position "
             f"for size {tuple(size)}, got {shape_text(maps)}"
         )
+    if out is not None:
+        _check_out(out, maps, size)
     if axes == 1:
-        return call("upsample_normalize", maps.unsqueeze(-2), [1, *size], normalize).squeeze(-2)
+        if out is None:
+            return call("upsample_normalize", maps.unsqueeze(-2), [1, *size], normalize).squeeze(-2)
+        call("upsample_normalize_into", maps.unsqueeze(-2), normalize, out.unsqueeze(-2))
+        return out
     if axes == 3:
         wide = maps.to(reference.accumulation_dtype(maps.dtype))  # so that nothing is rounded in between
-        return upsample_volumes(wide, size, normalize).to(maps.dtype)
-    return call("upsample_normalize", maps, size, normalize)
+        volumes = upsample_volumes(wide, size, normalize)
+        return volumes.to(maps.dtype) if out is None else out.copy_(volumes)
+    if out is None:
+        return call("upsample_normalize", maps, size, normalize)
+    call("upsample_normalize_into", maps, normalize, out)
+    return out
 
 
 def upsample_volumes(maps: Tensor, size: Sequence[int], normalize: bool) -> Tensor:
@@ -48,6 +59,17 @@ def upsample_volumes(maps: Tensor, size: Sequence[int], normalize: bool) -> Tens
     slices = call("upsample_normalize", maps, size[1:], False).flatten(-2)
     out = call("upsample_normalize", slices, [size[0], size[1] * size[2]], normalize)
     return out.unflatten(-1, tuple(size[1:]))
+
+
+def _check_out(out: Any, maps: Tensor, size: Sequence[int]) -> None:
+    check_tensor("out", out)
+    shape = (*maps.shape[: -len(size)], *size)
+    if tuple(out.shape) != shape or not out.is_contiguous():
+        kind = "" if out.is_contiguous() else ", not contiguous"
+        raise ValueError(f"`out` must be contiguous and have shape {shape}, got {shape_text(out)}{kind}")
+    check_same("out", out, maps, "maps")
+    if torch.is_grad_enabled() and (maps.requires_grad or out.requires_grad):
+        raise ValueError("gradients do not go through `out`: leave it away, or detach `maps`")
 
 
 def _checked_size(size: Any) -> list[int]:
@@ -101,4 +123,9 @@ def _through_min_max(grad: Tensor, values: Tensor) -> Tensor:
     return scale * (grad + lowest * grad_low + highest * grad_high)
 
 
+def _fake_into(maps: Tensor, normalize: bool, out: Tensor) -> None:
+    return None
+
+
+register("upsample_normalize_into", _fake_into)
 register("upsample_normalize", _fake, _setup, _backward)

@@ -44,6 +44,16 @@ def test_score_of_a_class(work):
         assert np.abs(drawn[score] - expected.astype(int)).max() <= 8  # the levels of jet, for a rounding in the map
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+def test_prepared(work, precision):
+    file = square(work / "red.png", "red")
+    for name, options in (("plain", []), (precision, ["--precision", precision])):
+        done = run("explain", file, *SMALL, *options, "--out", work / name)
+        assert done.exit_code == 0, done.output
+    plain, prepared = (pixels(work / name / "red.grad_cam.png").astype(int) for name in ("plain", precision))
+    assert np.abs(plain - prepared).mean() < 3
+
+
 @pytest.mark.parametrize(
     ("option", "text"),
     [

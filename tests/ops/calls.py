@@ -58,6 +58,10 @@ class ThroughWrapper:
     def upsample_normalize(a, g, k, windows):
         return ops.upsample_normalize(g[:, 0], (11, 8))
 
+    def upsample_normalize_into(a, g, k, windows):
+        out = g[:, 0, :1, :1].expand(-1, 11, 8).clone()
+        return ops.upsample_normalize(g[:, 0].detach(), (11, 8), out=out.detach())
+
     def upsample_volume(a, g, k, windows):
         return ops.upsample_normalize(g[:, :4], (5, 2, 8), normalize=False)
 
@@ -113,6 +117,11 @@ class Bare:
     def upsample_normalize(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
         return torch.ops.fastcam.upsample_normalize(g[:, 0], [11, 8])
 
+    def upsample_normalize_into(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        out = g[:, 0, :1, :1].expand(-1, 11, 8).clone()
+        torch.ops.fastcam.upsample_normalize_into(g[:, 0], True, out)
+        return out
+
     def upsample_volume(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
         slices = torch.ops.fastcam.upsample_normalize(g[:, :4], [2, 8], False).flatten(2)
         return torch.ops.fastcam.upsample_normalize(slices, [5, 16], False).unflatten(2, [2, 8])
@@ -147,6 +156,7 @@ THROUGH_WRAPPER = _functions(ThroughWrapper)
 BARE = _functions(Bare)
 SAME_AS_INPUT = (
     "upsample_normalize",
+    "upsample_normalize_into",
     "upsample_volume",
     "occlude",
     "mask_images",
@@ -156,6 +166,7 @@ SAME_AS_INPUT = (
 DIFFERENTIABLE_IN = {
     "channel_mean": [0],
     "upsample_normalize": [1],
+    "upsample_normalize_into": [],
     "upsample_volume": [1],
     "mask_images": [0, 2],
     "mask_volumes": [0, 2],
@@ -182,6 +193,7 @@ def expected(a, g, k, windows):
         "xgrad_cam": maps(formulas.xgrad_cam(flat, targets, 0.5)),
         "layer_cam": maps(formulas.layer_cam(flat, targets)).relu(),
         "upsample_normalize": formulas.min_max(formulas.resampled(g[:, 0], (11, 8)), 2),
+        "upsample_normalize_into": formulas.min_max(formulas.resampled(g[:, 0], (11, 8)), 2),
         "upsample_volume": formulas.resampled(g[:, :4], (5, 2, 8)),
         "occlude": formulas.occluded(a, windows, g[0, :, 0, 0]).double(),
         "mask_images": formulas.masked(a, k[:, :, 0, :4, :2]),

@@ -188,6 +188,49 @@ def test_opcheck(dtype, normalize):
     torch.library.opcheck(torch.ops.fastcam.upsample_normalize.default, (maps.detach()[0].mT, [3, 2], normalize))
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((2, 3, 4), (7, 9)), ((2, 2, 4, 5), (6, 3)), ((2, 5), (11,)), ((1, 2, 3, 2), (3, 5, 4)), ((0, 3, 4), (7, 9))],
+    ids=str,
+)
+def test_out(shape, size, dtype, normalize):
+    maps = random_maps(shape, dtype)
+    expected = ops.upsample_normalize(maps, size, normalize)
+    larger = torch.full((3 + len(expected), *expected.shape[1:]), 7, dtype=dtype)
+    out = larger[2:-1]
+    assert ops.upsample_normalize(maps, size, normalize, out) is out
+    same_bits(out, expected)
+    assert (larger[:2] == 7).all()
+    assert (larger[-1:] == 7).all()
+
+
+def test_opcheck_of_out():
+    maps, out = random_maps((2, 3, 4, 5)), torch.empty(2, 3, 7, 9)
+    torch.library.opcheck(torch.ops.fastcam.upsample_normalize_into.default, (maps, True, out))
+
+
+def test_out_that_does_not_fit():
+    maps = random_maps((2, 4, 5))
+    shape = r"`out` must be contiguous and have shape \(2, 8, 9\), got "
+    for out, error, message in [
+        (torch.empty(2, 8, 8), ValueError, shape + r"\(2, 8, 8\)"),
+        (torch.empty(2, 9, 8).mT, ValueError, shape + r"\(2, 8, 9\), not contiguous"),
+        (torch.empty(2, 8, 9).double(), TypeError, "`out` must have the dtype of `maps`, torch.float32"),
+        (torch.empty(2, 8, 9, device="meta"), ValueError, "`out` must be on the device of `maps`"),
+        (torch.empty(2, 8, 9, requires_grad=True), ValueError, "gradients do not go through `out`"),
+        ("x", TypeError, "`out` must be a torch.Tensor, got str"),
+    ]:
+        with pytest.raises(error, match=message):
+            ops.upsample_normalize(maps, (8, 9), out=out)
+    with pytest.raises(ValueError, match="gradients do not go through `out`"):
+        ops.upsample_normalize(maps.clone().requires_grad_(), (8, 9), out=torch.empty(2, 8, 9))
+    for bad in (torch.empty(2, 8), torch.empty(3, 8, 9), torch.empty(2, 9, 8).mT, torch.empty(2, 8, 9).half()):
+        with pytest.raises(RuntimeError, match="`out` must"):
+            torch.ops.fastcam.upsample_normalize_into(maps, True, bad)
+
+
 def test_bad_input():
     maps = random_maps((2, 3, 4, 5))
     axes = r"`maps` must have shape \(N, ...\) or \(N, K, ...\) with 2 spatial axes .* for size \(8, 9\), got "
