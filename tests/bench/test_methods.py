@@ -136,6 +136,15 @@ def test_another_way_of_our_own_is_compared_with_the_first(at, monkeypatch):
     assert (other["tool"], other["difference"]) == ("fastcam prepared", pytest.approx(0.5))
 
 
+def test_a_contestant_may_have_a_limit_of_its_own(at, monkeypatch):
+    def rough(case, at):
+        return [Contestant(with_fastcam(case, at)[0].call, finish=lambda maps: maps + 0.25, limit=0.3)]
+
+    with_tools(monkeypatch)
+    _, row = methods.measure(Case("grad_cam"), at, QUICK, {"rough": rough})
+    assert (row["tool"], row["difference"], row["refused"]) == ("rough", pytest.approx(0.25), "")
+
+
 def test_a_method_that_does_not_suit_the_model_says_so_alone(at):
     (row,) = methods.measure(Case("gmp_cam"), at, QUICK)
     assert "global max pooling" in row["refused"]

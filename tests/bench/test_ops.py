@@ -15,7 +15,8 @@ QUICK = Patience.of(0.001)
 
 
 def test_every_op_of_the_extension_has_a_case():
-    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastcam::")}
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastcam::")]
+    registered = {name.removesuffix("_into") for name in names}  # the same kernel, into a tensor that is there
     cases = {case.op for case in op_cases(batches=1)}
     assert cases == set(ops.__all__)
     assert {f"fastcam::{name}" for name in cases} == registered
