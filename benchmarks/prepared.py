@@ -69,13 +69,20 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 def network(name: str) -> nn.Module:
-    """A torchvision network with seeded random weights, its normalisations with statistics of their own."""
+    """A torchvision network with seeded random weights, its normalisations with statistics of their own.
+
+    They are those of noise: without them deep activations are the same all over, and a map of them is rounding errors.
+    """
     torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(weights=None).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-    return enlivened(model)
+    model = enlivened(getattr(torchvision.models, name)(weights=None)).eval()
+    norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        norm.train().momentum = None
+    if norms:
+        with torch.no_grad():
+            model(torch.randn(8, 3, 224, 224))
+    return model.eval()
 
 
 def with_fastcam(model: nn.Module, at: Architecture, images: Tensor, target: Any, method: Any) -> Callable[[], Any]:
@@ -96,10 +103,10 @@ def peers(model: nn.Module, at: Architecture, images: Tensor, targets: list[int]
 
 
 def shown_class(model: nn.Module, at: Architecture, images: Tensor) -> list[int]:
-    """For every image a class whose map is not all zeros: of some random ones the largest map's."""
+    """For every image the class, of a few, whose map has the widest range: the differences are shares of it."""
     explainer = fastcam.Explainer(model, "grad_cam", at.layer, reshape_transform=at.reshape)
-    maps = explainer(images, torch.arange(16).repeat(len(images), 1)).native
-    return maps.flatten(2).amax(2).argmax(1).tolist()
+    low, high = explainer(images, torch.arange(16).repeat(len(images), 1)).native.flatten(2).aminmax(dim=2)
+    return (high - low).argmax(1).tolist()
 
 
 def check(found: dict[str, Contestant], reference: Tensor) -> dict[str, float]:

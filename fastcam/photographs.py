@@ -1,21 +1,17 @@
 """Folders of photographs through a classifier: overlays on disk and one result per overlay."""
 
-import difflib
 import glob
-import itertools
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from fastcam import render
+from fastcam.asked import Asked, class_count
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.models import Classifier
@@ -119,55 +115,6 @@ def probabilities(output: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Targets:
-    """What to explain of every photograph: class indices, class names and the highest few, as the user wrote them."""
-
-    texts: tuple[str, ...]
-
-    @cached_property
-    def is_highest(self) -> bool:
-        """Whether it is the highest class alone, which the engine finds by itself."""
-        return not self.texts or (len(self.texts) == 1 and self.texts[0].lower() in ("top", "top1"))
-
-    def indices(self, output: Tensor, names: Sequence[str]) -> list[list[int]]:
-        """(N, K) class indices for the model's output (N, classes).
-
-        Raises:
-            ValueError: for a class that the model does not have.
-        """
-        order = output.detach().argsort(1, descending=True)
-        columns: list[list[list[int]]] = []
-        for text in self.texts:
-            top = re.fullmatch(r"top(\d*)", text.lower())
-            if top and text not in names:
-                count = int(top[1] or 1)
-                if not 1 <= count <= output.shape[1]:
-                    raise ValueError(f"target {text!r} must ask for 1 to {output.shape[1]} classes of this model")
-                columns.append(order[:, :count].tolist())
-            else:
-                columns.append([[_class_index(text, names)]] * len(output))
-        return [list(itertools.chain(*rows)) for rows in zip(*columns, strict=True)]
-
-
-def _class_index(text: str, names: Sequence[str]) -> int:
-    if re.fullmatch(r"\d+", text):
-        if int(text) < len(names):
-            return int(text)
-        raise ValueError(f"target {text} must be a class index below {len(names)}")
-    matches = [index for index, name in enumerate(names) if name.casefold() == text.casefold()]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise ValueError(
-            f"target {text!r} is the name of several classes: {', '.join(map(str, matches))}; give an index"
-        )
-    spelled = {name.casefold(): name for name in names}
-    near = difflib.get_close_matches(text.casefold(), spelled, n=3)
-    hint = f"; did you mean {', '.join(repr(spelled[name]) for name in near)}?" if near else ""
-    raise ValueError(f"the model has no class named {text!r}{hint}")
-
-
-@dataclass(frozen=True)
 class Run:
     """A classifier, an explainer of it (with a list of methods), and where and how its overlays are drawn.
 
@@ -176,7 +123,7 @@ class Run:
 
     classifier: Classifier
     explainer: Explainer
-    targets: Targets
+    targets: Asked
     device: torch.device
     out: Path
     colormap: str = "jet"
@@ -208,13 +155,13 @@ class Run:
     def _batch(self, pictures: dict[Path, Image.Image], stems: dict[Path, str]) -> Iterator[list[Result]]:
         images = torch.stack([self.classifier.preprocessing.tensor(each) for each in pictures.values()])
         started = time.perf_counter()
-        explanations = self._explain(images.to(self.device))
+        explanations = self.explainer(images.to(self.device), self.targets.target(self.classifier, self.score))
         for explanation in explanations.values():
             explanation.numpy()  # waits for the device
         milliseconds = 1000 * (time.perf_counter() - started) / len(images)
         first = next(iter(explanations.values()))
         chances, classes = probabilities(first.output).cpu().max(1)
-        names = self.classifier.class_names(_class_count(first.output))
+        names = self.classifier.class_names(class_count(first.output))
         overlays = {method: self._overlays(each, list(pictures.values())) for method, each in explanations.items()}
         for index, path in enumerate(pictures):
             predicted, chance = names[int(classes[index])], float(chances[index])
@@ -237,21 +184,6 @@ class Run:
         """(N, K, H, W, 3), K = 1 where one class is explained."""
         drawn = explanation.overlay(pictures, colormap=self.colormap, alpha=self.alpha)
         return drawn[:, None] if drawn.ndim == 4 else drawn
-
-    def _explain(self, images: Tensor) -> dict[str, Explanation]:
-        if self.targets.is_highest:
-            return self.explainer(images, None if self.score is Logit else self.score())
-        with torch.inference_mode():
-            output = self.explainer.model(images)
-        names = self.classifier.class_names(_class_count(output))
-        return self.explainer(images, self.score(self.targets.indices(output, names)))
-
-
-def _class_count(output: Any) -> int:
-    if not isinstance(output, Tensor) or output.dim() > 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"the model must return class scores (N, classes), got {shape}")
-    return output.shape[1] if output.dim() == 2 else 1
 
 
 def _per_target(explanation: Explanation, index: int) -> list[tuple[int, int, str]]:

@@ -12,6 +12,13 @@ import fastcam
 METHODS = [each.name for each in fastcam.list_methods()]
 # The class activation maps of one forward and one backward pass, down to the layer.
 GRADIENT_METHODS = [each.name for each in fastcam.list_methods() if "gradients" in each.needs and each.is_flat]
+# Options that make the methods of many copies quick on the small networks.
+QUICK: dict[str, dict[str, int]] = {
+    "rise": {"masks": 9},
+    "integrated_gradients": {"steps": 5},
+    "smooth_grad": {"samples": 3},
+    "occlusion": {"window": 5, "stride": 4},
+}
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

@@ -76,8 +76,9 @@ ALLOWED = {
     "prepared": {"agreement", "capture", "compiling", "folding", "inputs"},
     "prepare": {"agreement", "capture", "compiling", "folding", "inputs", "layers", "pace", "prepared"},
     "grouping": {"explanation", "inputs", "targets"},
+    "assembly": {"capture", "evidence", "explanation", "ops", "postprocess", "registry"},
     "explainer": {
-        *("batching", "capture", "evidence", "grouping", "inputs", "layers", "methods", "ops", "postprocess"),
+        *("assembly", "batching", "capture", "evidence", "grouping", "inputs", "layers", "methods", "postprocess"),
         *("explanation", "full_gradients", "prepare", "prepared", "progress", "registry", "scorer", "targets"),
         "occlusion",
     },

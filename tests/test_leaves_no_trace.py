@@ -9,16 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from tests.conftest import METHODS, Call, conv_net, images_for, snapshot
+from tests.conftest import METHODS, QUICK, Call, conv_net, images_for, snapshot
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OPTIONS = {
-    "rise": {"masks": 9},
-    "integrated_gradients": {"steps": 5},
-    "smooth_grad": {"samples": 3},
-    "occlusion": {"window": 5, "stride": 4},
-}
 TRIES = [name for name in METHODS if "scorer" in fastcam.get_method(name).needs]
 DIFFERENTIATES = [
     *[name for name in METHODS if any("gradients" in need for need in fastcam.get_method(name).needs)],
@@ -28,7 +22,7 @@ DIFFERENTIATES = [
 
 def explain(model: nn.Module, method: str, images: Tensor | None = None, target=1) -> fastcam.Explanation:
     images = images_for() if images is None else images
-    return fastcam.explain(model, images, method, target, "features", batch_size=4, **OPTIONS.get(method, {}))
+    return fastcam.explain(model, images, method, target, "features", batch_size=4, **QUICK.get(method, {}))
 
 
 class Fails(nn.Module):

@@ -9,17 +9,10 @@ from torch import Tensor, nn
 
 import fastcam
 from fastcam.agreement import spearman
-from tests.conftest import METHODS, Call, conv_net, images_for, snapshot, suited
+from tests.conftest import METHODS, QUICK, Call, conv_net, images_for, snapshot, suited
 from tests.networks import efficientnet_lite0, photographs, timm_network, torchvision_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-FAST = {
-    "rise": {"masks": 9},
-    "integrated_gradients": {"steps": 5},
-    "smooth_grad": {"samples": 3},
-    "occlusion": {"window": 5, "stride": 4},
-}
 
 
 def step(prepared: fastcam.Prepared, name: str):
@@ -37,12 +30,12 @@ def test_every_method_gives_the_same_maps(method):
     images = images_for(count=3)
     prepared = fastcam.prepare(model, images, target_layer=layer)
     assert step(prepared, "fold").done
-    expected = fastcam.explain(model, images, method, 1, layer, **FAST.get(method, {}))
+    expected = fastcam.explain(model, images, method, 1, layer, **QUICK.get(method, {}))
     if method == "full_grad":
         with pytest.raises(ValueError, match=r"biases of 'stem\.0' and of its batch norm are one"):
             fastcam.explain(prepared, images, method, 1, layer)
         return
-    found = fastcam.explain(prepared, images, method, 1, layer, **FAST.get(method, {}))
+    found = fastcam.explain(prepared, images, method, 1, layer, **QUICK.get(method, {}))
     assert_same(found.native, expected.native)
     assert_same(found.scores, expected.scores)
     assert found.layer == expected.layer

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import fastcam
 from fastcam import demo, photographs
+from fastcam.asked import Asked
 from tests.integration.command_line import SMALL, pixels, run, sentence, square
 
 pytest.importorskip("efficientnet_lite_pytorch")
@@ -185,20 +186,20 @@ def test_a_vision_transformer_with_its_layer(work):
 def test_targets_are_indices_names_and_the_highest():
     output = torch.tensor([[0.1, 3.0, 2.0], [5.0, 1.0, 4.0]])
     names = ["cat", "Dog", "dog house"]
-    assert photographs.Targets(("2", "dog", "top2")).indices(output, names) == [[2, 1, 1, 2], [2, 1, 0, 2]]
-    assert photographs.Targets(("top3",)).indices(output, names) == [[1, 2, 0], [0, 2, 1]]
-    assert photographs.Targets(("top1",)).is_highest
-    assert photographs.Targets(()).is_highest
-    assert not photographs.Targets(("top2",)).is_highest
+    assert Asked(("2", "dog", "top2")).indices(output, names) == [[2, 1, 1, 2], [2, 1, 0, 2]]
+    assert Asked(("top3",)).indices(output, names) == [[1, 2, 0], [0, 2, 1]]
+    assert Asked(("top1",)).is_highest
+    assert Asked(()).is_highest
+    assert not Asked(("top2",)).is_highest
     for text, reason in {
         "7": "target 7 must be a class index below 3",
         "top4": "target 'top4' must ask for 1 to 3 classes",
         "dogg": "no class named 'dogg'; did you mean 'Dog'",
     }.items():
         with pytest.raises(ValueError, match=reason):
-            photographs.Targets((text,)).indices(output, names)
+            Asked((text,)).indices(output, names)
     with pytest.raises(ValueError, match="'crane' is the name of several classes: 0, 2; give an index"):
-        photographs.Targets(("crane",)).indices(output, ["crane", "dog", "Crane"])
+        Asked(("crane",)).indices(output, ["crane", "dog", "Crane"])
 
 
 def test_probabilities_of_logits_probabilities_and_a_single_output():

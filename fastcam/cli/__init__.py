@@ -1,0 +1,42 @@
+"""The command line: one module a group of commands, wired to their names here."""
+
+import sys
+from typing import Annotated
+
+import fastcam
+
+try:
+    import rich  # noqa: F401 - the commands draw with it
+    import typer
+except ImportError:
+    sys.exit('fastcam: the command line needs typer and rich: pip install "fastcam[cli]"')
+
+from fastcam.cli import about, bench, explain
+
+app = typer.Typer(
+    help="Saliency maps for PyTorch vision models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command(epilog=explain.EXIT_CODES)(explain.explain)
+app.command()(about.methods)
+app.command(epilog="Exit codes: 0 all fine; 1 a compiled op disagrees with its reference.")(about.doctor)
+app.command(
+    epilog="Exit codes: 0 all fine; 1 an op or another tool does not return the same, and was not timed; 2 bad usage."
+)(bench.bench)
+app.command(epilog="Exit codes: 0 all fine; 2 a package of the demo is missing, or the folder cannot be written.")(
+    about.demo
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"fastcam {fastcam.__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,84 @@
+"""What the commands share: the console, complaints in a sentence, and options that several of them have."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+import fastcam
+
+
+class Reshape(StrEnum):
+    """How tokens become a map."""
+
+    vit = "vit"
+    swin = "swin"
+
+
+RESHAPES: dict[Reshape, Callable[[Tensor], Tensor]] = {
+    Reshape.vit: fastcam.vit_reshape,
+    Reshape.swin: fastcam.swin_reshape,
+}
+# The engine's messages name Python arguments; here they are options.
+_OPTIONS = {
+    "reshape_transform=fastcam.vit_reshape or fastcam.swin_reshape": "--reshape vit or --reshape swin",
+    "reshape_transform= (fastcam.vit_reshape for transformers)": "--reshape vit (or swin)",
+    "reshape_transform=": "--reshape",
+    "target_layer=": "--layer",
+    "`method`": "--method",
+    "`colormap`": "--colormap",
+    "`shorter_side`": "--shorter-side",
+    "`only`": "--only",
+}
+
+
+def progress_bar() -> Progress:
+    """On standard error, where that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def output() -> Console:
+    """Standard output; wide where it is no terminal, so that nothing in a table is cut or wrapped."""
+    console = Console()
+    return console if console.is_terminal else Console(width=400)
+
+
+def complain(sentence: str, console: Console | None = None) -> None:
+    """A sentence on standard error."""
+    console = console or Console(stderr=True)
+    console.print(f"fastcam: {sentence}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def mistakes_in_one_sentence() -> Iterator[None]:
+    """What the engine says about a mistake, without a stack trace, and exit code 2."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        sentence = " ".join(str(error).split())
+        for argument, option in _OPTIONS.items():
+            sentence = sentence.replace(argument, option)
+        complain(sentence)
+        raise typer.Exit(2) from None
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of that name; None takes a GPU where there is one.
+
+    Raises:
+        ValueError: for one that is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).split("\n", maxsplit=1)[0]
+        raise ValueError(f"device {name!r} cannot be used: {first}") from None
