@@ -8,7 +8,7 @@ GRAD_CAM := grad-cam==1.5.7
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench profile gallery readme cuda cuda-sim cuda-mutants test-cuda lint format clean
+.PHONY: help demo test bench profile gallery readme cuda cuda-sim cuda-mutants soak test-cuda lint format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ cuda: $(VENV)/built  ## compile the CUDA kernels with nvcc and check what came o
 
 cuda-sim: $(VENV)/built  ## the CUDA kernels on the CPU, in other thread orders and under the sanitizers
 	$(BIN)/python -m pytest -m sanitizer tests/cuda_sim
+
+soak: $(VENV)/built  ## 200 kills, 100 power losses, 20,000 damaged images (a quarter of an hour)
+	$(BIN)/python -m pytest -m soak tests/dataset
 
 cuda-mutants: $(VENV)/built  ## plant bugs in the CUDA kernels and tell which check catches each (half an hour)
 	$(BIN)/python -m tests.cuda_sim.mutants

@@ -1,10 +1,12 @@
 """Photographs in, model inputs and PNG files out; nothing but PIL and NumPy at run time."""
 
+import contextlib
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
@@ -85,25 +87,46 @@ class Preprocessing:
         return (side, side * height // width) if width <= height else (side * width // height, side)
 
 
-def read_photograph(path: str | Path) -> Image.Image:
+def read_photograph(file: str | Path | BinaryIO, formats: tuple[str, ...] | None = None) -> Image.Image:
     """A photograph as it is meant to be seen, in RGB.
 
     Turned as its EXIF data say; transparency over white; 16-bit grey values scaled to 8 bits; palettes and CMYK
     converted.
 
+    Args:
+        file: a path, or a file open for reading.
+        formats: Pillow's names of the formats that are read; None for all it knows.
+
     Raises:
         ValueError: with one sentence, for a file that is missing, no picture or damaged.
     """
+    with opened(file, formats) as image:
+        return rgb(image)
+
+
+@contextlib.contextmanager
+def opened(file: str | Path | BinaryIO, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
+    """A photograph of which the header alone was read; whatever is wrong with it then comes as a ValueError too.
+
+    Raises:
+        ValueError: as :func:`read_photograph`.
+    """
     try:
-        with Image.open(path) as image:
-            image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+        with Image.open(file, formats=formats) as image:
+            yield image
     except FileNotFoundError:
         raise ValueError("there is no such file") from None
     except UnidentifiedImageError:
-        raise ValueError("this is not a picture in a format that Pillow reads") from None
+        known = "a format that Pillow reads" if formats is None else f"one of {', '.join(formats)}"
+        raise ValueError(f"this is not a picture in {known}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise ValueError(f"this picture cannot be read: {error}") from None
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """An opened photograph, decoded and upright, in RGB."""
+    image.load()
+    return _rgb(ImageOps.exif_transpose(image))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

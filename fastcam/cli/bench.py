@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from fastcam import models
-from fastcam.cli.console import RESHAPES, Reshape, complain, device_of, mistakes_in_one_sentence, output, progress_bar
+from fastcam.cli.console import complain, mistakes_in_one_sentence, output, progress_bar
+from fastcam.cli.options import RESHAPES, Device, Tokens, device_of
 
 
 def bench(
@@ -19,8 +20,8 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.001, help="For each row; what takes longer is timed once.")] = 0.5,
     json: Annotated[Path | None, typer.Option(help="File for the figures, with the hardware's name.")] = None,
     layer: Annotated[str | None, typer.Option(help="Target layer.", show_default="last with a map")] = None,
-    reshape: Annotated[Reshape | None, typer.Option(help="For layers that return tokens.")] = None,
-    device: Annotated[str | None, typer.Option(help="As for explain.", show_default="cuda where there is one")] = None,
+    reshape: Tokens = None,
+    device: Device = None,
 ) -> None:
     """Time ops and methods on this machine, beside PyTorch, a bare forward pass and what other tools are installed."""
     from fastcam.bench import peers, tables

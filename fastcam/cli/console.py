@@ -1,29 +1,12 @@
-"""What the commands share: the console, complaints in a sentence, and options that several of them have."""
+"""What the commands share: the console, complaints in a sentence."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from enum import StrEnum
+from collections.abc import Iterator
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
-import fastcam
-
-
-class Reshape(StrEnum):
-    """How tokens become a map."""
-
-    vit = "vit"
-    swin = "swin"
-
-
-RESHAPES: dict[Reshape, Callable[[Tensor], Tensor]] = {
-    Reshape.vit: fastcam.vit_reshape,
-    Reshape.swin: fastcam.swin_reshape,
-}
 # The engine's messages name Python arguments; here they are options.
 _OPTIONS = {
     "reshape_transform=fastcam.vit_reshape or fastcam.swin_reshape": "--reshape vit or --reshape swin",
@@ -67,18 +50,3 @@ def mistakes_in_one_sentence() -> Iterator[None]:
             sentence = sentence.replace(argument, option)
         complain(sentence)
         raise typer.Exit(2) from None
-
-
-def device_of(name: str | None) -> torch.device:
-    """The device of that name; None takes a GPU where there is one.
-
-    Raises:
-        ValueError: for one that is not there.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).split("\n", maxsplit=1)[0]
-        raise ValueError(f"device {name!r} cannot be used: {first}") from None

@@ -1,0 +1,220 @@
+"""``fastcam map``, ``verify`` and ``stats``: maps of whole datasets."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fastcam.cli.console import complain, mistakes_in_one_sentence, output
+from fastcam.cli.options import (
+    RESHAPES,
+    ClassCount,
+    Classes,
+    ClassNames,
+    Colours,
+    Compile,
+    Device,
+    Layers,
+    MethodOptions,
+    Methods,
+    Model,
+    Prepare,
+    ShorterSide,
+    Size,
+    Tokens,
+    Weights,
+    device_of,
+    load_classifier,
+    method_options,
+    overridden,
+)
+
+if TYPE_CHECKING:
+    from fastcam.dataset import Progress as Done
+
+MAP_CODES = (
+    "Exit codes: 0 all fine; 1 some images have no map, their rows say why; 2 bad usage, or the folder cannot be "
+    "written; 3 stopped by a signal, the same command goes on."
+)
+VERIFY_CODES = "Exit codes: 0 all as it was committed; 1 something is damaged; 2 no folder of maps."
+
+
+class Resolution(StrEnum):
+    """How large maps are kept."""
+
+    native = "native"
+    input = "input"
+
+
+class MapType(StrEnum):
+    """How the values of maps are kept."""
+
+    float16 = "float16"
+    float32 = "float32"
+    uint8 = "uint8"
+
+
+def map_(
+    source: Annotated[
+        str, typer.Argument(help="Folder, .tar (WebDataset), .parquet or .txt list, a glob or an fsspec URL of such.")
+    ],
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the maps; the same command goes on in it.")],
+    weights: Weights = None,
+    method: Methods = None,
+    layer: Layers = None,
+    target: Classes = None,
+    classes: ClassNames = None,
+    num_classes: ClassCount = None,
+    device: Device = None,
+    resolution: Annotated[Resolution, typer.Option(help="As large as the layer's, or the input.")] = Resolution.native,
+    dtype: Annotated[MapType, typer.Option(help="Of the maps; uint8 is scaled to 0..255.")] = MapType.float16,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at a time.", show_default="8, GPU 64")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per Parquet file.")] = 1024,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger images are not decoded.")] = 50,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Larger files are not read.")] = 64,
+    option: MethodOptions = None,
+    precision: Prepare = None,
+    compile: Compile = False,
+    reshape: Tokens = None,
+    size: Size = None,
+    shorter_side: ShorterSide = None,
+    mean: Colours = None,
+    std: Colours = None,
+    json_log: Annotated[bool, typer.Option("--json-log", help="A JSON line per shard on standard output.")] = False,
+) -> None:
+    """Write a map for every image of a dataset; run it again to go on where it was interrupted."""
+    with mistakes_in_one_sentence():
+        dataset = _dataset()
+        classifier = load_classifier(model, weights, classes, num_classes, device_of(device))
+        try:
+            with _reported(json_log) as report:
+                done = dataset.run(
+                    source,
+                    classifier,
+                    out,
+                    method=list(dict.fromkeys(method or ["grad_cam"])),
+                    target=target or ["top1"],
+                    target_layer=tuple(layer) if layer else None,
+                    reshape_transform=RESHAPES[reshape] if reshape else None,
+                    preprocessing=overridden(classifier.preprocessing, size, shorter_side, mean, std),
+                    resolution=resolution.value,
+                    dtype=dtype.value,
+                    batch_size=batch_size,
+                    shard_size=shard_size,
+                    workers=workers,
+                    limits=dataset.Limits(round(max_megapixels * 1e6), round(max_megabytes * 2**20)),
+                    precision=precision.value if precision else None,
+                    compile=compile,
+                    report=report,
+                    **method_options(option or []),
+                )
+        except dataset.InterruptedRunError as error:
+            complain(str(error))
+            raise typer.Exit(3) from None
+    failed = sum(each.failed for each in dataset.open(out).commits)
+    if not json_log:
+        earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
+        typer.echo(f"{done.total} images in {out}: {failed} without a map{earlier}; {done.rate:.1f} images a second")
+    raise typer.Exit(1 if failed else 0)
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="What `fastcam map` wrote.")],
+    repair: Annotated[bool, typer.Option("--repair", help="Set damaged shards aside, to be made anew.")] = False,
+) -> None:
+    """Rehash every shard of a folder of maps."""
+    with mistakes_in_one_sentence():
+        damaged = _dataset().verify(folder, repair)
+        count = len(_dataset().open(folder).store.spans()) + (len(damaged) if repair else 0)
+    for _, reason in damaged:
+        complain(reason)
+    typer.echo(f"{count - len(damaged)} of {count} shards are as they were committed")
+    raise typer.Exit(1 if damaged else 0)
+
+
+def stats(
+    folder: Annotated[Path, typer.Argument(help="What `fastcam map` wrote.")],
+    mean_maps: Annotated[Path | None, typer.Option(help="Folder for the mean map of every class, PNG.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Predicted classes to list.")] = 10,
+) -> None:
+    """Show what a folder of maps holds: counts, failures, predictions."""
+    with mistakes_in_one_sentence():
+        maps = _dataset().open(folder)
+        found = maps.stats()
+        written = 0 if mean_maps is None else _write_means(maps.mean_maps(), mean_maps)
+    table = Table("what", "count")
+    table.add_row("images", f"{found.images} of {found.total}")
+    table.add_row("without a map", str(found.failed))
+    table.add_row("rows", str(found.rows))
+    table.add_row("shards", f"{len(maps.commits)}, {found.bytes / 1e6:.1f} MB")
+    for status, count in found.statuses.items():
+        table.add_row(f"status: {escape(status)}", str(count))
+    for each, count in list(found.predicted.items())[:top]:
+        table.add_row(f"predicted class {each}", str(count))
+    output().print(table)
+    if mean_maps is not None:
+        typer.echo(f"{written} mean maps in {mean_maps}")
+
+
+def _dataset() -> Any:
+    """The package, imported when it is wanted: it has dependencies of its own."""
+    try:
+        from fastcam import dataset
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+    return dataset
+
+
+@contextlib.contextmanager
+def _reported(json_log: bool) -> Iterator[Callable[["Done"], None]]:
+    """What shows the progress: JSON lines, or a bar where standard error is a terminal."""
+    if json_log:
+        yield _log
+        return
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("mapping"),
+        BarColumn(),
+        TextColumn(
+            "{task.completed:.0f}/{task.total:.0f}, {task.fields[rate]:.1f} a second, {task.fields[failed]} bad"
+        ),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None, rate=0.0, failed=0)
+        yield lambda done: bar.update(task, total=done.total, completed=done.done, rate=done.rate, failed=done.failed)
+
+
+def _log(done: "Done") -> None:
+    if done.commit is not None:
+        news = {"images": done.done, "of": done.total, "failed": done.failed, "rate": round(done.rate, 3)}
+        print(json.dumps({"event": "commit", **asdict(done.commit), **news}), flush=True)
+
+
+def _write_means(means: dict[tuple[str, str, int | None], Any], folder: Path) -> int:
+    """One picture per method, layer and class; their number."""
+    from PIL import Image
+
+    from fastcam import render
+    from fastcam.pictures import write_png
+
+    folder.mkdir(parents=True, exist_ok=True)
+    layers = {layer for _, layer, _ in means}
+    for (method, layer, target), values in means.items():
+        if values.ndim != 2:
+            raise ValueError(f"only maps of two axes can be drawn, these have {values.ndim}")
+        name = ".".join([method, *([layer] if len(layers) > 1 else []), *([] if target is None else [str(target)])])
+        colours = render.colors("jet")[render.to_uint8(values)]
+        write_png(Image.fromarray(colours), folder / f"{name}.png")
+    return len(means)

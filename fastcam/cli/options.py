@@ -1,0 +1,126 @@
+"""The options that several commands have, and what becomes of them."""
+
+import ast
+from collections.abc import Callable
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+import fastcam
+from fastcam import models
+from fastcam.cli.console import complain
+from fastcam.pictures import Preprocessing
+
+
+class Reshape(StrEnum):
+    """How tokens become a map."""
+
+    vit = "vit"
+    swin = "swin"
+
+
+class Precision(StrEnum):
+    """What a prepared model computes in."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+    auto = "auto"
+
+
+RESHAPES: dict[Reshape, Callable[[Tensor], Tensor]] = {
+    Reshape.vit: fastcam.vit_reshape,
+    Reshape.swin: fastcam.swin_reshape,
+}
+
+Model = Annotated[str, typer.Option(help="torchvision:NAME, timm:NAME or package.module:factory.")]
+Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors, .pth or .pt, tensors only.")]
+Methods = Annotated[list[str] | None, typer.Option(help="See `fastcam methods`; repeatable.", show_default="grad_cam")]
+Layers = Annotated[list[str] | None, typer.Option(help="Target layer; repeatable.", show_default="last with a map")]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option(help="Class index, class name, or top3 for the highest 3; repeatable.", show_default="top1"),
+]
+ClassNames = Annotated[Path | None, typer.Option(help="Class names, one per line.")]
+ClassCount = Annotated[int | None, typer.Option(min=1, help="Outputs, where not the architecture's own.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...", show_default="cuda where there is one")]
+MethodOptions = Annotated[
+    list[str] | None, typer.Option(help="Option of the methods, as window=32; repeatable.", show_default=False)
+]
+Prepare = Annotated[
+    Precision | None, typer.Option(help="Prepare the model: faster, the same maps.", show_default="as it is")
+]
+Compile = Annotated[bool, typer.Option(help="Prepare and compile the model; takes up to a minute.")]
+Tokens = Annotated[Reshape | None, typer.Option(help="For layers that return tokens.")]
+Size = Annotated[int | None, typer.Option(min=1, help="Input of N x N pixels; the resizing scales along.")]
+ShorterSide = Annotated[int | None, typer.Option(min=1, help="Resize to this before cropping.")]
+Colours = Annotated[tuple[float, float, float] | None, typer.Option(help="Per colour, 0 to 1.")]
+
+
+def load_classifier(
+    model: str, weights: Path | None, classes: Path | None, num_classes: int | None, place: torch.device
+) -> models.Classifier:
+    """The classifier asked for, on its device, with a warning where nobody trained it."""
+    found = models.load(model, weights, class_names=_class_names(classes), num_classes=num_classes)
+    if found.random_weights:
+        complain("warning: the weights are random, so the maps mean nothing; give trained ones with --weights")
+    found.model.to(place)
+    return found
+
+
+def method_options(texts: list[str]) -> dict[str, Any]:
+    """From name=value to keywords; what reads as a number, a tuple, True, False or None is one."""
+    options = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not (name and separator):
+            raise ValueError(f"--option must be name=value, got {text!r}")
+        try:
+            options[name.replace("-", "_")] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name.replace("-", "_")] = value
+    return options
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of that name; None takes a GPU where there is one.
+
+    Raises:
+        ValueError: for one that is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).split("\n", maxsplit=1)[0]
+        raise ValueError(f"device {name!r} cannot be used: {first}") from None
+
+
+def _class_names(file: Path | None) -> list[str]:
+    if file is None:
+        return []
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").strip().splitlines()]
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"the file of class names {str(file)!r} cannot be read as text") from None
+
+
+def overridden(
+    preprocessing: Preprocessing,
+    size: int | None,
+    shorter_side: int | None,
+    mean: tuple[float, float, float] | None,
+    std: tuple[float, float, float] | None,
+) -> Preprocessing:
+    """The preprocessing with what the user asked for in its place."""
+    if size is not None:
+        scaled = round(preprocessing.shorter_side * size / max(preprocessing.size))
+        preprocessing = replace(preprocessing, size=(size, size), shorter_side=scaled)
+    changes: dict[str, Any] = {"shorter_side": shorter_side, "mean": mean, "std": std}
+    return replace(preprocessing, **{name: value for name, value in changes.items() if value is not None})

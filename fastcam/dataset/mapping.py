@@ -1,0 +1,168 @@
+"""The way in: from what a user names to a run."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastcam.asked import Asked
+from fastcam.dataset import table
+from fastcam.dataset.decode import Limits
+from fastcam.dataset.identity import identity
+from fastcam.dataset.loading import Loader
+from fastcam.dataset.runner import Progress, Report, Runner, usual_workers
+from fastcam.dataset.sources import source_of
+from fastcam.dataset.store import Span, Store
+from fastcam.explainer import Explainer
+from fastcam.layers import TargetLayer
+from fastcam.models import Classifier
+from fastcam.pictures import Preprocessing
+from fastcam.postprocess import Fusion
+from fastcam.prepare import Precision
+
+
+def run(
+    source: Any,
+    model: nn.Module | Classifier,
+    out: str | Path,
+    *,
+    method: str | Sequence[str] = "grad_cam",
+    target: str | int | Sequence[str | int] = "top1",
+    target_layer: TargetLayer = None,
+    fuse: Fusion | None = None,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    preprocessing: Preprocessing | None = None,
+    resolution: table.Resolution = "native",
+    dtype: table.MapType = "float16",
+    batch_size: int | None = None,
+    shard_size: int = 1024,
+    workers: int | None = None,
+    limits: Limits | None = None,
+    precision: Precision | None = None,
+    compile: bool = False,
+    report: Report | None = None,
+    **options: Any,
+) -> Progress:
+    """Writes a saliency map for every image of a dataset; goes on where an earlier call was interrupted.
+
+    What is committed survives a killed process, and a power failure on a file system that honours fsync; what was not
+    is made anew, the same. An image that cannot be read becomes a row that says why.
+
+    Args:
+        source: a folder, ``.tar`` (WebDataset), ``.parquet`` or ``.txt`` file, a glob or fsspec URL of such, a list of
+            paths, or a PyTorch dataset or unshuffled DataLoader (its samples: PIL images, or tensors ready for the
+            model, alone or with a label).
+        model: in evaluation mode, on the device it is to run on.
+        out: the folder for the maps.
+        method: a registry name, or several of one pass.
+        target: class indices, names, or "top3" for the highest three; one or several.
+        target_layer: as for :class:`fastcam.Explainer`; of several each gets its rows unless ``fuse`` joins them.
+        fuse: how the maps of several layers become one.
+        reshape_transform: as for :class:`fastcam.Explainer`.
+        preprocessing: from a photograph to the model's input; None takes the classifier's, else ImageNet's usual one.
+        resolution: "native", maps as large as the layer's, or "input", as large as the model's input.
+        dtype: "float16", "float32", or "uint8" for maps scaled to [0, 1] and then to 0..255.
+        batch_size: images at a time; None takes 8 on a CPU, 64 elsewhere. Halved where memory runs out.
+        shard_size: images per Parquet file.
+        workers: threads that read and decode; None takes one per core, eight at most.
+        limits: what an image may be at most.
+        precision: as for :class:`fastcam.Explainer`.
+        compile: as for :class:`fastcam.Explainer`.
+        report: called with the :class:`Progress` after every batch and commit.
+        options: of the method.
+
+    Returns:
+        The progress at the end.
+
+    Raises:
+        InterruptedRunError: after SIGINT or SIGTERM.
+        OSError: where the folder cannot be written; what is committed stays.
+        ValueError, TypeError, RuntimeError: with a sentence; nothing was lost.
+    """
+    for name, value in (("batch_size", batch_size), ("shard_size", shard_size), ("workers", workers)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"`{name}` must be a positive whole number, got {value!r}")
+    classifier = model if isinstance(model, Classifier) else Classifier(model, preprocessing or Preprocessing())
+    seen_as = preprocessing or classifier.preprocessing
+    methods = [method] if isinstance(method, str) else list(method)
+    explainer = Explainer(
+        classifier.model,
+        methods,
+        target_layer,
+        fuse=fuse,
+        reshape_transform=reshape_transform,
+        batch_size=batch_size or _usual_batch(classifier.model),
+        precision=precision,
+        compile=compile,
+        **options,
+    )
+    asked = Asked(tuple(map(str, [target] if isinstance(target, str | int) else target)))
+    images = source_of(source)
+    kept = table.Maps(resolution, dtype)
+    within = limits or Limits()
+    settings = {
+        "methods": methods,
+        "target": list(asked.texts),
+        "layer": _layer_names(classifier.model, target_layer),
+        "fuse": fuse,
+        "reshape": reshape_transform,
+        "precision": precision,
+        "compile": compile,
+        "options": options,
+        "shard_size": shard_size,
+        "batch_size": explainer.batch_size,
+    }
+    store = Store(out, identity(classifier.model, images, seen_as, within, kept, **settings))
+    return Runner(
+        images,
+        Loader(seen_as, within),
+        explainer,
+        asked.target(classifier),
+        kept,
+        store,
+        _device(classifier.model),
+        batch_size or _usual_batch(classifier.model),
+        shard_size,
+        workers or usual_workers(),
+        report or (lambda progress: None),
+    ).run()
+
+
+def verify(folder: str | Path, repair: bool = False) -> list[tuple[Span, str]]:
+    """Rehashes every committed shard.
+
+    Args:
+        folder: what :func:`run` wrote.
+        repair: sets damaged shards aside, so that the next run makes them anew.
+
+    Returns:
+        The damaged ones, and what is wrong with each.
+
+    Raises:
+        ValueError: where the folder holds no maps.
+    """
+    store = Store(folder)
+    found = list(store.damaged())
+    if repair:
+        for span, _ in found:
+            store.give_up(span)
+    return found
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((each.device for each in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def _usual_batch(model: nn.Module) -> int:
+    return 8 if _device(model).type == "cpu" else 64
+
+
+def _layer_names(model: nn.Module, target_layer: TargetLayer) -> Any:
+    """What the user named, modules by their names."""
+    if isinstance(target_layer, nn.Module):
+        return next((name for name, each in model.named_modules() if each is target_layer), repr(target_layer))
+    if isinstance(target_layer, list | tuple):
+        return [_layer_names(model, each) for each in target_layer]
+    return target_layer

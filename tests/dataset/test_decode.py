@@ -1,0 +1,115 @@
+"""Images of strangers: decoded as they are meant to be seen, or refused with a reason; never a crash."""
+
+import io
+import random
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastcam.dataset import Limits
+from fastcam.dataset.decode import decode
+from fastcam.pictures import read_photograph
+from tests.dataset.small import jpeg, picture
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("I;16", "PNG"), ("RGBA", "PNG"), ("P", "GIF"), ("RGB", "WEBP")],
+)
+def test_every_mode_as_in_a_file(tmp_path, mode, kind):
+    data = encoded(picture(mode), kind)
+    (tmp_path / "file").write_bytes(data)
+    found = decode(data, Limits())
+    assert found.mode == "RGB"
+    assert np.array_equal(found, read_photograph(tmp_path / "file"))
+
+
+def test_sixteen_bits_keep_their_shades():
+    found = np.asarray(decode(encoded(picture("I;16"), "PNG"), Limits()))[..., 0]
+    assert abs(found.astype(int) - np.asarray(picture("L"))).max() <= 1
+
+
+def test_exif_turns_the_picture():
+    exif = Image.Exif()
+    exif[274] = 6  # a quarter turn clockwise
+    upright = decode(encoded(picture("RGB", (20, 30)), "PNG", exif=exif), Limits())
+    assert upright.size == (30, 20)
+    assert np.array_equal(upright, np.rot90(np.asarray(picture("RGB", (20, 30))), -1))
+
+
+def test_limits():
+    data = jpeg(0)
+    with pytest.raises(ValueError, match="bytes, more than 100"):
+        decode(data, Limits(bytes=100))
+    with pytest.raises(ValueError, match="the picture has 3,000 pixels, more than 2,999"):
+        decode(data, Limits(pixels=2999))
+    assert decode(data, Limits(pixels=3000)).size == (60, 50)
+    with pytest.raises(ValueError, match="not a picture in one of PNG"):
+        decode(data, Limits(formats=("PNG",)))
+
+
+def test_a_bomb_is_refused_by_its_header_alone():
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    with pytest.raises(ValueError, match=r"pixels|decompression bomb"):
+        decode(bomb, Limits())
+    smaller = bomb.replace(header, chunk(b"IHDR", struct.pack(">IIBBBBB", 8_000, 8_000, 8, 2, 0, 0, 0)))
+    with pytest.raises(ValueError, match="has 64,000,000 pixels, more than 50,000,000"):
+        decode(smaller, Limits())
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """A file as disks and fuzzers leave it: bytes changed, cut, doubled or overwritten."""
+    found = bytearray(data)
+    for _ in range(chance.choice((1, 2, 8, 64))):
+        place = chance.randrange(len(found))
+        what = chance.randrange(4)
+        if what == 0:
+            found[place] = chance.randrange(256)
+        elif what == 1 and len(found) > 2:
+            del found[place : place + chance.randrange(1, 1 + len(found) // 8)]
+        elif what == 2:
+            found[place:place] = found[place : place + chance.randrange(1, 64)]
+        else:
+            found[place : place + 4] = chance.randbytes(4)
+        found = found or bytearray(b"\0")
+    return bytes(found)
+
+
+def seeds() -> list[bytes]:
+    rgb = picture("RGB")
+    kinds = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+    return [encoded(rgb, kind) for kind in kinds] + [
+        encoded(picture("RGBA"), "PNG"),
+        encoded(picture("I;16"), "PNG"),
+        encoded(picture("CMYK"), "JPEG"),
+        encoded(rgb, "TIFF", compression="tiff_lzw"),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(11))
+def test_mutated_files_are_pictures_or_refused(seed):
+    chance = random.Random(seed)
+    original = seeds()[seed]
+    outcomes = {True: 0, False: 0}
+    for _ in range(100):
+        try:
+            found = decode(mutated(original, chance), Limits(pixels=10**6))
+        except ValueError:
+            outcomes[False] += 1
+        else:
+            assert found.mode == "RGB"
+            outcomes[True] += 1
+    assert outcomes[False] > 0
