@@ -108,7 +108,19 @@ def test_nothing_imports_tests_or_benchmarks(name):
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "__init__"])
 def test_nothing_below_knows_the_command_line_and_its_kind(name):
-    above = {"bench", "cli", "compat", "dataset", "demo", "doctor", "models", "photographs", "pictures", "weights"}
+    above = {
+        "asked",
+        "bench",
+        "cli",
+        "compat",
+        "dataset",
+        "demo",
+        "doctor",
+        "models",
+        "photographs",
+        "pictures",
+        "weights",
+    }
     if part(name) not in above:
         assert not {part(each) for each in own(name)} & above
 

@@ -97,31 +97,28 @@ def map_(
     with mistakes_in_one_sentence():
         dataset = _dataset()
         classifier = load_classifier(model, weights, classes, num_classes, device_of(device))
-        try:
-            with _reported(json_log) as report:
-                done = dataset.run(
-                    source,
-                    classifier,
-                    out,
-                    method=list(dict.fromkeys(method or ["grad_cam"])),
-                    target=target or ["top1"],
-                    target_layer=tuple(layer) if layer else None,
-                    reshape_transform=RESHAPES[reshape] if reshape else None,
-                    preprocessing=overridden(classifier.preprocessing, size, shorter_side, mean, std),
-                    resolution=resolution.value,
-                    dtype=dtype.value,
-                    batch_size=batch_size,
-                    shard_size=shard_size,
-                    workers=workers,
-                    limits=dataset.Limits(round(max_megapixels * 1e6), round(max_megabytes * 2**20)),
-                    precision=precision.value if precision else None,
-                    compile=compile,
-                    report=report,
-                    **method_options(option or []),
-                )
-        except dataset.InterruptedRunError as error:
-            complain(str(error))
-            raise typer.Exit(3) from None
+        settings: dict[str, Any] = {
+            "method": list(dict.fromkeys(method or ["grad_cam"])),
+            "target": target or ["top1"],
+            "target_layer": tuple(layer) if layer else None,
+            "reshape_transform": RESHAPES[reshape] if reshape else None,
+            "preprocessing": overridden(classifier.preprocessing, size, shorter_side, mean, std),
+            "resolution": resolution.value,
+            "dtype": dtype.value,
+            "batch_size": batch_size,
+            "shard_size": shard_size,
+            "workers": workers,
+            "limits": dataset.Limits(round(max_megapixels * 1e6), round(max_megabytes * 2**20)),
+            "precision": precision.value if precision else None,
+            "compile": compile,
+            **method_options(option or []),
+        }
+    try:
+        with mistakes_in_one_sentence(), _reported(json_log) as report:
+            done = dataset.run(source, classifier, out, report=report, **settings)
+    except dataset.InterruptedRunError as error:
+        complain(str(error))
+        raise typer.Exit(3) from None
     failed = sum(each.failed for each in dataset.open(out).commits)
     if not json_log:
         earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""

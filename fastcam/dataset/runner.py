@@ -51,7 +51,7 @@ class Progress:
         return self.new / self.seconds if self.seconds else 0.0
 
 
-class InterruptedRunError(RuntimeError):
+class InterruptedRunError(Exception):
     """The run was asked to stop; what is committed stays, the shard in work was dropped."""
 
 
