@@ -25,6 +25,7 @@ bench: $(VENV)/built  ## ops, methods and end to end beside the peers; writes be
 	$(BIN)/python -m benchmarks.end_to_end
 	$(BIN)/python -m benchmarks.methods
 	$(BIN)/python -m benchmarks.prepared
+	$(BIN)/python -m benchmarks.dataset
 
 METHOD ?= grad_cam
 profile: $(VENV)/built  ## where the time of one explanation goes; METHOD=layer_cam ARGS="--model resnet50 --batch 8"

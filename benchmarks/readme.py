@@ -117,6 +117,23 @@ def _prepared_notes(result: dict[str, Any]) -> str:
     )
 
 
+def dataset() -> str:
+    """A folder of JPEGs to committed maps, beside the model alone, decoding alone, and both one after the other."""
+    result = load("dataset")
+    times = {row["what"]: row["milliseconds"] for row in result["rows"]}
+    decoding, lines = times["decoding alone"], []
+    for name, time in times.items():
+        model = times["model alone, bf16" if "bf16" in name else "model alone"]
+        shares = ["", ""]
+        if "alone" not in name:
+            shares = [_short(max(model, decoding) / time), _short((model + decoding) / time)]
+        lines.append([name, _short(time / times["model alone"]), *shares])
+    header = ["what", "time an image", "share of the slower one alone", "share of both, one after the other"]
+    first, last = result["megabytes"][0], result["megabytes"][-1]
+    note = f"{result['images']} JPEGs; the most memory held was {last / first:.2f} times that after the first shard."
+    return markdown(header, lines) + f"\n\n{note} " + described(result["hardware"])
+
+
 def _short(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
@@ -147,7 +164,7 @@ def load(name: str) -> dict[str, Any]:
 
 def renewed(text: str) -> str:
     """README.md with every table between its markers made again."""
-    for make in (methods, end_to_end, prepared, methods_speed, ops):
+    for make in (methods, end_to_end, prepared, methods_speed, dataset, ops):
         name = make.__name__
         block = f"<!-- table: {name} -->\n{make()}\n<!-- end -->"
         text, count = re.subn(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import readme
+from fastcam import demo
 
 TEXT = readme.README.read_text()
 
@@ -16,6 +17,8 @@ def test_tables_are_those_of_registry_and_results():
 
 def test_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    demo.photographs()["cat"].save(tmp_path / "photos" / "cats" / "1.jpg")
     namespace: dict = {}
     for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
         exec(compile(block, "README.md", "exec"), namespace)
@@ -23,6 +26,7 @@ def test_python_runs(tmp_path, monkeypatch):
     assert namespace["explanation"].native.shape == (4, 7, 7)
     assert namespace["by_method"]["layer_cam"].maps.shape == (4, 2, 224, 224)
     assert len(list(tmp_path.glob("maps-*.png"))) == 4
+    assert [each.shape for each in namespace["maps"].maps("cats/1.jpg")] == [(224, 224)] * 6
 
 
 @pytest.mark.parametrize("name", re.findall(r"\]\(([^)h#][^)]*)\)", TEXT))

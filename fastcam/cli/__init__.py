@@ -23,6 +23,7 @@ app.command(epilog=explain.EXIT_CODES)(explain.explain)
 app.command("map", epilog=dataset.MAP_CODES)(dataset.map_)
 app.command(epilog=dataset.VERIFY_CODES)(dataset.verify)
 app.command(epilog="Exit codes: 0 all fine; 2 no folder of maps, or it is damaged.")(dataset.stats)
+app.command(epilog="Exit codes: 0 all fine; 2 bad usage, or the folder cannot be written.")(dataset.export)
 app.command()(about.methods)
 app.command(epilog="Exit codes: 0 all fine; 1 a compiled op disagrees with its reference.")(about.doctor)
 app.command(

@@ -63,6 +63,14 @@ class MapType(StrEnum):
     uint8 = "uint8"
 
 
+class Format(StrEnum):
+    """What maps are exported to."""
+
+    overlays = "overlays"
+    zarr = "zarr"
+    webdataset = "webdataset"
+
+
 def map_(
     source: Annotated[
         str, typer.Argument(help="Folder, .tar (WebDataset), .parquet or .txt list, a glob or an fsspec URL of such.")
@@ -162,6 +170,27 @@ def stats(
     output().print(table)
     if mean_maps is not None:
         typer.echo(f"{written} mean maps in {mean_maps}")
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="What `fastcam map` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    to: Annotated[Format, typer.Option(help="PNG overlays, a Zarr v3 group, or WebDataset tar files.")],
+    source: Annotated[str | None, typer.Option(help="For overlays: the images the maps were made of.")] = None,
+    colormap: Annotated[str, typer.Option(help="jet, or any name known to matplotlib.")] = "jet",
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
+) -> None:
+    """Write the full-size maps of a folder for other programs."""
+    with mistakes_in_one_sentence():
+        dataset = _dataset()
+        maps = dataset.open(folder)
+        if to is Format.overlays:
+            if source is None:
+                raise ValueError("overlays need --source: the images the maps were made of")
+            count = dataset.to_overlays(maps, out, source, colormap=colormap, alpha=alpha)
+        else:
+            count = {Format.zarr: dataset.to_zarr, Format.webdataset: dataset.to_webdataset}[to](maps, out)
+    typer.echo(f"{count} maps in {out}")
 
 
 def _dataset() -> Any:

@@ -12,6 +12,7 @@ except ImportError as error:
     raise ImportError(f'fastcam.dataset needs {error.name}: pip install "fastcam[dataset]"') from error
 
 from fastcam.dataset.decode import Limits
+from fastcam.dataset.export import to_overlays, to_webdataset, to_zarr
 from fastcam.dataset.mapping import run, verify
 from fastcam.dataset.reader import Maps, Stats
 from fastcam.dataset.runner import InterruptedRunError, Progress
@@ -30,5 +31,8 @@ __all__ = [
     "Stats",
     "open",
     "run",
+    "to_overlays",
+    "to_webdataset",
+    "to_zarr",
     "verify",
 ]

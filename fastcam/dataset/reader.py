@@ -121,6 +121,17 @@ class Maps:
         size = self._shard(self._place(image_id)[0])[1]
         return [decoded(row, size) for row in self.rows(image_id) if row["map"] is not None]
 
+    def each(self) -> Iterator[tuple[dict[str, Any], np.ndarray[Any, Any]]]:
+        """Every row that has a map, and the map at the size of the model's input; a shard at a time in memory.
+
+        Raises:
+            ValueError: where a shard is damaged.
+        """
+        for commit in self.commits:
+            table, size = self._read(commit)
+            for batch in table.to_batches(max_chunksize=64):
+                yield from ((row, decoded(row, size)) for row in batch.to_pylist() if row["map"] is not None)
+
     def _place(self, image_id: str) -> tuple[Commit, int]:
         if image_id not in self._places:
             raise KeyError(f"there are no maps of an image {image_id!r}")
@@ -151,12 +162,9 @@ class Maps:
         """The mean full-size map by (method, layer, explained class); maps that are not finite left out."""
         sums: dict[tuple[str, str, int | None], np.ndarray[Any, Any]] = {}
         counts: Counter[tuple[str, str, int | None]] = Counter()
-        for commit in self.commits:
-            table, size = self._read(commit)
-            for row in table.to_pylist():
-                if row["map"] is None or row["status"] == "non-finite":
-                    continue
+        for row, found in self.each():
+            if row["status"] != "non-finite":
                 key = (row["method"], row["layer"], row["target"])
-                sums[key] = sums.get(key, 0.0) + decoded(row, size).astype(np.float64)
+                sums[key] = sums.get(key, 0.0) + found.astype(np.float64)
                 counts[key] += 1
         return {key: (total / counts[key]).astype(np.float32) for key, total in sums.items()}

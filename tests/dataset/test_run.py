@@ -284,3 +284,31 @@ def test_the_model_is_not_changed(tmp_path):
     run(folder(tmp_path / "in", 3), tmp_path / "out", model)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not any(each._forward_hooks for each in model.modules())
+
+
+def test_a_shard_without_a_map_has_the_same_bytes_whoever_writes_it(tmp_path):
+    source = folder(tmp_path / "in", 4)
+    for index in range(4):
+        (source / "worse").mkdir(exist_ok=True)
+        (source / "worse" / f"{index}.jpg").write_bytes(b"bad")
+    run(source, tmp_path / "whole")
+    run(source, tmp_path / "parts")
+    for each in [*(tmp_path / "parts").rglob("part-000000004*")]:
+        each.unlink()
+    assert run(source, tmp_path / "parts").new == 4
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_images_are_loaded_a_few_ahead_and_no_more(tmp_path):
+    class Counted(Tensors):
+        loaded = 0
+
+        def __getitem__(self, index):
+            self.loaded += 1
+            return super().__getitem__(index)
+
+    dataset, ahead = Counted(60), []
+    settings = {"target_layer": "features", "preprocessing": None, "workers": 2}
+    run(dataset, tmp_path / "out", report=lambda done: ahead.append(dataset.loaded - done.new), **settings)
+    assert dataset.loaded == 60
+    assert max(ahead) <= 2 * SETTINGS["batch_size"] + 2

@@ -142,3 +142,16 @@ def test_without_the_extra(photos):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.strip() == 'fastcam: fastcam.dataset needs pyarrow: pip install "fastcam[dataset]"'
+
+
+@pytest.mark.parametrize(
+    ("to", "files"), [("overlays", "**/*.cam.png"), ("zarr", "zarr.json"), ("webdataset", "*.tar")]
+)
+def test_export(photos, to, files):
+    run("map", "photos", *SMALL, "--out", "maps", "--method", "cam")
+    done = run("export", "maps", "--to", to, "--out", "exported", "--source", "photos")
+    assert (done.exit_code, done.stdout) == (0, "6 maps in exported\n"), done.stderr
+    assert len(list((photos / "exported").glob(files))) == (6 if to == "overlays" else 1)
+    if to == "overlays":
+        assert "--source" in sentence(run("export", "maps", "--to", to, "--out", "exported"), 2)
+        assert "not the one" in sentence(run("export", "maps", "--to", to, "--out", "x", "--source", "photos/red"), 2)
