@@ -150,6 +150,7 @@ def measure(at: Architecture, rounds: int) -> list[dict[str, Any]]:
 # The methods that try copies or go through the whole network, as benchmarks/methods.py has them.
 TRIED = [
     ("resnet18", "score_cam"),
+    ("resnet18", "ablation_cam"),
     ("resnet18", "integrated_gradients"),
     ("resnet18", "smooth_grad"),
     ("resnet50", "integrated_gradients"),

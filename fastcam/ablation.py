@@ -44,10 +44,13 @@ def ablated_scores(
         reshape: from what the layer returns to (N, C, *S).
         element: which element of the layer's tuple or dict the activations are.
     """
-    raw = activations.detach()
+    kept = scorer.differentiable
+    raw = activations if kept else activations.detach()
     if head is not None and isinstance(output, Tensor):
-        return _in_closed_form(scorer, raw, head, output.detach())
-    positions = channel_positions(raw, reshape)
+        return _in_closed_form(scorer, raw, head, output if kept else output.detach())
+    positions = channel_positions(raw.detach(), reshape)
+    if kept:  # parts of the model run again without the graph in front of them
+        return _by_whole_forwards(scorer, layer, raw, positions, element)
     affine = None if reshape else following_affine(scorer.model, output, activations)
     for attempt in (affine, layer):
         make = _Share if attempt is affine else _Zeroed

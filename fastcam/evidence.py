@@ -80,7 +80,6 @@ def gather(run: Run, needs: Set[str], reshape: Reshape | None) -> tuple[Evidence
     layered = [dict[str, Any](activations=_free(each, run)) for each in shapes]
     shared: dict[str, Any] = {"scores": _free(run.scores, run), "images": _free(run.images, run), "scorer": run.scorer}
     if "ablated_scores" in needs:
-        _refuse_differentiable(run, "ablation_cam runs parts of the model without a graph")
         for each, index in zip(layered, range(len(heads)), strict=True):
             each["ablated_scores"] = ablation.ablated_scores(
                 run.scorer, run.layers[index], run.activations[index], heads[index], run.output, reshape, run.element
@@ -119,18 +118,12 @@ def _add_gradients(
     found_by_rule = input_gradients(run.scores, run.images, rules, run.differentiable, keep_graph=keep)
     shared |= {kind: _free(gradient, run) for kind, gradient in found_by_rule.items()}
     if run.watch is not None:
-        _refuse_differentiable(run, "full_grad sums bias gradients while they pass")
         shared["full_gradients"] = functools.partial(run.watch.backward, run.scores, run.images)
 
 
 def _free(tensor: Tensor, run: Run) -> Tensor:
     """Out of the graph, unless the maps are to have gradients."""
     return tensor if run.differentiable else tensor.detach()
-
-
-def _refuse_differentiable(run: Run, reason: str) -> None:
-    if run.differentiable:
-        raise ValueError(f"{reason}: it has no differentiable maps")
 
 
 def _as_maps(activations: Tensor, layer: capture.Layer, reshape: Reshape | None) -> Tensor:

@@ -243,7 +243,7 @@ class Explainer:
         scored = _scored_layer(self.model, target)
         with torch.inference_mode(False):
             images = _start_of_graph(inputs.images, self.differentiable) if at_input else inputs.images
-        watch = full_gradients.Watch() if "full_gradients" in needs else None
+        watch = full_gradients.Watch(self.differentiable) if "full_gradients" in needs else None
         if watch is not None and isinstance(self.model, Prepared):
             self.model.check_biases()
         with contextlib.nullcontext() if watch is None else watch.over(self.model):

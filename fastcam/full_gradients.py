@@ -33,9 +33,14 @@ class BiasGradient:
 
 
 class Watch:
-    """Listens to one forward pass, and shows the gradient of every bias in backward passes that are asked for it."""
+    """Listens to one forward pass, and shows the gradient of every bias in backward passes that are asked for it.
 
-    def __init__(self) -> None:
+    Args:
+        differentiable: whether biases and gradients have gradients themselves.
+    """
+
+    def __init__(self, differentiable: bool = False) -> None:
+        self.differentiable = differentiable
         self._visit: Visit | None = None
 
     @contextlib.contextmanager
@@ -51,6 +56,7 @@ class Watch:
     def _hook(self, name: str, thread: int) -> Callable[[nn.Module, Any, Any], None]:
         def listen(module: nn.Module, arguments: Any, output: Any) -> None:
             bias = bias_of(module)
+            bias = bias if bias is None or self.differentiable else bias.detach()
             if threading.get_ident() != thread or bias is None or not output.requires_grad:
                 return
             is_linear = isinstance(module, nn.Linear)
@@ -81,7 +87,8 @@ class Watch:
     ) -> Tensor:
         self._visit = functools.partial(visit, index)
         try:
-            return capture.gradients(column, [images], ["the images"], keep_graph=index < count - 1)[0]
+            keep = {"keep_graph": index < count - 1, "differentiable": self.differentiable}
+            return capture.gradients(column, [images], ["the images"], **keep)[0]
         finally:
             self._visit = None
 
@@ -91,13 +98,13 @@ def bias_of(module: nn.Module) -> Tensor | None:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return _implicit_bias(module)
     bias = module.bias
-    return bias.detach() if isinstance(bias, Tensor) else None
+    return bias if isinstance(bias, Tensor) else None
 
 
 def _implicit_bias(norm: Any) -> Tensor | None:
-    bias = None if norm.bias is None else norm.bias.detach()
+    bias: Tensor | None = norm.bias
     if norm.training or norm.running_mean is None:
         return bias  # the statistics are those of the batch, and no constants
     shift = norm.running_mean * torch.rsqrt(norm.running_var + norm.eps)
-    shift = shift if norm.weight is None else shift * norm.weight.detach()
+    shift = shift if norm.weight is None else shift * norm.weight
     return -shift if bias is None else bias - shift

@@ -81,7 +81,9 @@ def rescaled(gradient: Tensor, bias: Tensor, rescale: Rescale) -> Tensor:
     low, high = low * weight, high * weight
     if rescale == "sample":
         low, high = low.amin(1, keepdim=True), high.amax(1, keepdim=True)
-    scale = torch.where(is_constant(low, high), 0, 1 / (high - low))
+    constant = is_constant(low, high)
+    span = torch.where(constant, 1, high - low)  # an infinity that is not taken has no gradient either
+    scale = torch.where(constant, 0, 1 / span)
     summed = ops.weighted_channel_sum(size, (weight * scale).to(size.dtype))
     lowest = (low * scale).expand(len(size), size.shape[1]).sum(1)
     return summed - lowest.reshape(-1, *[1] * (size.dim() - 2))
