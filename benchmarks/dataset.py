@@ -91,7 +91,7 @@ def looped(model: nn.Module, paths: list[str], out: Path) -> None:
     with GradCAM(model=model, target_layers=[model.layer4]) as cam:
         position = 0
         for batch in DataLoader(Photographs(paths), batch_size=BATCH, num_workers=2):
-            for each in cam(input_tensor=batch):
+            for each in cam(input_tensor=batch, targets=None):
                 np.save(out / f"{position}.npy", each)
                 position += 1
 

@@ -181,7 +181,8 @@ def measure_method(name: str, method: str, rounds: int) -> list[dict[str, Any]]:
         if (known, case.method) == (name, method)
     )
     forms = {f"fastcam {form}": with_prepared(options) for form, options in FORMS.items()}
-    rows = measure_case(case, methods.setting(name, layer, batch), Patience(PATIENCE, rounds), forms)
+    at = Setting.of(name, network(name), torch.randn(batch, 3, 224, 224), layer)
+    rows = measure_case(case, at, Patience(PATIENCE, rounds), forms)
     refused = [f"{row['tool']}: {row['refused']}" for row in rows if row["refused"]]
     if refused:
         raise AssertionError("; ".join(refused))
