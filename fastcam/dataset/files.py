@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _SUFFIX = ".tmp"
 
@@ -51,6 +52,26 @@ def set_aside(file: Path) -> Path:
     file.rename(aside)
     sync_folder(file.parent)
     return aside
+
+
+def shared_lock(file: Path) -> BinaryIO:
+    """The file, open and locked together with others for as long as it is open."""
+    while True:
+        found = file.open("rb")
+        fcntl.flock(found, fcntl.LOCK_SH)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(found.fileno()), file.stat()):
+                return found
+        found.close()  # somebody put another in its place
+
+
+def is_ours_alone(locked: BinaryIO) -> bool:
+    """Whether nobody else holds a lock of the file; from then on nobody can."""
+    try:
+        fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sweep(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The way in: from what a user names to a run."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,20 +115,23 @@ def run(
         "shard_size": shard_size,
         "batch_size": explainer.batch_size,
     }
-    store = Store(out, identity(classifier.model, images, seen_as, within, kept, **settings))
-    return Runner(
-        images,
-        Loader(seen_as, within),
-        explainer,
-        asked.target(classifier),
-        kept,
-        store,
-        _device(classifier.model),
-        batch_size or _usual_batch(classifier.model),
-        shard_size,
-        workers or usual_workers(),
-        report or (lambda progress: None),
-    ).run()
+    device, size = _device(classifier.model), batch_size or _usual_batch(classifier.model)
+    score, told = asked.target(classifier), report or (lambda progress: None)
+    with contextlib.closing(Store(out, identity(classifier.model, images, seen_as, within, kept, **settings))) as store:
+        runner = Runner(
+            images,
+            Loader(seen_as, within),
+            explainer,
+            score,
+            kept,
+            store,
+            device,
+            size,
+            shard_size,
+            workers or usual_workers(),
+            told,
+        )
+        return runner.run()
 
 
 def verify(folder: str | Path, repair: bool = False) -> list[tuple[Span, str]]:

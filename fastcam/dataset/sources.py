@@ -89,17 +89,22 @@ def _named(name: str) -> Source:
     else:
         paths = [fsspec.core.url_to_fs(each)[1] for each in files]
         found = [match for path in paths for match in (sorted(system.glob(path)) if "*" in path else [path])]
-    kinds: dict[str, Callable[[Any, list[str]], Source]] = {".tar": Tars, ".parquet": Tables}
-    for suffix, kind in kinds.items():
-        chosen = [each for each in found if each.endswith(suffix)]
-        if chosen:
-            return kind(system, chosen)
     if not system.exists(root) and "*" not in root:
         raise ValueError(f"there is nothing at {name!r}")
-    pictures = [each for each in found if PurePosixPath(each).suffix.lower() in PICTURES]
-    if not pictures:
-        raise ValueError(f"there are no pictures in {name!r}, and no .tar or .parquet files")
-    return Files(system, pictures, root if system.isdir(root) else "")
+    kinds: dict[str, tuple[list[str], Callable[[list[str]], Source]]] = {
+        "pictures": (
+            [each for each in found if PurePosixPath(each).suffix.lower() in PICTURES],
+            lambda paths: Files(system, paths, root if system.isdir(root) else ""),
+        ),
+        ".tar files": ([each for each in found if each.endswith(".tar")], functools.partial(Tars, system)),
+        ".parquet files": ([each for each in found if each.endswith(".parquet")], functools.partial(Tables, system)),
+    }
+    there = [kind for kind, (paths, _) in kinds.items() if paths]
+    if len(there) != 1:
+        what = f"holds {' and '.join(there)}: name one kind with a glob" if there else f"holds no {', '.join(kinds)}"
+        raise ValueError(f"{name!r} {what}")
+    paths, kind = kinds[there[0]]
+    return kind(paths)
 
 
 def _is_hidden(inside: str) -> bool:

@@ -7,12 +7,13 @@ killed process, and a power failure on a file system that honours fsync.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from fastcam.dataset.files import set_aside, sweep, sync_folder, write_once
+from fastcam.dataset.files import is_ours_alone, set_aside, shared_lock, sweep, sync_folder, write_once
 from fastcam.dataset.table import read_shard, shard_bytes
 
 
@@ -75,6 +76,19 @@ class Store:
     def __init__(self, folder: str | Path, identity: Mapping[str, Any] | None = None) -> None:
         self.folder = Path(folder)
         self.shards, self.commits = self.folder / "shards", self.folder / "commits"
+        self._alive: BinaryIO | None = None
+        try:
+            self._open(identity)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Lets go of the folder; what is committed can still be read."""
+        if self._alive is not None:
+            self._alive.close()
+
+    def _open(self, identity: Mapping[str, Any] | None) -> None:
         if identity is not None:
             self._begin(dict(identity))
         self.identity = self._read_identity()
@@ -90,9 +104,13 @@ class Store:
             sweep(each)
         sweep(self.folder)
         file = self.folder / "run.json"
-        if file.exists() and _json(file) is None and not any(self.commits.iterdir()):
-            set_aside(file)
         write_once(file, _encoded(identity))
+        self._alive = shared_lock(file)
+        if _json(file) != identity and not any(self.commits.iterdir()) and is_ours_alone(self._alive):
+            os.unlink(file)  # of a run that made nothing and is over
+            self._alive.close()
+            write_once(file, _encoded(identity))
+            self._alive = shared_lock(file)
         sync_folder(self.folder)
         sync_folder(self.folder.absolute().parent)
 

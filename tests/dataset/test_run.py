@@ -217,6 +217,23 @@ def test_a_setting_that_cannot_be_is_no_row(tmp_path):
     with pytest.raises(ValueError, match="no_layer"):
         run(folder(tmp_path / "in", 3), tmp_path / "out", target_layer="no_layer")
     assert not list((tmp_path / "out" / "commits").iterdir())
+    assert run(tmp_path / "in", tmp_path / "out").done == 3  # and it does not stand in the way of the right one
+    run(tmp_path / "in", tmp_path / "plain")
+    assert contents(tmp_path / "out") == contents(tmp_path / "plain")
+
+
+def test_a_run_that_is_alive_keeps_its_folder(tmp_path):
+    source, told = folder(tmp_path / "in", 3), []
+
+    def other(progress):
+        if progress.commit is None:
+            with pytest.raises(ValueError, match="maps of another run: methods"):
+                run(source, tmp_path / "out", method="layer_cam")
+            told.append(progress.done)
+
+    assert run(source, tmp_path / "out", report=other).done == 3
+    assert told
+    assert fastcam.dataset.verify(tmp_path / "out") == []
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing(tmp_path):

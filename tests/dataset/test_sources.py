@@ -199,8 +199,17 @@ def test_what_is_no_source(source, error, sentence):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(ValueError, match="there are no pictures in"):
+    with pytest.raises(ValueError, match=r"holds no pictures, \.tar files, \.parquet files"):
         source_of(str(tmp_path))
+
+
+def test_a_folder_of_two_kinds_is_ambiguous(tmp_path):
+    folder(tmp_path, 2)
+    tar(tmp_path / "a.tar", samples(5, 2))
+    with pytest.raises(ValueError, match=r"holds pictures and \.tar files: name one kind with a glob"):
+        source_of(str(tmp_path))
+    assert [each[0] for each in facts(source_of(f"{tmp_path}/*.tar"))] == ["a.tar/0005", "a.tar/0006"]
+    assert [each[2] for each in facts(source_of(f"{tmp_path}/*/*.jpg"))] == [jpeg(0), jpeg(1)]
 
 
 def test_the_digest_tells_datasets_apart(tmp_path):
