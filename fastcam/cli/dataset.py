@@ -1,4 +1,4 @@
-"""``fastcam map``, ``verify`` and ``stats``: maps of whole datasets."""
+"""``fastcam map``, ``verify``, ``stats`` and ``export``: maps of whole datasets."""
 
 import contextlib
 import json
@@ -127,7 +127,8 @@ def map_(
     except dataset.InterruptedRunError as error:
         complain(str(error))
         raise typer.Exit(3) from None
-    failed = sum(each.failed for each in dataset.open(out).commits)
+    with mistakes_in_one_sentence():
+        failed = sum(each.failed for each in dataset.open(out).commits)
     if not json_log:
         earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
         typer.echo(f"{done.total} images in {out}: {failed} without a map{earlier}; {done.rate:.1f} images a second")
@@ -163,6 +164,7 @@ def stats(
     table.add_row("without a map", str(found.failed))
     table.add_row("rows", str(found.rows))
     table.add_row("shards", f"{len(maps.commits)}, {found.bytes / 1e6:.1f} MB")
+    table.add_row("from the first commit to the last", f"{found.seconds:.0f} s")
     for status, count in found.statuses.items():
         table.add_row(f"status: {escape(status)}", str(count))
     for each, count in list(found.predicted.items())[:top]:

@@ -85,11 +85,11 @@ def to_zarr(maps: Maps, out: str | Path, dtype: str = "float16") -> int:
         import zarr
     except ImportError:
         raise ValueError('Zarr needs the package: pip install "zarr>=3"') from None
-    rows = maps.each()
+    rows, count = maps.each(), sum(each.rows - each.failed for each in maps.commits)
     first = next(rows, None)
     if first is None:
         raise ValueError("there are no maps to write")
-    count, size = sum(1 for _ in maps.each()), first[1].shape
+    size = first[1].shape
     if Path(out).exists():
         raise FileExistsError(17, "the folder is there already", str(out))
     group = zarr.open_group(str(out), mode="w-", zarr_format=3)

@@ -88,24 +88,24 @@ def run(
     classifier = model if isinstance(model, Classifier) else Classifier(model, preprocessing or Preprocessing())
     seen_as = preprocessing or classifier.preprocessing
     methods = [method] if isinstance(method, str) else list(method)
+    device = _device(classifier.model)
+    at_a_time = batch_size or (8 if device.type == "cpu" else 64)
     explainer = Explainer(
         classifier.model,
         methods,
         target_layer,
         fuse=fuse,
         reshape_transform=reshape_transform,
-        batch_size=batch_size or _usual_batch(classifier.model),
+        batch_size=at_a_time,
         precision=precision,
         compile=compile,
         **options,
     )
     asked = Asked(tuple(map(str, [target] if isinstance(target, str | int) else target)))
-    images = source_of(source)
-    kept = table.Maps(resolution, dtype)
-    within = limits or Limits()
+    images, kept, within = source_of(source), table.Maps(resolution, dtype), limits or Limits()
     settings = {
         "methods": methods,
-        "target": list(asked.texts),
+        "target": asked.texts,
         "layer": _layer_names(classifier.model, target_layer),
         "fuse": fuse,
         "reshape": reshape_transform,
@@ -113,25 +113,22 @@ def run(
         "compile": compile,
         "options": options,
         "shard_size": shard_size,
-        "batch_size": explainer.batch_size,
+        "batch_size": at_a_time,
     }
-    device, size = _device(classifier.model), batch_size or _usual_batch(classifier.model)
-    score, told = asked.target(classifier), report or (lambda progress: None)
     with contextlib.closing(Store(out, identity(classifier.model, images, seen_as, within, kept, **settings))) as store:
-        runner = Runner(
-            images,
-            Loader(seen_as, within),
-            explainer,
-            score,
-            kept,
-            store,
-            device,
-            size,
-            shard_size,
-            workers or usual_workers(),
-            told,
-        )
-        return runner.run()
+        return Runner(
+            source=images,
+            loader=Loader(seen_as, within),
+            explainer=explainer,
+            target=asked.target(classifier),
+            maps=kept,
+            store=store,
+            device=device,
+            batch_size=at_a_time,
+            shard_size=shard_size,
+            workers=workers or usual_workers(),
+            report=report or (lambda progress: None),
+        ).run()
 
 
 def verify(folder: str | Path, repair: bool = False) -> list[tuple[Span, str]]:
@@ -157,10 +154,6 @@ def verify(folder: str | Path, repair: bool = False) -> list[tuple[Span, str]]:
 
 def _device(model: nn.Module) -> torch.device:
     return next((each.device for each in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-
-
-def _usual_batch(model: nn.Module) -> int:
-    return 8 if _device(model).type == "cpu" else 64
 
 
 def _layer_names(model: nn.Module, target_layer: TargetLayer) -> Any:

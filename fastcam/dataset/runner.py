@@ -86,6 +86,7 @@ class Runner:
     report: Report
     progress: Progress = field(init=False)
     _size: tuple[int, ...] = field(init=False, default=())  # of the model's input, in the shard in work
+    _worked: bool = field(init=False, default=False)  # whether any image was ever explained with these settings
 
     def run(self) -> Progress:
         """Makes every shard that is not committed.
@@ -100,6 +101,7 @@ class Runner:
         spans = self._spans()
         todo = [each for each in spans if not self._is_done(each)]
         self.progress.done = len(self.source) - sum(each.stop - each.start for each in todo)
+        self._worked = any(each.rows > each.failed for each in self.store.committed())
         window = 2 * self.batch_size + self.workers
         with (
             _stop_asked() as stop,
@@ -113,6 +115,10 @@ class Runner:
                     self._committed(pending)
                     pending = writer.submit(self.store.commit, span, rows, self._recipe)
                 self._committed(pending)
+            except InterruptedRunError:
+                if pending is not None:
+                    pending.result()  # a shard that cannot be written is worse news
+                raise
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
         return self.progress
@@ -174,12 +180,23 @@ class Runner:
         except Exception as error:
             if is_out_of_memory(error) and len(batch) > 1:
                 return self._halves(batch)
-            if len(batch) == 1:
-                if self.progress.new == self.progress.failed:
-                    raise  # nothing worked so far: it is the settings, not the image
+            found = self._apart(batch, error)
+            if not self._worked:
+                raise  # it is the settings, not the images
+            return found
+
+    def _apart(self, batch: Sequence[Loaded], error: Exception) -> dict[str, list[dict[str, Any]]]:
+        """Rows by image id, every image tried alone; of a single one it is known already what happens."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for each in batch:
+            try:
+                if len(batch) == 1:
+                    raise error
+                found |= self._by_image([each])
+            except Exception as reason:
                 self.progress.failed += 1
-                return {batch[0].item.id: [_failed(batch[0], f"{type(error).__name__}: {_line(error)}")]}
-        return {name: rows for each in batch for name, rows in self._explained([each]).items()}
+                found[each.item.id] = [_failed(each, f"{type(reason).__name__}: {_line(reason)}")]
+        return found
 
     def _halves(self, batch: Sequence[Loaded]) -> dict[str, list[dict[str, Any]]]:
         half = len(batch) // 2
@@ -191,7 +208,7 @@ class Runner:
         images = torch.stack(tensors).to(self.device, non_blocking=True)
         explanations: dict[Any, Explanation] = self.explainer(images, self.target)
         parts = [rows_of(each, self.maps) for each in explanations.values()]
-        self._size = tuple(images.shape[2:])
+        self._size, self._worked = tuple(images.shape[2:]), True
         return {
             each.item.id: [{**_facts(each), **row} for part in parts for row in part[index]]
             for index, each in enumerate(batch)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import posixpath
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -120,6 +121,12 @@ def _numbered(name: str) -> list[str]:
     return [f"{name[: found.start()]}{number:0{len(found[1])}d}{name[found.end() :]}" for number in numbers]
 
 
+def _short(paths: Sequence[str]) -> dict[str, str]:
+    """What tells the paths apart: each without the folder that all lie in."""
+    common = posixpath.commonpath([posixpath.dirname(each) for each in paths])
+    return {each: posixpath.relpath(each, common or None) for each in paths}
+
+
 def _digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -180,12 +187,13 @@ class Tars:
 
     def __init__(self, system: Any, paths: Sequence[str]) -> None:
         self.system, self.paths = system, paths
-        self.samples = [sample for path in paths for sample in self._scan(path)]
+        names = _short(paths)
+        self.samples = [sample for path in paths for sample in self._scan(path, names[path])]
         if not self.samples:
             raise ValueError("there are no pictures in the tar files")
         _check_unique([each[0] for each in self.samples])
 
-    def _scan(self, path: str) -> Iterator[tuple[str, str, int, int, str | None]]:
+    def _scan(self, path: str, tar_name: str) -> Iterator[tuple[str, str, int, int, str | None]]:
         """(id, tar, offset, bytes, label) of every picture, from the members' headers."""
         pictures: dict[str, tuple[int, int]] = {}
         labels: dict[str, str] = {}
@@ -204,7 +212,6 @@ class Tars:
                             labels[key] = _text(tar, member)
             except (tarfile.TarError, EOFError, ValueError) as error:
                 raise ValueError(f"{path!r} is no uncompressed tar file that can be read: {error}") from None
-        tar_name = PurePosixPath(path).name
         for key, (offset, size) in pictures.items():
             yield f"{tar_name}/{key}", path, offset, size, labels.get(key)
 
@@ -237,10 +244,10 @@ class Tables:
 
     def __init__(self, system: Any, paths: Sequence[str]) -> None:
         self.system, self.paths = system, paths
-        self.starts = [0]
+        self.names, self.starts = _short(paths), [0]
         for path in paths:
             with self._opened(path) as file:
-                self.image = _image_column(file.schema_arrow, path)
+                _image_column(file.schema_arrow, path)  # better now than in the middle
                 self.starts.append(self.starts[-1] + file.metadata.num_rows)
 
     def _opened(self, path: str) -> pq.ParquetFile:
@@ -255,9 +262,7 @@ class Tables:
 
     def digest(self) -> str:
         """Of the files' names and numbers of rows."""
-        return _digest(
-            [f"{PurePosixPath(path).name}:{start}" for path, start in zip(self.paths, self.starts[1:], strict=True)]
-        )
+        return _digest([f"{self.names[path]}:{start}" for path, start in zip(self.paths, self.starts[1:], strict=True)])
 
     def items(self, start: int, stop: int) -> Iterator[Item]:
         """The rows from one position to another."""
@@ -281,13 +286,12 @@ class Tables:
                         first += len(batch)
                 first = last
 
-    @staticmethod
-    def _item(path: str, row: int, batch: pa.RecordBatch, index: int, image: str, label: str | None) -> Item:
+    def _item(self, path: str, row: int, batch: pa.RecordBatch, index: int, image: str, label: str | None) -> Item:
         value = batch.column(image)[index].as_py()
         named = value.get("path") if isinstance(value, dict) else None
         data = value.get("bytes") if isinstance(value, dict) else value
         given = None if label is None else batch.column(label)[index].as_py()
-        name = f"{PurePosixPath(path).name}:{row}"
+        name = f"{self.names[path]}:{row}"
         return Item(name, named or name, None if given is None else str(given), functools.partial(_bytes, data))
 
 

@@ -107,7 +107,9 @@ class Store:
         write_once(file, _encoded(identity))
         self._alive = shared_lock(file)
         if _json(file) != identity and not any(self.commits.iterdir()) and is_ours_alone(self._alive):
-            os.unlink(file)  # of a run that made nothing and is over
+            os.unlink(file)  # of a run that made nothing that counts, and is over
+            for each in self.shards.glob("*.parquet"):
+                set_aside(each)
             self._alive.close()
             write_once(file, _encoded(identity))
             self._alive = shared_lock(file)

@@ -154,15 +154,15 @@ def test_another_identity_refuses_the_folder(tmp_path):
 def test_two_runs_at_once_make_one_folder(tmp_path):
     source = folder(tmp_path / "in", 12)
     run(source, tmp_path / "alone", shard_size=1)
-    errors = []
+    errors, models = [], [network(), network()]  # seeded here: the seed is of the whole process
 
-    def work():
+    def work(model):
         try:
-            run(source, tmp_path / "both", shard_size=1)
+            run(source, tmp_path / "both", model, shard_size=1)
         except Exception as error:  # shown by the assertion below
             errors.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads = [threading.Thread(target=work, args=(model,)) for model in models]
     for each in threads:
         each.start()
     for each in threads:
@@ -211,6 +211,28 @@ def test_an_image_the_model_cannot_take_is_alone_in_that(tmp_path):
     for name in (name for name in maps if name not in ("4", "6")):
         np.testing.assert_allclose(maps.maps(name)[0], expected.maps(name)[0], atol=2e-3)
         assert maps.rows(name)[0]["label"] == str(int(name) % 3)
+
+
+@pytest.mark.parametrize("poison", [{0}, {1}, {0, 2}, {7}])
+@pytest.mark.parametrize("batch_size", [3, 1])
+def test_it_may_be_the_first_one(tmp_path, poison, batch_size):
+    settings = {"target_layer": "net.features", "preprocessing": None, "batch_size": batch_size}
+    if batch_size == 1 and 0 in poison:  # nothing tells the image from a wrong setting
+        with pytest.raises(IndexError, match="seven is out of range"):
+            run(Tensors(8, poison), tmp_path / "out", Fussy().eval(), **settings)
+        return
+    done = run(Tensors(8, poison), tmp_path / "out", Fussy().eval(), **settings)
+    assert (done.new, done.failed) == (8, len(poison))
+    maps = fastcam.dataset.open(tmp_path / "out")
+    assert {int(name) for name in maps if not maps.maps(name)} == poison
+
+
+def test_it_may_be_the_first_one_of_a_run_that_goes_on(tmp_path):
+    settings = {"target_layer": "net.features", "preprocessing": None, "batch_size": 1}
+    run(Tensors(8, {4}), tmp_path / "out", Fussy().eval(), **settings)
+    for each in (tmp_path / "out").rglob("part-000000004*"):
+        each.unlink()
+    assert run(Tensors(8, {4}), tmp_path / "out", Fussy().eval(), **settings).failed == 1
 
 
 def test_a_setting_that_cannot_be_is_no_row(tmp_path):

@@ -139,6 +139,20 @@ def test_parquet_as_hugging_face_has_it(tmp_path):
     assert [each.path for each in source.items(5, 8)] == ["5.jpg", "6.jpg", "7.jpg"]
 
 
+def test_files_of_one_name_in_two_folders_stay_apart(tmp_path):
+    for number, name in enumerate(("test", "train")):
+        (tmp_path / "p" / name).mkdir(parents=True)
+        (tmp_path / "t" / name).mkdir(parents=True)
+        parquet(tmp_path / "p" / name / "0.parquet", 3 * number, 3)
+        tar(tmp_path / "t" / name / "0.tar", samples(3 * number, 3))
+    for kind, between in (("p", ".parquet:"), ("t", ".tar/000")):
+        found = facts(source_of(str(tmp_path / kind)))
+        ids = [f"test/0{between}{i}" for i in range(3)]
+        ids += [f"train/0{between}{i + (3 if kind == 't' else 0)}" for i in range(3)]
+        assert [each[0] for each in found] == ids
+        assert [each[2] for each in found] == [jpeg(i) for i in range(6)]
+
+
 def test_parquet_of_bare_bytes_and_of_none(tmp_path):
     pq.write_table(pa.table({"picture": [jpeg(0), None]}), tmp_path / "a.parquet")
     first, second = source_of(str(tmp_path / "a.parquet")).items(0, 2)
