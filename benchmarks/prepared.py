@@ -43,22 +43,31 @@ Reshape = Callable[[Tensor], Tensor] | None
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network, the layer to explain, how many images at a time, and the layer's shape where that is tokens."""
+    """What is explained of which network.
+
+    Attributes:
+        name: of the network in torchvision.
+        layer: the target layer.
+        batch: how many images at a time.
+        is_pooled: whether average pooling and one linear layer follow it, so that all classes have a closed form.
+        reshape: to the layer's shape, where that is tokens.
+    """
 
     name: str
     layer: str
     batch: int
+    is_pooled: bool = False
     reshape: Reshape = None
 
 
 ARCHITECTURES = [
-    Architecture("resnet18", "layer4", 1),
-    Architecture("resnet18", "layer4", 8),
-    Architecture("resnet50", "layer4", 8),
+    Architecture("resnet18", "layer4", 1, is_pooled=True),
+    Architecture("resnet18", "layer4", 8, is_pooled=True),
+    Architecture("resnet50", "layer4", 8, is_pooled=True),
     Architecture("vgg16", "features.29", 4),
-    Architecture("efficientnet_b0", "features", 8),
+    Architecture("efficientnet_b0", "features", 8, is_pooled=True),
     Architecture("convnext_tiny", "features", 4),
-    Architecture("vit_b_16", "encoder.layers.encoder_layer_11.ln_1", 4, fastcam.vit_reshape),
+    Architecture("vit_b_16", "encoder.layers.encoder_layer_11.ln_1", 4, reshape=fastcam.vit_reshape),
 ]
 FORMS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},
@@ -134,13 +143,12 @@ def measure(at: Architecture, rounds: int) -> list[dict[str, Any]]:
         found[f"forward {name}"] = bare_forward(prepared, images)
         found[f"fastcam {name}"] = with_fastcam(prepared, at, images, targets, "grad_cam")
         if name == "fp32":
-            together = TOGETHER if at.name.startswith("resnet") else TOGETHER[:-1]
+            together = TOGETHER if at.is_pooled else TOGETHER[:-1]
             found["fastcam together"] = with_fastcam(prepared, at, images, targets, together)
-            found["fastcam all classes"] = with_fastcam(prepared, at, images, "all", "grad_cam")
+            if at.is_pooled:
+                found["fastcam all classes"] = with_fastcam(prepared, at, images, "all", "grad_cam")
     same = {name: Contestant(call) for name, call in found.items() if "fastcam fp32" in name}
     differences = check(others | same, found["fastcam"]())
-    if at.reshape is not None:
-        del found["fastcam all classes"]  # a thousand backward passes through a block: no closed form
     return [
         row_of(at.name, at.batch, name, timing.median, timing.spread, differences.get(name))
         for name, timing in interleave(found, rounds).items()
