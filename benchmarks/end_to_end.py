@@ -11,10 +11,10 @@ import warnings
 from typing import Any
 
 import torch
-import torchvision
 from rich.console import Console
 
 from benchmarks.keeping import write
+from benchmarks.networks import network
 from fastcam.bench.contest import Setting
 from fastcam.bench.methods import every_case, measure
 from fastcam.bench.tables import method_table
@@ -24,9 +24,7 @@ METHODS = ("grad_cam", "grad_cam_pp", "layer_cam")
 
 
 def rows_of(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
-    torch.manual_seed(0)
-    model = torchvision.models.get_model(name, weights=None).eval()
-    at = Setting.of(name, model, torch.randn(batch, 3, 224, 224), "layer4")
+    at = Setting.of(name, network(name), torch.randn(batch, 3, 224, 224), "layer4")
     return [row for case in every_case(at.size, METHODS) for row in measure(case, at, Patience(60.0, rounds))]
 
 

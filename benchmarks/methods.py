@@ -12,11 +12,11 @@ import warnings
 from typing import Any
 
 import torch
-import torchvision
 from rich.console import Console
 
 from benchmarks.keeping import RESULTS, write
-from fastcam.bench.contest import KINKS, SOFT, Case, Setting, enlivened
+from benchmarks.networks import network
+from fastcam.bench.contest import KINKS, SOFT, Case, Setting
 from fastcam.bench.methods import measure
 from fastcam.bench.tables import method_table
 from fastcam.bench.timing import Patience
@@ -68,9 +68,7 @@ CASES: list[tuple[str, str, int, list[Case]]] = [
 @functools.cache
 def setting(name: str, layer: str, batch: int) -> Setting:
     """Random weights and images."""
-    torch.manual_seed(0)
-    model = enlivened(getattr(torchvision.models, name)(weights=None).eval())
-    return Setting.of(name, model, torch.randn(batch, 3, 224, 224), layer)
+    return Setting.of(name, network(name), torch.randn(batch, 3, 224, 224), layer)
 
 
 def exchanged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torchvision
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -26,9 +25,10 @@ from torch import Tensor, nn
 import fastcam
 from benchmarks import methods
 from benchmarks.keeping import RESULTS, write
+from benchmarks.networks import network
 from fastcam import demo
 from fastcam.agreement import spearman
-from fastcam.bench.contest import KINKS, Case, Contestant, Entrant, Setting, bare_forward, enlivened, explained
+from fastcam.bench.contest import KINKS, Case, Contestant, Entrant, Setting, bare_forward, explained
 from fastcam.bench.methods import largest_difference
 from fastcam.bench.methods import measure as measure_case
 from fastcam.bench.peers import installed
@@ -75,23 +75,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "bf16 compiled": {"precision": "bf16", "compile": True},
 }
-
-
-def network(name: str) -> nn.Module:
-    """A torchvision network with seeded random weights, its normalisations with statistics of their own.
-
-    They are those of noise: without them deep activations are the same all over, and a map of them is rounding errors.
-    """
-    torch.manual_seed(0)
-    model = enlivened(getattr(torchvision.models, name)(weights=None)).eval()
-    norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
-    for norm in norms:
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        norm.train().momentum = None
-    if norms:
-        with torch.no_grad():
-            model(torch.randn(8, 3, 224, 224))
-    return model.eval()
 
 
 def with_fastcam(model: nn.Module, at: Architecture, images: Tensor, target: Any, method: Any) -> Callable[[], Any]:

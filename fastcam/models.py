@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from fastcam import artefacts
 from fastcam.pictures import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 from fastcam.weights import load_weights
 
@@ -54,20 +55,27 @@ def load(
     *,
     class_names: Sequence[str] = (),
     num_classes: int | None = None,
+    trust: bool = False,
 ) -> Classifier:
     """The classifier that a specification stands for.
 
     Args:
         specification: "torchvision:NAME", "timm:NAME" or "package.module:factory", a function that returns an
-            ``nn.Module``. A :class:`Preprocessing` in the model's attribute ``preprocessing`` is used.
+            ``nn.Module``. A :class:`Preprocessing` in the model's attribute ``preprocessing`` is used. Or a TorchScript
+            (.pt, .ts) or exported (.pt2) file, which has its weights in it.
         weights: a .safetensors, .pth or .pt file with a state dict. Without it torchvision's and timm's models have
             random weights.
         class_names: one name per output.
         num_classes: passed to the builder, for weights with another number of classes than the architecture's own.
+        trust: whether a file that holds code may be loaded.
 
     Raises:
         ValueError, TypeError: for a model that is not known or weights that do not fit, with one sentence.
     """
+    if Path(specification).suffix in artefacts.SUFFIXES:
+        if weights is not None or num_classes is not None:
+            raise ValueError(f"{specification!r} holds its own weights and number of classes: give no others")
+        return Classifier(artefacts.load(specification, trust), Preprocessing(), given_names=tuple(class_names))
     kind, separator, name = specification.partition(":")
     if not separator or not kind or not name:
         raise ValueError(f"a model is torchvision:NAME, timm:NAME or package.module:factory, got {specification!r}")

@@ -17,6 +17,8 @@ _OPTIONS = {
     "`colormap`": "--colormap",
     "`shorter_side`": "--shorter-side",
     "`only`": "--only",
+    "`trust=True`": "--trust-model",
+    "`address`": "--ray",
 }
 
 

@@ -14,29 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fastcam.cli import options
 from fastcam.cli.console import complain, mistakes_in_one_sentence, output
-from fastcam.cli.options import (
-    RESHAPES,
-    ClassCount,
-    Classes,
-    ClassNames,
-    Colours,
-    Compile,
-    Device,
-    Layers,
-    MethodOptions,
-    Methods,
-    Model,
-    Prepare,
-    ShorterSide,
-    Size,
-    Tokens,
-    Weights,
-    device_of,
-    load_classifier,
-    method_options,
-    overridden,
-)
 
 if TYPE_CHECKING:
     from fastcam.dataset import Progress as Done
@@ -75,15 +54,16 @@ def map_(
     source: Annotated[
         str, typer.Argument(help="Folder, .tar (WebDataset), .parquet or .txt list, a glob or an fsspec URL of such.")
     ],
-    model: Model,
+    model: options.Model,
     out: Annotated[Path, typer.Option(help="Folder for the maps; the same command goes on in it.")],
-    weights: Weights = None,
-    method: Methods = None,
-    layer: Layers = None,
-    target: Classes = None,
-    classes: ClassNames = None,
-    num_classes: ClassCount = None,
-    device: Device = None,
+    weights: options.Weights = None,
+    trust_model: options.Trust = False,
+    method: options.Methods = None,
+    layer: options.Layers = None,
+    target: options.Classes = None,
+    classes: options.ClassNames = None,
+    num_classes: options.ClassCount = None,
+    device: options.Device = None,
     resolution: Annotated[Resolution, typer.Option(help="As large as the layer's, or the input.")] = Resolution.native,
     dtype: Annotated[MapType, typer.Option(help="Of the maps; uint8 is scaled to 0..255.")] = MapType.float16,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images at a time.", show_default="8, GPU 64")] = None,
@@ -91,26 +71,32 @@ def map_(
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger images are not decoded.")] = 50,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Larger files are not read.")] = 64,
-    option: MethodOptions = None,
-    precision: Prepare = None,
-    compile: Compile = False,
-    reshape: Tokens = None,
-    size: Size = None,
-    shorter_side: ShorterSide = None,
-    mean: Colours = None,
-    std: Colours = None,
+    option: options.MethodOptions = None,
+    precision: options.Prepare = None,
+    compile: options.Compile = False,
+    reshape: options.Tokens = None,
+    size: options.Size = None,
+    shorter_side: options.ShorterSide = None,
+    mean: options.Colours = None,
+    std: options.Colours = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster, host:port; auto for that here.")
+    ] = None,
+    ray_cores: Annotated[int | None, typer.Option(min=1, help="Of an actor without a GPU.", show_default="8")] = None,
     json_log: Annotated[bool, typer.Option("--json-log", help="A JSON line per shard on standard output.")] = False,
 ) -> None:
     """Write a map for every image of a dataset; run it again to go on where it was interrupted."""
     with mistakes_in_one_sentence():
         dataset = _dataset()
-        classifier = load_classifier(model, weights, classes, num_classes, device_of(device))
+        classifier = options.load_classifier(
+            model, weights, classes, num_classes, options.device_of(device), trust_model
+        )
         settings: dict[str, Any] = {
             "method": list(dict.fromkeys(method or ["grad_cam"])),
             "target": target or ["top1"],
             "target_layer": tuple(layer) if layer else None,
-            "reshape_transform": RESHAPES[reshape] if reshape else None,
-            "preprocessing": overridden(classifier.preprocessing, size, shorter_side, mean, std),
+            "reshape_transform": options.RESHAPES[reshape] if reshape else None,
+            "preprocessing": options.overridden(classifier.preprocessing, size, shorter_side, mean, std),
             "resolution": resolution.value,
             "dtype": dtype.value,
             "batch_size": batch_size,
@@ -119,7 +105,8 @@ def map_(
             "limits": dataset.Limits(round(max_megapixels * 1e6), round(max_megabytes * 2**20)),
             "precision": precision.value if precision else None,
             "compile": compile,
-            **method_options(option or []),
+            "ray": dataset.Cluster(ray, ray_cores) if ray else None,
+            **options.method_options(option or []),
         }
     try:
         with mistakes_in_one_sentence(), _reported(json_log) as report:

@@ -13,29 +13,8 @@ from rich.table import Table
 import fastcam
 from fastcam import photographs, render, targets
 from fastcam.asked import Asked
+from fastcam.cli import options
 from fastcam.cli.console import complain, mistakes_in_one_sentence, output, progress_bar
-from fastcam.cli.options import (
-    RESHAPES,
-    ClassCount,
-    Classes,
-    ClassNames,
-    Colours,
-    Compile,
-    Device,
-    Layers,
-    MethodOptions,
-    Methods,
-    Model,
-    Prepare,
-    ShorterSide,
-    Size,
-    Tokens,
-    Weights,
-    device_of,
-    load_classifier,
-    method_options,
-    overridden,
-)
 from fastcam.progress import Progress as Report
 
 
@@ -67,46 +46,47 @@ EXIT_CODES = (
 
 def explain(
     images: Annotated[list[str], typer.Argument(help="Files, folders (searched recursively) or globs.")],
-    model: Model,
-    weights: Weights = None,
-    method: Methods = None,
-    layer: Layers = None,
-    target: Classes = None,
+    model: options.Model,
+    weights: options.Weights = None,
+    trust_model: options.Trust = False,
+    method: options.Methods = None,
+    layer: options.Layers = None,
+    target: options.Classes = None,
     out: Annotated[Path, typer.Option(help="Folder for the overlays, named PHOTO.METHOD.png.")] = Path("explanations"),
-    classes: ClassNames = None,
-    num_classes: ClassCount = None,
-    device: Device = None,
+    classes: options.ClassNames = None,
+    num_classes: options.ClassCount = None,
+    device: options.Device = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
-    option: MethodOptions = None,
-    precision: Prepare = None,
-    compile: Compile = False,
+    option: options.MethodOptions = None,
+    precision: options.Prepare = None,
+    compile: options.Compile = False,
     score: Annotated[Score, typer.Option(help="What to explain of a class.")] = Score.logit,
     fuse: Annotated[Fusion, typer.Option(help="How to join the maps of several layers.")] = Fusion.mean,
-    reshape: Tokens = None,
+    reshape: options.Tokens = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
     colormap: Annotated[str, typer.Option(help="jet, or any name known to matplotlib.")] = "jet",
-    size: Size = None,
-    shorter_side: ShorterSide = None,
-    mean: Colours = None,
-    std: Colours = None,
+    size: options.Size = None,
+    shorter_side: options.ShorterSide = None,
+    mean: options.Colours = None,
+    std: options.Colours = None,
 ) -> None:
     """Explain photographs: write overlays, drawn on what the model saw of each, and print a table of what it saw."""
     with mistakes_in_one_sentence():
         names = list(dict.fromkeys(method or ["grad_cam"]))
         _check_early(names, colormap)
-        place = device_of(device)
-        classifier = load_classifier(model, weights, classes, num_classes, place)
-        seen_as = overridden(classifier.preprocessing, size, shorter_side, mean, std)
+        place = options.device_of(device)
+        classifier = options.load_classifier(model, weights, classes, num_classes, place, trust_model)
+        seen_as = options.overridden(classifier.preprocessing, size, shorter_side, mean, std)
         classifier = replace(classifier, preprocessing=seen_as)
         explainer = fastcam.Explainer(
             classifier.model,
             names,
             tuple(layer) if layer else None,
             fuse=fuse.value,
-            reshape_transform=RESHAPES[reshape] if reshape else None,
+            reshape_transform=options.RESHAPES[reshape] if reshape else None,
             precision=precision.value if precision else None,
             compile=compile,
-            **method_options(option or []),
+            **options.method_options(option or []),
         )
         asked = Asked(tuple(target or ()))
         run = photographs.Run(classifier, explainer, asked, place, out, colormap, alpha, _SCORES[score])

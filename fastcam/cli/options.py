@@ -38,7 +38,12 @@ RESHAPES: dict[Reshape, Callable[[Tensor], Tensor]] = {
     Reshape.swin: fastcam.swin_reshape,
 }
 
-Model = Annotated[str, typer.Option(help="torchvision:NAME, timm:NAME or package.module:factory.")]
+Model = Annotated[
+    str, typer.Option(help="torchvision:NAME, timm:NAME, package.module:factory, or a TorchScript or .pt2 file.")
+]
+Trust = Annotated[
+    bool, typer.Option("--trust-model", help="Load a model file that holds code, which then runs: know its author.")
+]
 Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors, .pth or .pt, tensors only.")]
 Methods = Annotated[list[str] | None, typer.Option(help="See `fastcam methods`; repeatable.", show_default="grad_cam")]
 Layers = Annotated[list[str] | None, typer.Option(help="Target layer; repeatable.", show_default="last with a map")]
@@ -63,10 +68,15 @@ Colours = Annotated[tuple[float, float, float] | None, typer.Option(help="Per co
 
 
 def load_classifier(
-    model: str, weights: Path | None, classes: Path | None, num_classes: int | None, place: torch.device
+    model: str,
+    weights: Path | None,
+    classes: Path | None,
+    num_classes: int | None,
+    place: torch.device,
+    trust: bool,
 ) -> models.Classifier:
     """The classifier asked for, on its device, with a warning where nobody trained it."""
-    found = models.load(model, weights, class_names=_class_names(classes), num_classes=num_classes)
+    found = models.load(model, weights, class_names=_class_names(classes), num_classes=num_classes, trust=trust)
     if found.random_weights:
         complain("warning: the weights are random, so the maps mean nothing; give trained ones with --weights")
     found.model.to(place)

@@ -11,6 +11,7 @@ try:
 except ImportError as error:
     raise ImportError(f'fastcam.dataset needs {error.name}: pip install "fastcam[dataset]"') from error
 
+from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Limits
 from fastcam.dataset.export import to_overlays, to_webdataset, to_zarr
 from fastcam.dataset.mapping import run, verify
@@ -21,6 +22,7 @@ from fastcam.dataset.store import Commit, DamagedError, Span
 open = Maps  # reads as files do: fastcam.dataset.open(folder)
 
 __all__ = [
+    "Cluster",
     "Commit",
     "DamagedError",
     "InterruptedRunError",

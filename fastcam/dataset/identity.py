@@ -8,17 +8,20 @@ import torch
 from torch import nn
 
 import fastcam
-from fastcam.dataset.decode import Limits
+from fastcam.dataset.loading import Loader
 from fastcam.dataset.sources import Source
 from fastcam.dataset.table import Maps
-from fastcam.pictures import Preprocessing
 
 FORMAT = 1
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and values of a model's state."""
+    """SHA-256 over the names, types, shapes and values of a model's state, and its code where that is part of it."""
     digest = hashlib.sha256(type(model).__qualname__.encode())
+    if isinstance(model, torch.jit.ScriptModule):
+        digest.update(str(model.inlined_graph).encode())
+    elif isinstance(model, torch.fx.GraphModule):
+        digest.update(model.code.encode())
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, torch.Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -28,9 +31,7 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def identity(
-    model: nn.Module, source: Source, preprocessing: Preprocessing, limits: Limits, maps: Maps, **settings: Any
-) -> dict[str, Any]:
+def identity(model: nn.Module, source: Source, loader: Loader, maps: Maps, **settings: Any) -> dict[str, Any]:
     """Everything that decides what the maps are, as JSON has it."""
     return {
         "format": FORMAT,
@@ -38,8 +39,8 @@ def identity(
         "weights": weights_digest(model),
         "source": source.digest(),
         "images": len(source),
-        "preprocessing": _plain(asdict(preprocessing)),
-        "limits": _plain(asdict(limits)),
+        "preprocessing": _plain(asdict(loader.preprocessing)),
+        "limits": _plain(asdict(loader.limits)),
         "maps": asdict(maps),
         **{name: _plain(value) for name, value in settings.items()},
     }

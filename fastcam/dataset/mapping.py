@@ -5,18 +5,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fastcam.asked import Asked
 from fastcam.dataset import table
+from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Limits
 from fastcam.dataset.identity import identity
+from fastcam.dataset.job import Job, device_of
 from fastcam.dataset.loading import Loader
-from fastcam.dataset.runner import Progress, Report, Runner, usual_workers
+from fastcam.dataset.runner import Progress, Report
 from fastcam.dataset.sources import source_of
 from fastcam.dataset.store import Span, Store
-from fastcam.explainer import Explainer
 from fastcam.layers import TargetLayer
 from fastcam.models import Classifier
 from fastcam.pictures import Preprocessing
@@ -43,6 +43,7 @@ def run(
     limits: Limits | None = None,
     precision: Precision | None = None,
     compile: bool = False,
+    ray: Cluster | str | None = None,
     report: Report | None = None,
     **options: Any,
 ) -> Progress:
@@ -71,6 +72,7 @@ def run(
         limits: what an image may be at most.
         precision: as for :class:`fastcam.Explainer`.
         compile: as for :class:`fastcam.Explainer`.
+        ray: None runs in this process; a :class:`Cluster`, or its address, on the nodes of a Ray cluster.
         report: called with the :class:`Progress` after every batch and commit.
         options: of the method.
 
@@ -86,49 +88,48 @@ def run(
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"`{name}` must be a positive whole number, got {value!r}")
     classifier = model if isinstance(model, Classifier) else Classifier(model, preprocessing or Preprocessing())
-    seen_as = preprocessing or classifier.preprocessing
-    methods = [method] if isinstance(method, str) else list(method)
-    device = _device(classifier.model)
-    at_a_time = batch_size or (8 if device.type == "cpu" else 64)
-    explainer = Explainer(
-        classifier.model,
-        methods,
-        target_layer,
-        fuse=fuse,
-        reshape_transform=reshape_transform,
-        batch_size=at_a_time,
-        precision=precision,
-        compile=compile,
-        **options,
-    )
-    asked = Asked(tuple(map(str, [target] if isinstance(target, str | int) else target)))
-    images, kept, within = source_of(source), table.Maps(resolution, dtype), limits or Limits()
-    settings = {
-        "methods": methods,
-        "target": asked.texts,
-        "layer": _layer_names(classifier.model, target_layer),
+    explainer = {
+        "method": [method] if isinstance(method, str) else list(method),
+        "target_layer": target_layer,
         "fuse": fuse,
-        "reshape": reshape_transform,
+        "reshape_transform": reshape_transform,
         "precision": precision,
         "compile": compile,
-        "options": options,
-        "shard_size": shard_size,
-        "batch_size": at_a_time,
+        **options,
     }
-    with contextlib.closing(Store(out, identity(classifier.model, images, seen_as, within, kept, **settings))) as store:
-        return Runner(
-            source=images,
-            loader=Loader(seen_as, within),
-            explainer=explainer,
-            target=asked.target(classifier),
-            maps=kept,
-            store=store,
-            device=device,
-            batch_size=at_a_time,
-            shard_size=shard_size,
-            workers=workers or usual_workers(),
-            report=report or (lambda progress: None),
-        ).run()
+    asked = Asked(tuple(map(str, [target] if isinstance(target, str | int) else target)))
+    loader = Loader(preprocessing or classifier.preprocessing, limits or Limits())
+    images, maps = source_of(source), table.Maps(resolution, dtype)
+    settings = {
+        **explainer,
+        "target_layer": _layer_names(classifier.model, target_layer),
+        "target": asked.texts,
+        "shard_size": shard_size,
+        "batch_size": batch_size or (8 if device_of(classifier.model).type == "cpu" else 64),
+    }
+    job = Job(
+        source=images,
+        classifier=classifier,
+        explainer=explainer,
+        asked=asked,
+        loader=loader,
+        maps=maps,
+        folder=Path(out),
+        identity=identity(classifier.model, images, loader, maps, **settings),
+        batch_size=settings["batch_size"],
+        shard_size=shard_size,
+        workers=workers,
+    )
+    return _done(job, report or (lambda progress: None), ray)
+
+
+def _done(job: Job, report: Report, ray: Cluster | str | None) -> Progress:
+    """The job after its run."""
+    engine = job.engine()  # settings that cannot be are refused before anything is written
+    with contextlib.closing(job.store()) as store:
+        if ray is not None:
+            return Cluster.of(ray).run(job, store, report)
+        return job.runner(engine, store, report).run(len(job.source), job.todo(store))
 
 
 def verify(folder: str | Path, repair: bool = False) -> list[tuple[Span, str]]:
@@ -150,10 +151,6 @@ def verify(folder: str | Path, repair: bool = False) -> list[tuple[Span, str]]:
         for span, _ in found:
             store.give_up(span)
     return found
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((each.device for each in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def _layer_names(model: nn.Module, target_layer: TargetLayer) -> Any:

@@ -68,8 +68,7 @@ class Runner:
         store: where to.
         device: of the model.
         batch_size: images at a time; halved where memory runs out.
-        shard_size: images per shard.
-        workers: threads that read and decode.
+        workers: threads that read and decode; with 0 every image is read when it is its turn.
         report: called after every batch and every commit.
     """
 
@@ -81,64 +80,67 @@ class Runner:
     store: Store
     device: torch.device
     batch_size: int
-    shard_size: int
     workers: int
     report: Report
-    progress: Progress = field(init=False)
+    progress: Progress = field(init=False, default_factory=lambda: Progress(0))
+    _began: float = field(init=False, default_factory=time.monotonic)
     _size: tuple[int, ...] = field(init=False, default=())  # of the model's input, in the shard in work
     _worked: bool = field(init=False, default=False)  # whether any image was ever explained with these settings
 
-    def run(self) -> Progress:
-        """Makes every shard that is not committed.
+    def run(self, total: int, todo: Sequence[Span]) -> Progress:
+        """Makes shards, and reports.
+
+        Args:
+            total: images of the dataset.
+            todo: the shards that are not committed.
 
         Raises:
             InterruptedRunError: after SIGINT or SIGTERM.
             OSError: where a shard cannot be written.
             ValueError, TypeError, RuntimeError: where the model, its layers or the targets do not go together.
         """
-        self.progress = Progress(len(self.source))
-        self._began = time.monotonic()
-        spans = self._spans()
-        todo = [each for each in spans if not self._is_done(each)]
-        self.progress.done = len(self.source) - sum(each.stop - each.start for each in todo)
-        self._worked = any(each.rows > each.failed for each in self.store.committed())
-        window = 2 * self.batch_size + self.workers
-        with (
-            _stop_asked() as stop,
-            ThreadPoolExecutor(self.workers, "fastcam-decode") as threads,
-            ThreadPoolExecutor(1, "fastcam-write") as writer,
-        ):
+        self.progress = Progress(total, total - sum(each.stop - each.start for each in todo))
+        with stop_asked() as stop:
+            for commit in self.make(todo, stop):
+                self._tell(commit)
+        return self.progress
+
+    def make(self, todo: Sequence[Span], stop: threading.Event) -> Iterator[Commit]:
+        """Makes shards: reads, computes and writes at the same time; yields the record of each as it is committed.
+
+        Raises:
+            InterruptedRunError: where the event is set.
+            OSError, ValueError, TypeError, RuntimeError: as :meth:`run`.
+        """
+        records = (self.store.read_commit(each) for each in self.store.spans())
+        self._worked = self._worked or any(each.rows > each.failed for each in records)
+        with ThreadPoolExecutor(1, "fastcam-write") as writer, self._streams(todo) as streams:
+            pending: Future[Commit] | None = None
             try:
-                pending: Future[Commit] | None = None
-                for span, images in in_order(self.source, iter(todo), self.loader, threads, window):
+                for span, images in streams:
                     rows = self._rows(images, stop)
-                    self._committed(pending)
+                    if pending is not None:
+                        yield pending.result()
                     pending = writer.submit(self.store.commit, span, rows, self._recipe)
-                self._committed(pending)
+                if pending is not None:
+                    yield pending.result()
             except InterruptedRunError:
                 if pending is not None:
                     pending.result()  # a shard that cannot be written is worse news
                 raise
+
+    @contextlib.contextmanager
+    def _streams(self, todo: Sequence[Span]) -> Iterator[Iterator[tuple[Span, Iterator[Loaded]]]]:
+        """The images of every shard, loaded ahead where there are threads for it."""
+        if not self.workers:
+            yield ((span, map(self.loader, self.source.items(span.start, span.stop))) for span in todo)
+            return
+        window = 2 * self.batch_size + self.workers
+        with ThreadPoolExecutor(self.workers, "fastcam-decode") as threads:
+            try:
+                yield in_order(self.source, iter(todo), self.loader, threads, window)
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
-        return self.progress
-
-    def _spans(self) -> list[Span]:
-        count = len(self.source)
-        return [Span(start, min(start + self.shard_size, count)) for start in range(0, count, self.shard_size)]
-
-    def _is_done(self, span: Span) -> bool:
-        """Whether a span is committed; one that was, and is damaged, is set aside."""
-        if not self.store.is_committed(span):
-            return False
-        if self.store.is_intact(span):
-            return True
-        self.store.give_up(span)
-        return False
-
-    def _committed(self, pending: Future[Commit] | None) -> None:
-        if pending is not None:
-            self._tell(pending.result())
 
     def _tell(self, commit: Commit | None = None) -> None:
         self.progress.seconds = time.monotonic() - self._began
@@ -233,7 +235,7 @@ def _line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _stop_asked() -> Iterator[threading.Event]:
+def stop_asked() -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set; a second one ends the process as ever."""
     event = threading.Event()
     before: dict[int, Any] = {}

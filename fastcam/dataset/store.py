@@ -239,6 +239,15 @@ class Store:
         except (DamagedError, OSError):
             return False
 
+    def is_done(self, span: Span) -> bool:
+        """Whether a span is committed; one that was, and is damaged, is set aside."""
+        if not self.is_committed(span):
+            return False
+        if self.is_intact(span):
+            return True
+        self.give_up(span)
+        return False
+
     def give_up(self, span: Span) -> None:
         """Sets a damaged shard and its record aside, so that it is made anew."""
         for file in (self.record(span), self.shard(span)):

@@ -136,8 +136,8 @@ def test_another_identity_refuses_the_folder(tmp_path):
     before = contents(tmp_path / "out")
     for change, word in (
         ({"model": network(factor=1.001)}, "weights"),
-        ({"method": "layer_cam"}, "methods"),
-        ({"target_layer": "stem"}, "layer"),
+        ({"method": "layer_cam"}, "method "),
+        ({"target_layer": "stem"}, "target_layer"),
         ({"dtype": "float32"}, "maps"),
         ({"target": "top2"}, "target"),
         ({"shard_size": 2}, "shard_size"),
@@ -249,7 +249,7 @@ def test_a_run_that_is_alive_keeps_its_folder(tmp_path):
 
     def other(progress):
         if progress.commit is None:
-            with pytest.raises(ValueError, match="maps of another run: methods"):
+            with pytest.raises(ValueError, match="maps of another run: method "):
                 run(source, tmp_path / "out", method="layer_cam")
             told.append(progress.done)
 

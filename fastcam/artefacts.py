@@ -1,0 +1,43 @@
+"""Models that are files: TorchScript and torch.export programs. Loading one runs the code in it."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+SUFFIXES = (".pt", ".ts", ".torchscript", ".pt2")
+
+
+def load(file: str | Path, trust: bool = False) -> nn.Module:
+    """The model in a file, in evaluation mode, on the CPU.
+
+    Args:
+        file: TorchScript (.pt, .ts or .torchscript), or what torch.export saved (.pt2).
+        trust: whether you know whose file it is.
+
+    Raises:
+        ValueError: without trust, and for a file that is missing or holds no model.
+    """
+    path = Path(file)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"a model file must end in {', '.join(SUFFIXES)}, got {path.name!r}")
+    if not path.is_file():
+        raise ValueError(f"there is no model file {str(path)!r}")
+    if not trust:
+        raise ValueError(
+            f"{path.name!r} holds code as well as weights, and whoever made it decides what loading it does: pass "
+            "`trust=True` if you know where it comes from"
+        )
+    try:
+        model = _exported(path) if path.suffix == ".pt2" else torch.jit.load(path, map_location="cpu")
+    except Exception as error:  # of either loader, whatever the bytes make of it
+        hint = "" if path.suffix == ".pt2" else "; a state dict is loaded into an architecture, as its weights"
+        first = str(error).strip().split("\n", maxsplit=1)[0].split(". ")[0] or type(error).__name__
+        raise ValueError(f"{path.name!r} holds no model that torch can load: {first}{hint}") from error
+    for module in model.modules():
+        module.training = False  # `eval` of an exported program refuses: the mode was fixed when it was exported
+    return model
+
+
+def _exported(path: Path) -> nn.Module:
+    return torch.export.load(path).module()

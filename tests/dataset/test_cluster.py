@@ -1,0 +1,195 @@
+"""Runs on a Ray cluster of three nodes, simulated on this machine: real Ray, real processes, real deaths."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import ray
+import ray.data
+import torch
+from PIL import Image
+from torch import nn
+
+import fastcam.dataset
+from fastcam.dataset import cluster as scale_out
+from fastcam.dataset.cluster import Cluster
+from fastcam.dataset.store import Span
+from tests.dataset.nodes import Deadly, Slow, as_kind
+from tests.dataset.small import SETTINGS, contents, folder, network
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """A head without cores, and three nodes of one core each."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster as Simulated
+
+    found = Simulated(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
+    for _ in range(3):
+        found.add_node(**NODE)
+    yield found
+    found.shutdown()
+
+
+@pytest.fixture
+def address(nodes):
+    """Of the cluster, all its nodes up."""
+    while len(nodes.worker_nodes) < 3:
+        nodes.add_node(**NODE)
+    nodes.wait_for_nodes()
+    return nodes.address
+
+
+def run(source, out, model=None, **options):
+    return fastcam.dataset.run(source, model or network(), out, **{**SETTINGS, **options})
+
+
+def maps_of(path):
+    """All that counts in a folder of maps."""
+    return {name: data for name, data in contents(path).items() if name.startswith(("shards/part", "commits/part"))}
+
+
+def test_a_cluster_makes_the_same_files_as_one_machine(tmp_path, address):
+    source = folder(tmp_path / "in", 30)
+    run(source, tmp_path / "alone")
+    seen = []
+    done = run(source, tmp_path / "out", ray=address, report=lambda progress: seen.append(progress.commit.span))
+    assert (done.total, done.done, done.new, done.failed) == (30, 30, 30, 0)
+    assert sorted(seen) == [Span(start, min(start + 4, 30)) for start in range(0, 30, 4)]
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+    assert run(source, tmp_path / "out", ray=address).new == 0
+    assert run(source, tmp_path / "out").new == 0
+    assert not ray.is_initialized()
+
+
+def test_ray_reads_the_maps(tmp_path, address):
+    run(folder(tmp_path / "in"), tmp_path / "out", target="top2")
+    ray.init(address, log_to_driver=False)
+    try:
+        rows = ray.data.read_parquet(str(tmp_path / "out" / "shards")).take_all()
+    finally:
+        ray.shutdown()
+    expected = fastcam.dataset.open(tmp_path / "out")
+    assert {(row["image_id"], row["target"], row["map"]) for row in rows} == {
+        (row["image_id"], row["target"], row["map"]) for name in expected for row in expected.rows(name)
+    }
+    assert len(rows) == 20
+
+
+def test_a_node_killed_in_the_middle_costs_what_it_had_in_work(tmp_path, nodes, address):
+    source = folder(tmp_path / "in", 40)
+    run(source, tmp_path / "alone", as_kind(Slow))
+    killed = []
+
+    def kill(progress):
+        if not killed:
+            killed.append(next(iter(nodes.worker_nodes)))
+            nodes.remove_node(killed[0], allow_graceful=False)
+
+    done = run(source, tmp_path / "out", as_kind(Slow), ray=address, report=kill)
+    assert killed
+    assert (done.done, done.new, done.failed) == (40, 40, 0)
+    assert maps_of(tmp_path / "out") == maps_of(tmp_path / "alone")
+    assert fastcam.dataset.verify(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_driver_ended_in_the_middle_goes_on(tmp_path, address, end):
+    source, out = folder(tmp_path / "in", 40), tmp_path / "out"
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tests.dataset.nodes", source, out, address], stderr=subprocess.PIPE, text=True
+    )
+    commits = out / "commits"
+    while not (commits.exists() and list(commits.glob("part-*"))):
+        assert driver.poll() is None, driver.stderr.read()
+        time.sleep(0.05)
+    driver.send_signal(end)
+    said = driver.communicate(timeout=60)[1]
+    if end == signal.SIGTERM:
+        assert driver.returncode == 1
+        assert "stopped: the run was stopped: what is committed stays" in said
+    before = maps_of(out)
+    assert 0 < len(list(commits.glob("part-*"))) < 10
+    done = run(source, out, as_kind(Slow), ray=address)
+    assert 0 < done.new < 40
+    after = maps_of(out)
+    assert all(after[name] == data for name, data in before.items())
+    run(source, tmp_path / "alone", as_kind(Slow))
+    assert after == maps_of(tmp_path / "alone")
+
+
+def test_an_image_that_kills_processes_is_a_row_and_the_others_have_maps(tmp_path, address):
+    source = folder(tmp_path / "in", 9)
+    Image.new("RGB", (60, 50), "white").save(source / "cats" / "002b.png")
+    done = run(source, tmp_path / "out", as_kind(Deadly), ray=address)
+    assert (done.new, done.failed) == (10, 1)
+    maps = fastcam.dataset.open(tmp_path / "out")
+    statuses = {name: maps.rows(name)[0]["status"] for name in maps}
+    assert statuses.pop("cats/002b.png") == "the process died on this image, 2 times"
+    assert set(statuses.values()) == {"ok"}
+    assert not list((tmp_path / "out" / "trying").iterdir())
+
+
+def test_what_goes_wrong_on_a_node_is_a_sentence_here(tmp_path, address):
+    source = folder(tmp_path / "in", 4)
+    with pytest.raises(RuntimeError, match=r"^node \S+: .*no_such"):
+        run(source, tmp_path / "out", ray=address, target_layer="no_such")
+    small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    script = torch.jit.trace(small, torch.zeros(1, 3, 16, 16))
+    with pytest.raises(RuntimeError, match="cannot be sent to the nodes"):
+        run(source, tmp_path / "script", script, ray=address, method="saliency", target_layer=None)
+
+
+def test_a_node_that_does_not_see_the_files_refuses(tmp_path):
+    source = folder(tmp_path / "in", 4)
+    jobs = []
+
+    class Noted(Cluster):
+        def run(self, job, store, report):
+            jobs.append(job)
+
+    run(source, tmp_path / "out", ray=Noted())
+    scale_out._check_reachable(jobs[0])
+    (source / "cats" / "000.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"000\.jpg' is not there: the images must be where all nodes see them"):
+        scale_out._check_reachable(jobs[0])
+    (tmp_path / "out" / "run.json").unlink()
+    with pytest.raises(FileNotFoundError, match="out' is not there: the folder must be one that all nodes share"):
+        scale_out._check_reachable(jobs[0])
+
+
+def test_addresses_and_cores_that_cannot_be():
+    with pytest.raises(ValueError, match="must be host:port of the cluster, not of a Ray client"):
+        Cluster("ray://here:10001")
+    with pytest.raises(ValueError, match="`cores` must be a positive whole number, got 0"):
+        Cluster(cores=0)
+
+
+def test_several_shards_at_a_time_until_something_goes_wrong(tmp_path):
+    trials = [scale_out._Trial(Span(4 * index, 4 * index + 4)) for index in range(100)]
+    driver = scale_out._Driver(None, None, None, 3, {})
+    orders = list(driver._orders(trials))
+    assert {len(each["spans"]) for each in orders} == {8, 4}
+    spans = [span for each in orders for span in each["spans"]]
+    assert spans == [[4 * index, 4 * index + 4] for index in range(100)]
+    trials[5].tries, trials[7].tries, trials[7].deaths = 1, 3, {30: 2, 31: 1}
+    alone = [each for each in driver._orders(trials) if len(each["spans"]) == 1]
+    assert alone == [
+        {"spans": [[20, 24]], "one_by_one": False, "lethal": []},
+        {"spans": [[28, 32]], "one_by_one": True, "lethal": [30]},
+    ]
+
+
+def test_a_shard_on_which_processes_die_without_a_cause_is_given_up(tmp_path):
+    store = type("Folder", (), {"folder": tmp_path})
+    trial = scale_out._Trial(Span(0, 4))
+    for _ in range(6):
+        trial.failed(store)
+    with pytest.raises(RuntimeError, match="shard part-000000000-000000004 was given up after 7 tries"):
+        trial.failed(store)
