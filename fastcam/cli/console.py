@@ -19,6 +19,7 @@ _OPTIONS = {
     "`only`": "--only",
     "`trust=True`": "--trust-model",
     "`address`": "--ray",
+    "`decoder`": "--decoder",
 }
 
 

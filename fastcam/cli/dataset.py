@@ -42,6 +42,13 @@ class MapType(StrEnum):
     uint8 = "uint8"
 
 
+class Decoder(StrEnum):
+    """What reads JPEG files."""
+
+    torchcodec = "torchcodec"
+    pillow = "pillow"
+
+
 class Format(StrEnum):
     """What maps are exported to."""
 
@@ -71,6 +78,9 @@ def map_(
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger images are not decoded.")] = 50,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Larger files are not read.")] = 64,
+    decoder: Annotated[
+        Decoder | None, typer.Option(help="Of JPEG files.", show_default="torchcodec where installed")
+    ] = None,
     option: options.MethodOptions = None,
     precision: options.Prepare = None,
     compile: options.Compile = False,
@@ -103,6 +113,7 @@ def map_(
             "shard_size": shard_size,
             "workers": workers,
             "limits": dataset.Limits(round(max_megapixels * 1e6), round(max_megabytes * 2**20)),
+            "decoder": decoder.value if decoder else None,
             "precision": precision.value if precision else None,
             "compile": compile,
             "ray": dataset.Cluster(ray, ray_cores) if ray else None,

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from fastcam.dataset.decode import Limits
+from fastcam.dataset.decode import Limits, check_decoder
 from fastcam.dataset.job import Job, device_of
 from fastcam.dataset.runner import (
     InterruptedRunError,
@@ -315,9 +315,11 @@ def _check_reachable(job: Job) -> None:
 
     Raises:
         OSError: with a sentence.
+        ValueError: where the decoder is not installed.
     """
     if not (job.folder / "run.json").exists():
         raise FileNotFoundError(f"{str(job.folder)!r} is not there: the folder must be one that all nodes share")
+    check_decoder(job.loader.decoder)
     first = next(job.source.items(0, 1))
     try:
         first.read(job.loader.limits)

@@ -12,7 +12,7 @@ from fastcam.dataset.loading import Loader
 from fastcam.dataset.sources import Source
 from fastcam.dataset.table import Maps
 
-FORMAT = 1
+FORMAT = 2
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -41,6 +41,7 @@ def identity(model: nn.Module, source: Source, loader: Loader, maps: Maps, **set
         "images": len(source),
         "preprocessing": _plain(asdict(loader.preprocessing)),
         "limits": _plain(asdict(loader.limits)),
+        "decoder": loader.decoder,
         "maps": asdict(maps),
         **{name: _plain(value) for name, value in settings.items()},
     }

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastcam.dataset.decode import Limits, decode
+from fastcam.dataset.decode import Decoder, Limits, pixels
 from fastcam.dataset.sources import Item, Source
 from fastcam.dataset.store import Span
 from fastcam.pictures import Preprocessing
@@ -43,10 +43,12 @@ class Loader:
     Attributes:
         preprocessing: from a photograph to the model's input.
         limits: what an image may be at most.
+        decoder: of JPEG files.
     """
 
     preprocessing: Preprocessing
     limits: Limits
+    decoder: Decoder = "pillow"
 
     def __call__(self, item: Item) -> Loaded:
         """Loads one image; whatever is wrong with it becomes the reason."""
@@ -66,8 +68,7 @@ class Loader:
     def _tensor(self, found: Any) -> Tensor:
         if isinstance(found, Tensor):
             return found
-        image = decode(found, self.limits) if isinstance(found, bytes) else found
-        return self.preprocessing(image)
+        return self.preprocessing(pixels(found, self.limits, self.decoder) if isinstance(found, bytes) else found)
 
 
 def _content(found: Any) -> bytes:

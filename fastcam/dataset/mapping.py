@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastcam.asked import Asked
 from fastcam.dataset import table
 from fastcam.dataset.cluster import Cluster
-from fastcam.dataset.decode import Limits
+from fastcam.dataset.decode import Decoder, Limits, check_decoder, usual_decoder
 from fastcam.dataset.identity import identity
 from fastcam.dataset.job import Job, device_of
 from fastcam.dataset.loading import Loader
@@ -41,6 +41,7 @@ def run(
     shard_size: int = 1024,
     workers: int | None = None,
     limits: Limits | None = None,
+    decoder: Decoder | None = None,
     precision: Precision | None = None,
     compile: bool = False,
     ray: Cluster | str | None = None,
@@ -70,6 +71,8 @@ def run(
         shard_size: images per Parquet file.
         workers: threads that read and decode; None takes one per core, eight at most.
         limits: what an image may be at most.
+        decoder: of JPEG files, "torchcodec" or "pillow"; None takes torchcodec where it is installed. The other formats
+            are read by Pillow.
         precision: as for :class:`fastcam.Explainer`.
         compile: as for :class:`fastcam.Explainer`.
         ray: None runs in this process; a :class:`Cluster`, or its address, on the nodes of a Ray cluster.
@@ -98,7 +101,9 @@ def run(
         **options,
     }
     asked = Asked(tuple(map(str, [target] if isinstance(target, str | int) else target)))
-    loader = Loader(preprocessing or classifier.preprocessing, limits or Limits())
+    decoder = decoder or usual_decoder()
+    check_decoder(decoder)
+    loader = Loader(preprocessing or classifier.preprocessing, limits or Limits(), decoder)
     images, maps = source_of(source), table.Maps(resolution, dtype)
     settings = {
         **explainer,

@@ -4,13 +4,15 @@ import io
 import random
 import struct
 import zlib
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fastcam.dataset import Limits
-from fastcam.dataset.decode import decode
+from fastcam.dataset import decode as decode_module
+from fastcam.dataset.decode import Decoder, check_decoder, decode, pixels, usual_decoder
 from fastcam.pictures import read_photograph
 from tests.dataset.small import jpeg, picture
 
@@ -31,6 +33,37 @@ def test_every_mode_as_in_a_file(tmp_path, mode, kind):
     found = decode(data, Limits())
     assert found.mode == "RGB"
     assert np.array_equal(found, read_photograph(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("decoder", get_args(Decoder))
+@pytest.mark.parametrize(("mode", "kind"), [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG")])
+@pytest.mark.parametrize("orientation", [0, *range(1, 9)])
+def test_decoders_agree(decoder, mode, kind, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = encoded(picture(mode), kind, exif=exif)
+    assert np.array_equal(pixels(data, Limits(), decoder), decode(data, Limits()))
+
+
+@pytest.mark.parametrize("decoder", get_args(Decoder))
+def test_decoders_say_the_same_of_what_is_wrong(decoder):
+    data = jpeg(0)
+    with pytest.raises(ValueError, match="this picture cannot be read: image file is truncated"):
+        pixels(data[:-100], Limits(), decoder)
+    with pytest.raises(ValueError, match="the picture has 3,000 pixels, more than 2,999"):
+        pixels(data, Limits(pixels=2999), decoder)
+    with pytest.raises(ValueError, match="not a picture in one of PNG"):
+        pixels(data, Limits(formats=("PNG",)), decoder)
+
+
+def test_a_decoder_that_is_not_there_is_told_of(monkeypatch):
+    assert usual_decoder() == "torchcodec"
+    monkeypatch.setattr(decode_module, "_decode_jpeg", lambda: None)
+    assert usual_decoder() == "pillow"
+    with pytest.raises(ValueError, match=r"`decoder` torchcodec needs the package, 0\.16 or newer"):
+        check_decoder("torchcodec")
+    with pytest.raises(ValueError, match="`decoder` must be one of torchcodec, pillow, got 'cv2'"):
+        check_decoder("cv2")
 
 
 def test_sixteen_bits_keep_their_shades():
@@ -99,17 +132,18 @@ def seeds() -> list[bytes]:
     ]
 
 
+@pytest.mark.parametrize("decoder", get_args(Decoder))
 @pytest.mark.parametrize("seed", range(11))
-def test_mutated_files_are_pictures_or_refused(seed):
+def test_mutated_files_are_pictures_or_refused(seed, decoder):
     chance = random.Random(seed)
     original = seeds()[seed]
     outcomes = {True: 0, False: 0}
     for _ in range(100):
         try:
-            found = decode(mutated(original, chance), Limits(pixels=10**6))
+            found = pixels(mutated(original, chance), Limits(pixels=10**6), decoder)
         except ValueError:
             outcomes[False] += 1
         else:
-            assert found.mode == "RGB"
+            assert found.shape[2:] == (3,)
             outcomes[True] += 1
     assert outcomes[False] > 0

@@ -17,13 +17,21 @@ def coffee():
     return Image.fromarray(skimage_data.coffee()).crop((0, 0, 599, 401))  # odd margins on both sides
 
 
+def one_level_apart(preprocessing, found, expected):
+    """Torch's resampling rounds now and then to the level next to Pillow's."""
+    apart = (found - expected).abs() * 255 * min(preprocessing.std)
+    assert apart.max() < 1.001
+    assert (apart > 1e-3).float().mean() < 0.01
+    return True
+
+
 @pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0", "inception_v3"])
 def test_preprocessing_is_torchvisions(name, coffee):
     from torchvision.models import get_model_weights
 
     transforms = get_model_weights(name).DEFAULT.transforms()
     ours = models._torchvision_preprocessing(transforms)
-    assert (ours(coffee) - transforms(coffee)).abs().max() < 1e-6
+    assert one_level_apart(ours, ours(coffee), transforms(coffee))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +42,8 @@ def test_preprocessing_is_timms(name, coffee):
 
     config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     transforms = timm.data.create_transform(**config)
-    assert (models._timm_preprocessing(config)(coffee) - transforms(coffee)).abs().max() < 1e-6
+    ours = models._timm_preprocessing(config)
+    assert one_level_apart(ours, ours(coffee), transforms(coffee))
 
 
 def test_squashing_uses_the_whole_photograph():
