@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -31,7 +30,9 @@ from torch.utils.data import DataLoader, Dataset
 import fastcam
 import fastcam.dataset
 from benchmarks.keeping import write
+from benchmarks.networks import network
 from fastcam import demo
+from fastcam.dataset.decode import usual_decoder
 from fastcam.dataset.loading import Loader, in_order
 from fastcam.dataset.runner import usual_workers
 from fastcam.dataset.sources import source_of
@@ -60,7 +61,7 @@ def alone(model: nn.Module, images: torch.Tensor, count: int) -> None:
 
 
 def decode(paths: list[str]) -> None:
-    source, loader = source_of(paths), Loader(SEES, fastcam.dataset.Limits())
+    source, loader = source_of(paths), Loader(SEES, fastcam.dataset.Limits(), usual_decoder())
     with ThreadPoolExecutor(usual_workers()) as threads:
         for _, images in in_order(source, iter([Span(0, len(paths))]), loader, threads, 4 * BATCH):
             assert all(each.tensor is not None for each in images)
@@ -119,8 +120,7 @@ def memory(model: nn.Module, folder: Path, out: Path) -> list[float]:
 
 
 def measure(folder: Path, work: Path, count: int, rounds: int) -> dict[str, Any]:
-    torch.manual_seed(0)
-    model = torchvision.models.resnet50(weights=None).eval()
+    model = network("resnet50")
     paths = sorted(map(str, folder.iterdir()))
     images = torch.stack([SEES(read_photograph(path)) for path in paths[:BATCH]])
     prepared = fastcam.prepare(model, images, precision="bf16", target_layer="layer4", tolerance=2.0)
