@@ -21,7 +21,7 @@ from fastcam.inputs import Inputs
 from fastcam.prepare import Precision, check_preparable, prepare
 from fastcam.prepared import Prepared
 from fastcam.progress import Progress, Report
-from fastcam.registry import Reduction, get_method
+from fastcam.registry import Method, Reduction, get_method
 from fastcam.scorer import Scorer, Select
 
 
@@ -30,7 +30,8 @@ class Explainer:
 
     Args:
         model: any ``nn.Module``. It is never changed: no ``.grad``, no mode, no buffer, no hook stays behind.
-        method: a registry name (``fastcam.list_methods()``), or several that share one forward and one backward.
+        method: a registry name (``fastcam.list_methods()``) or a :class:`fastcam.registry.Method` of your own, or several
+            that share one forward and one backward.
         target_layer: a module, its name, several of either, or None for the last layer with a spatial map. Methods that
             attribute to the input alone have none.
         fuse: for several layers, "mean" or "max" of their normalised maps, or None to return each apart.
@@ -60,7 +61,7 @@ class Explainer:
     def __init__(
         self,
         model: nn.Module,
-        method: str | Sequence[str] = "grad_cam",
+        method: str | Method | Sequence[str | Method] = "grad_cam",
         target_layer: layers.TargetLayer = None,
         *,
         fuse: postprocess.Fusion | None = "mean",
@@ -85,12 +86,12 @@ class Explainer:
         check_batch_size(batch_size)
         # Hooks act on the module itself, not on the code torch.compile made of it.
         self.model: nn.Module = getattr(model, "_orig_mod", model)
-        if not isinstance(method, str | list | tuple):
+        if not isinstance(method, str | Method | list | tuple):
             raise TypeError(f"`method` must be a name or a list of names, got {type(method).__name__}")
-        self.methods = [get_method(name) for name in ([method] if isinstance(method, str) else method)]
+        self.one_method = isinstance(method, str | Method)
+        self.methods = [get_method(each) for each in ([method] if isinstance(method, str | Method) else method)]
         if not self.methods:
             raise ValueError("`method` must name at least one method, got an empty list")
-        self.one_method = isinstance(method, str)
         self.target_layer = target_layer
         self.fuse: postprocess.Fusion | None = fuse
         self.relu = relu
@@ -296,7 +297,7 @@ def _start_of_graph(images: Tensor, differentiable: bool) -> Tensor:
 def explain(
     model: nn.Module,
     images: Tensor | tuple[Any, ...],
-    method: str | Sequence[str] = "grad_cam",
+    method: str | Method | Sequence[str | Method] = "grad_cam",
     target: targets.Target = None,
     target_layer: layers.TargetLayer = None,
     *,

@@ -116,12 +116,14 @@ def method(
     return register
 
 
-def get_method(name: str) -> Method:
-    """The method of that name.
+def get_method(name: str | Method) -> Method:
+    """The method of that name; a method that is no name is passed on.
 
     Raises:
         ValueError: for an unknown name; the message lists the known ones.
     """
+    if isinstance(name, Method):
+        return name
     if name not in _methods:
         raise ValueError(f"`method` must be one of {', '.join(_methods)}; got {name!r}")
     return _methods[name]

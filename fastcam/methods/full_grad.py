@@ -21,7 +21,9 @@ Rescale = Literal["sample", "channel"]
     cost="2",
     paper="arXiv:1905.00780",
 )
-def full_grad(scores: Tensor, images: Tensor, full_gradients: FullGradients, *, rescale: Rescale = "sample") -> Outcome:
+def full_grad(
+    scores: Tensor, images: Tensor, full_gradients: FullGradients, *, rescale: Rescale = "sample", eps: float = 0.0
+) -> Outcome:
     """FullGrad: the score taken apart into the input's share and every bias's share.
 
     Args:
@@ -30,6 +32,7 @@ def full_grad(scores: Tensor, images: Tensor, full_gradients: FullGradients, *, 
         full_gradients: the backward passes that show the gradient of every bias.
         rescale: whether the absolute shares of a layer are scaled to [0, 1] together, "sample", as in the paper, or
             channel by channel, "channel".
+        eps: added to the range that the shares are divided by.
 
     Returns:
         The map (N, [K,] *S), and as details ``input_term`` (N, [K]) and ``bias_terms`` by layer (N, [K]), the sums that
@@ -50,13 +53,13 @@ def full_grad(scores: Tensor, images: Tensor, full_gradients: FullGradients, *, 
         term = terms.setdefault(found.layer, maps.new_zeros((len(images), columns)))
         term[:, index] += (sums * found.bias).sum(1).unflatten(0, (len(images), -1)).sum(1)  # windows of an image
         if found.gradient.dim() == pixels.dim() - 1 and len(found.gradient) == len(images):
-            share = rescaled(found.gradient, found.bias, rescale)
+            share = rescaled(found.gradient, found.bias, rescale, eps)
             maps[:, index] += ops.upsample_normalize(share, size, normalize=False)
 
     gradients = full_gradients(visit)
     products = pixels * (gradients if scores.dim() == 2 else gradients.unsqueeze(1))  # (N, K, C, *S)
     for index in range(columns):
-        maps[:, index] += rescaled(products[:, index], images.new_ones(pixels.shape[2]), rescale)
+        maps[:, index] += rescaled(products[:, index], images.new_ones(pixels.shape[2]), rescale, eps)
     input_term = products.flatten(2).sum(-1)
     gap = input_term + torch.stack([*terms.values(), torch.zeros_like(input_term)]).sum(0) - scores.reshape(-1, columns)
     return _of_targets(maps, scores), {
@@ -66,13 +69,14 @@ def full_grad(scores: Tensor, images: Tensor, full_gradients: FullGradients, *, 
     }
 
 
-def rescaled(gradient: Tensor, bias: Tensor, rescale: Rescale) -> Tensor:
+def rescaled(gradient: Tensor, bias: Tensor, rescale: Rescale, eps: float = 0.0) -> Tensor:
     """(N, *s): the sum over channels of |bias gradient|, scaled to [0, 1]; upsampling is linear and may come after.
 
     Args:
         gradient: (N, C, *s).
         bias: (C,).
         rescale: see :func:`full_grad`.
+        eps: likewise.
     """
     size = gradient.abs()
     wide = accumulation_dtype(gradient.dtype)
@@ -82,7 +86,7 @@ def rescaled(gradient: Tensor, bias: Tensor, rescale: Rescale) -> Tensor:
     if rescale == "sample":
         low, high = low.amin(1, keepdim=True), high.amax(1, keepdim=True)
     constant = is_constant(low, high)
-    span = torch.where(constant, 1, high - low)  # an infinity that is not taken has no gradient either
+    span = torch.where(constant, 1, high - low + eps)  # an infinity that is not taken has no gradient either
     scale = torch.where(constant, 0, 1 / span)
     summed = ops.weighted_channel_sum(size, (weight * scale).to(size.dtype))
     lowest = (low * scale).expand(len(size), size.shape[1]).sum(1)

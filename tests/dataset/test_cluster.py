@@ -12,8 +12,10 @@ import ray.data
 import torch
 from PIL import Image
 from torch import nn
+from typer.testing import CliRunner
 
 import fastcam.dataset
+from fastcam.cli import app
 from fastcam.dataset import cluster as scale_out
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.store import Span
@@ -144,6 +146,18 @@ def test_what_goes_wrong_on_a_node_is_a_sentence_here(tmp_path, address):
     script = torch.jit.trace(small, torch.zeros(1, 3, 16, 16))
     with pytest.raises(RuntimeError, match="cannot be sent to the nodes"):
         run(source, tmp_path / "script", script, ray=address, method="saliency", target_layer=None)
+
+
+def test_the_command_line(tmp_path, address):
+    source = folder(tmp_path / "in", 6)
+    arguments = ["map", str(source), "--model", "tests.dataset.small:network", "--layer", "features", "--size", "16"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out"), "--shard-size", "3", "--ray", address])
+    assert done.exit_code == 0, done.output
+    assert "6 images in" in done.stdout
+    assert len(fastcam.dataset.open(tmp_path / "out").commits) == 2
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "none"), "--ray", "127.0.0.1:1"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("fastcam: there is no Ray cluster at '127.0.0.1:1': ")
 
 
 def test_a_node_that_does_not_see_the_files_refuses(tmp_path):

@@ -1,0 +1,45 @@
+"""Guided backpropagation of one image."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastcam.explainer import Explainer
+
+
+class GuidedBackpropReLUModel:
+    """Guided backpropagation (arXiv:1412.6806), in the layout of a picture.
+
+    Args:
+        model: any module; its rectifiers stay what they are.
+        device: where the image is brought; None takes the model's.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device | str | None = None) -> None:
+        self.model = model if device is None else model.to(device)
+        self.device = torch.device(device) if device is not None else _device(model)
+
+    def forward(self, input_img: Tensor) -> Any:
+        """The model's output."""
+        return self.model(input_img)
+
+    def __call__(self, input_img: Tensor, target_category: int | None = None) -> np.ndarray[Any, Any]:
+        """The guided gradient of the first image.
+
+        Args:
+            input_img: (N, C, H, W).
+            target_category: the class; None for the highest.
+
+        Returns:
+            (H, W, C), float32.
+        """
+        target = None if target_category is None else int(target_category)
+        explainer = Explainer(self.model, "guided_backprop")
+        found = explainer(input_img[:1].detach().to(self.device), target).attributions[0]
+        return found.movedim(0, -1).float().cpu().numpy()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((each.device for each in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,143 @@
+"""ROAD: pixels are taken away and filled from their neighbours, so that the hole says nothing (arXiv:2202.00449)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastcam.compat.pytorch_grad_cam.metrics.perturbation_confidence import (
+    AveragerAcrossThresholds,
+    Percentile,
+    PerturbationConfidenceMetric,
+    RemoveLeastRelevantFirst,
+    RemoveMostRelevantFirst,
+    Targets,
+)
+
+Array = np.ndarray[Any, Any]
+Offset = tuple[tuple[int, int], float]
+
+neighbors_weights: list[Offset] = [
+    ((row, column), 1 / 6 if 0 in (row, column) else 1 / 12)
+    for row in (-1, 0, 1)
+    for column in (-1, 0, 1)
+    if (row, column) != (0, 0)
+]
+
+
+class NoisyLinearImputer:
+    """Fills missing pixels with weighted means of their neighbours, missing ones too, and noise.
+
+    Args:
+        noise: its standard deviation.
+        weighting: offsets (rows, columns) and weights of the neighbours.
+    """
+
+    def __init__(self, noise: float = 0.01, weighting: Sequence[Offset] = tuple(neighbors_weights)) -> None:
+        self.noise, self.weighting = noise, list(weighting)
+
+    def __call__(self, img: Tensor, mask: Tensor) -> Tensor:
+        """The filled image.
+
+        Args:
+            img: (C, H, W), on the CPU.
+            mask: (H, W), 0 where pixels are missing.
+        """
+        from scipy.sparse.linalg import spsolve
+
+        missing = mask.numpy() == 0
+        if not missing.any():
+            return img.clone()
+        matrix, known = self.system(missing, img.numpy())
+        filled = torch.from_numpy(np.asarray(spsolve(matrix, known)).reshape(known.shape)).float()  # (missing, C)
+        found = img.clone()
+        found[:, torch.from_numpy(missing)] = (filled.t() + self.noise * torch.randn_like(filled.t())).to(found)
+        return found
+
+    def system(self, missing: Array, img: Array) -> tuple[Any, Array]:
+        """The linear equations of the missing pixels: each is the weighted mean of its neighbours in the image.
+
+        Args:
+            missing: (H, W), bool.
+            img: (C, H, W).
+
+        Returns:
+            The sparse matrix (M, M) and the right-hand side (M, C), for M missing pixels in the order of rows.
+        """
+        from scipy.sparse import coo_matrix, diags
+
+        places = np.argwhere(missing)
+        numbers = np.full(missing.shape, -1)
+        numbers[missing] = np.arange(len(places))
+        known, total = np.zeros((len(places), len(img))), np.zeros(len(places))
+        rows, columns, values = [], [], []
+        for offset, weight in self.weighting:
+            near = places + offset
+            inside = ((near >= 0) & (near < missing.shape)).all(1)
+            row, column = near[inside].T
+            equations, unknowns = np.flatnonzero(inside), numbers[row, column]
+            total[equations] += weight
+            is_known = unknowns < 0
+            known[equations[is_known]] += weight * img[:, row[is_known], column[is_known]].T
+            rows.append(equations[~is_known])
+            columns.append(unknowns[~is_known])
+            values.append(np.full(len(rows[-1]), -weight))
+        places_of = (np.concatenate(rows), np.concatenate(columns))
+        between = coo_matrix((np.concatenate(values), places_of), shape=(len(places),) * 2)
+        return (between + diags(total)).tocsc(), known
+
+
+class ROADMostRelevantFirst(PerturbationConfidenceMetric):
+    """How the score changes without the most relevant pixels.
+
+    Args:
+        percentile: of the map, above which pixels go.
+    """
+
+    def __init__(self, percentile: Percentile = 80) -> None:
+        super().__init__(RemoveMostRelevantFirst(percentile, NoisyLinearImputer()))
+
+
+class ROADLeastRelevantFirst(PerturbationConfidenceMetric):
+    """How the score changes without the least relevant pixels.
+
+    Args:
+        percentile: of the inverted map, above which pixels go.
+    """
+
+    def __init__(self, percentile: Percentile = 20) -> None:
+        super().__init__(RemoveLeastRelevantFirst(percentile, NoisyLinearImputer()))
+
+
+class ROADMostRelevantFirstAverage(AveragerAcrossThresholds):
+    """:class:`ROADMostRelevantFirst`, averaged over percentiles."""
+
+    def __init__(self, percentiles: Sequence[float] = range(10, 91, 10)) -> None:
+        super().__init__(ROADMostRelevantFirst, percentiles)
+
+
+class ROADLeastRelevantFirstAverage(AveragerAcrossThresholds):
+    """:class:`ROADLeastRelevantFirst`, averaged over percentiles."""
+
+    def __init__(self, percentiles: Sequence[float] = range(10, 91, 10)) -> None:
+        super().__init__(ROADLeastRelevantFirst, percentiles)
+
+
+class ROADCombined:
+    """Half of what the least relevant pixels cost less than the most relevant: higher is better.
+
+    Args:
+        percentiles: of the maps.
+    """
+
+    def __init__(self, percentiles: Sequence[float] = range(10, 91, 10)) -> None:
+        self.percentiles = percentiles
+        self.morf_averager = ROADMostRelevantFirstAverage(percentiles)
+        self.lerf_averager = ROADLeastRelevantFirstAverage(percentiles)
+
+    def __call__(self, input_tensor: Tensor, cams: Array, targets: Targets, model: nn.Module) -> Array:
+        """(N,) float32."""
+        least = self.lerf_averager(input_tensor, cams, targets, model)
+        return (least - self.morf_averager(input_tensor, cams, targets, model)) / 2

@@ -1,0 +1,116 @@
+"""The rules that pytorch-grad-cam has and the registry has not, and its way of smoothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastcam.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection, kernel_component
+from fastcam.methods.activation import first_principal_component
+from fastcam.methods.protocol import Block, Scorer
+from fastcam.registry import Method, Need, get_method
+
+_EPS = 1e-8  # of the masks of Score-CAM
+_PP_EPS = 1e-6  # of Grad-CAM++
+
+
+def a_map(name: str, rule: Callable[..., Any], *needs: Need, paper: str = "") -> Method:
+    """A method whose rule returns the map itself."""
+    return Method(name, rule, needs, "map", relu=False, fused=None, paper=paper, cost="1", reduce="sum")
+
+
+def weights(name: str, rule: Callable[..., Any], *needs: Need, paper: str = "", cost: str = "1") -> Method:
+    """A method whose rule returns weights, of channels or elements."""
+    return Method(name, rule, needs, "weights", relu=True, fused=None, paper=paper, cost=cost, reduce="sum")
+
+
+def component(samples: Tensor, activations: Tensor, exact_peer: bool) -> Tensor:
+    """The first principal component of (N, C, P), its sign that of the mean activation, or LAPACK's."""
+    if exact_peer:
+        found = get_2d_projection(samples.double().cpu().numpy())
+        return torch.from_numpy(found).to(samples)
+    return first_principal_component(samples, activations)
+
+
+def principal(of: Callable[[Tensor, Tensor], Tensor], exact_peer: bool) -> Method:
+    """The first principal component of a function of activations and gradients (arXiv:2008.00299)."""
+
+    def rule(activations: Tensor, gradients: Tensor) -> Tensor:
+        return component(of(activations, gradients), activations, exact_peer)
+
+    return a_map("eigen", rule, "activations", "gradients")
+
+
+def smoothed(method: str | Method, exact_peer: bool) -> Method:
+    """The first principal component of the weighted activations, in the place of their sum."""
+    base = get_method(method)
+    needs = base.needs if "activations" in base.needs else (*base.needs, "activations")
+    where = needs.index("activations")
+
+    def rule(*given: Any, **options: Any) -> Tensor:
+        weights, activations = base.rule(*given[: len(base.needs)], **options), given[where].flatten(2)
+        weights = weights.unsqueeze(-1) if weights.dim() == 2 else weights.flatten(2)
+        return component(weights * activations, activations, exact_peer).unflatten(-1, given[where].shape[2:])
+
+    return a_map(f"{base.name}, smoothed", rule, *needs, paper=base.paper)
+
+
+def fem(activations: Tensor, *, k: float = 2) -> Tensor:
+    """FEM: every channel weighted by how much of it is more than k standard deviations above its mean.
+
+    Args:
+        activations: (N, C, P).
+        k: the standard deviations.
+    """
+    means, deviations = activations.mean(-1, keepdim=True), activations.std(-1, correction=0, keepdim=True)
+    share = (activations > means + k * deviations).to(activations.dtype).mean(-1, keepdim=True)
+    return (share * activations).sum(1)
+
+
+def kernel_pca(activations: Tensor, *, kernel: str = "sigmoid", gamma: float | None = None) -> Tensor:
+    """KPCA-CAM: the first principal component of the positions under a kernel."""
+    return kernel_component(activations, kernel, gamma)
+
+
+def random_weights(activations: Tensor) -> Tensor:
+    """(N, C) from NumPy's global generator, in [-1, 1]."""
+    return torch.from_numpy(np.random.uniform(-1, 1, size=tuple(activations.shape[:2]))).to(activations)
+
+
+def grad_cam_pp_with_eps(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Grad-CAM++ (arXiv:1710.11063, eq. 19) with a constant in the denominator: small gradients weigh less."""
+    square = gradients.square()
+    alpha = square / (2 * square + activations.sum(-1, keepdim=True) * square * gradients + _PP_EPS)
+    return (gradients.relu() * torch.where(gradients != 0, alpha, 0)).sum(-1)
+
+
+def absolute_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Seg-Eigen-CAM: the first component of the activations times |gradients|, turned so that its peak is positive."""
+    found = first_principal_component(activations * gradients.abs(), activations)
+    low, high = found.aminmax(dim=-1, keepdim=True)
+    return torch.where(low.abs() > high.abs(), -found, found)
+
+
+def score_cam(activations: Tensor, scorer: Scorer) -> Tensor:
+    """Score-CAM (arXiv:1910.01279) with masks whose corners lie on the image's corners."""
+    images = scorer.images
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[images.dim() - 2]
+    axes = tuple(range(2, images.dim()))
+
+    def masked(block: Block) -> Tensor:
+        maps = F.interpolate(activations[block.place].to(images), images.shape[2:], mode=mode, align_corners=True)
+        low, high = maps.amin(axes, keepdim=True), maps.amax(axes, keepdim=True)
+        return images[block.place[0]].unsqueeze(1) * ((maps - low) / (high - low + _EPS)).unsqueeze(2)
+
+    return scorer.scores_of(activations.shape[1], masked).softmax(-1)
+
+
+SCORE_CAM = weights(
+    "score_cam, corners aligned", score_cam, "activations", "scorer", paper="arXiv:1910.01279", cost="channels + 1"
+)
+GRAD_CAM_PP_EPS = weights(
+    "grad_cam_pp, eps", grad_cam_pp_with_eps, "activations", "gradients", paper="arXiv:1710.11063"
+)

@@ -1,0 +1,29 @@
+"""The changed images that ``aug_smooth`` averages over."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FlipAndFactor:
+    """One of them.
+
+    Attributes:
+        flip: whether left and right change places.
+        factor: of every value.
+    """
+
+    flip: bool
+    factor: float
+
+    def augment_image(self, images: Tensor) -> Tensor:
+        """The changed images."""
+        return (images.flip(-1) if self.flip else images) * self.factor
+
+    def deaugment_mask(self, maps: Tensor) -> Tensor:
+        """Maps of the changed images, as those of the images."""
+        return maps.flip(-1) if self.flip else maps
+
+
+FLIPS_AND_FACTORS = tuple(FlipAndFactor(flip, factor) for flip in (False, True) for factor in (0.9, 1, 1.1))
