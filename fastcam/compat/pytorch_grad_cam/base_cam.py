@@ -126,8 +126,10 @@ class BaseCAM:
     def method(self, eigen_smooth: bool) -> str | Method:
         """The rule, smoothed where that is asked for and the method knows it."""
         own = type(self)
-        is_own = own.get_cam_image is not BaseCAM.get_cam_image or own.get_cam_weights is not BaseCAM.get_cam_weights
-        if is_own or own.rule is BaseCAM.rule:
+        ours = {
+            each.__module__.startswith(rules.__package__ or "") for each in (own.get_cam_image, own.get_cam_weights)
+        }
+        if ours != {True} or own.rule is BaseCAM.rule:
             return _of_functions(self, eigen_smooth)
         return rules.smoothed(self.rule(), self.exact_peer) if eigen_smooth and self.smooths else self.rule()
 

@@ -36,12 +36,14 @@ class GradCAM(_Registered):
     """Grad-CAM (arXiv:1610.02391)."""
 
     name = "grad_cam"
+    get_cam_weights = rules.called_with_arrays("grad_cam")
 
 
 class GradCAMPlusPlus(_Registered):
     """Grad-CAM++ (arXiv:1710.11063)."""
 
     name = "grad_cam_pp"
+    get_cam_weights = rules.called_with_arrays("grad_cam_pp")
 
     def rule(self) -> str | Method:
         """The paper's, or the tool's with a constant in the denominator."""
@@ -52,6 +54,7 @@ class XGradCAM(_Registered):
     """XGrad-CAM (arXiv:2008.02312)."""
 
     name = "xgrad_cam"
+    get_cam_weights = rules.called_with_arrays("xgrad_cam")
 
 
 class HiResCAM(_Registered):

@@ -27,6 +27,19 @@ def weights(name: str, rule: Callable[..., Any], *needs: Need, paper: str = "", 
     return Method(name, rule, needs, "weights", relu=True, fused=None, paper=paper, cost=cost, reduce="sum")
 
 
+def called_with_arrays(name: str) -> Callable[..., Any]:
+    """A registered rule as the function ``get_cam_weights`` that a subclass may call."""
+
+    def get_cam_weights(
+        self: Any, input_tensor: Any, target_layer: Any, targets: Any, activations: Any, grads: Any
+    ) -> Any:
+        """The weight of every channel, (N, C), from NumPy arrays (N, C, *s)."""
+        given = (torch.from_numpy(np.ascontiguousarray(each)).flatten(2) for each in (activations, grads))
+        return get_method(name).rule(*given).numpy()
+
+    return get_cam_weights
+
+
 def component(samples: Tensor, activations: Tensor, exact_peer: bool) -> Tensor:
     """The first principal component of (N, C, P), its sign that of the mean activation, or LAPACK's."""
     if exact_peer:
