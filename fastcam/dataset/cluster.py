@@ -101,8 +101,11 @@ class Cluster:
             return
         try:
             address = None if self.address == "auto" else self.address
+            if address is not None:
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself asks again for minutes
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"there is no Ray cluster at {self.address!r}: {error}") from None
         try:
             yield ray
