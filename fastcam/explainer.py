@@ -30,8 +30,8 @@ class Explainer:
 
     Args:
         model: any ``nn.Module``. It is never changed: no ``.grad``, no mode, no buffer, no hook stays behind.
-        method: a registry name (``fastcam.list_methods()``) or a :class:`fastcam.registry.Method` of your own, or several
-            that share one forward and one backward.
+        method: a registry name (``fastcam.list_methods()``) or a :class:`fastcam.registry.Method` of your own, or
+            several that share one forward and one backward.
         target_layer: a module, its name, several of either, or None for the last layer with a spatial map. Methods that
             attribute to the input alone have none.
         fuse: for several layers, "mean" or "max" of their normalised maps, or None to return each apart.

@@ -8,7 +8,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-NAMES = ("pytorch_grad_cam", "torchcam", "captum")
+NAMES = ("pytorch_grad_cam", "torchcam")
 
 _hidden: dict[str, dict[str, ModuleType]] = {}  # by package, the tool's own modules that were imported before
 
@@ -20,7 +20,7 @@ def activate(name: str) -> None:
     :func:`deactivate`.
 
     Args:
-        name: "pytorch_grad_cam", "torchcam" or "captum".
+        name: "pytorch_grad_cam" or "torchcam".
 
     Raises:
         ValueError: for another name.

@@ -1,0 +1,14 @@
+"""The interface of torch-cam 0.5 over this engine.
+
+>>> from fastcam.compat.torchcam.methods import LayerCAM
+>>> with LayerCAM(model, "layer3") as cam_extractor:
+...     scores = model(input_tensor)
+...     maps = cam_extractor(scores[0].argmax().item(), scores)
+"""
+
+from fastcam.compat.torchcam import explain, methods, metrics, utils
+from fastcam.compat.torchcam.differences import DIFFERENCES
+
+__all__ = ["DIFFERENCES", "__version__", "explain", "methods", "metrics", "utils"]
+
+__version__ = "0.5.0"  # whose interface this is
