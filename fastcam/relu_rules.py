@@ -26,8 +26,13 @@ _CUTS = {
 _SMOOTH = ("SiluBackward0", "GeluBackward0")  # their output has the sign of their input
 
 
+def rectifies(node: Any) -> bool:
+    """Whether a node cuts at zero, or is smooth and keeps the sign: ReLU, ReLU6, SiLU, GELU."""
+    return cuts_at_zero(node) or node.name() in _SMOOTH
+
+
 @contextlib.contextmanager
-def relu_rule(scores: Tensor, rule: ReluRule) -> Iterator[None]:
+def relu_rule(scores: Tensor, rule: ReluRule, chosen: Callable[[Any], bool] = rectifies) -> Iterator[None]:
     """Within the context, backward passes from ``scores`` follow the rule at every rectifier.
 
     With f the rectifier's output, R the gradient that arrives at it and f' its slope:
@@ -36,6 +41,11 @@ def relu_rule(scores: Tensor, rule: ReluRule) -> Iterator[None]:
     - "deconvnet" (Zeiler and Fergus 2014, arXiv:1311.2901): (R > 0) R.
 
     ReLU, ReLU6 (f' = 1 between its bounds), SiLU and GELU count as rectifiers; other activations keep their derivative.
+
+    Args:
+        scores: in the graph.
+        rule: what becomes of gradients.
+        chosen: which of the graph's rectifiers follow it.
 
     Raises:
         RuntimeError: where TorchScript has compiled operations into one, so that the rectifiers cannot be seen.
@@ -46,7 +56,7 @@ def relu_rule(scores: Tensor, rule: ReluRule) -> Iterator[None]:
             "TorchScript has compiled this model for training, and its rectifiers cannot be seen any more; explain the "
             "model that it was made from, or load it anew"
         )
-    rectifiers = [node for node in nodes if _cuts_at_zero(node) or node.name() in _SMOOTH]
+    rectifiers = [node for node in nodes if rectifies(node) and chosen(node)]
     handles = [node.register_hook(_hook(node, rule)) for node in rectifiers]
     try:
         yield
@@ -68,7 +78,8 @@ def _hook(node: Any, rule: ReluRule) -> Callable[[Slopes, Slopes], Slopes]:
     return guided
 
 
-def _cuts_at_zero(node: Any) -> bool:
+def cuts_at_zero(node: Any) -> bool:
+    """Whether a node is a ReLU of some kind, by its bounds."""
     if node.name() not in _CUTS:
         return False
     bound = _CUTS[node.name()]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
-NAMES = ("pytorch_grad_cam", "torchcam")
+NAMES = ("captum", "pytorch_grad_cam", "torchcam")
 
 _hidden: dict[str, dict[str, ModuleType]] = {}  # by package, the tool's own modules that were imported before
 
@@ -20,7 +21,7 @@ def activate(name: str) -> None:
     :func:`deactivate`.
 
     Args:
-        name: "pytorch_grad_cam" or "torchcam".
+        name: "captum", "pytorch_grad_cam" or "torchcam".
 
     Raises:
         ValueError: for another name.
@@ -46,6 +47,35 @@ def deactivate(name: str) -> None:
     sys.meta_path.remove(_FINDERS[name])
     _taken_out(name)
     sys.modules.update(_hidden.pop(name))
+
+
+def tools_own(module: str, name: str) -> Any:
+    """What only the tool itself has, whether or not its name is ours at the moment.
+
+    Args:
+        module: of the tool.
+        name: in that module.
+
+    Raises:
+        AttributeError: where the tool is not installed, or has it not either.
+    """
+    package = module.partition(".")[0]
+    missing = f"fastcam.compat.{module} has no {name!r}"
+    if name.startswith("__"):
+        raise AttributeError(missing)
+    is_active = package in _hidden
+    deactivate(package)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise AttributeError(
+            f"{missing}, and {package} itself, which may have it, cannot be imported: {error}"
+        ) from None
+    except AttributeError:
+        raise AttributeError(missing) from None
+    finally:
+        if is_active:
+            activate(package)
 
 
 def _taken_out(name: str) -> dict[str, ModuleType]:
