@@ -12,6 +12,8 @@ from fastcam.batching import Batches, BatchSize
 from fastcam.progress import Progress
 from fastcam.relu_rules import ReluRule, cuts_at_zero, relu_rule
 
+_MANY = 8  # pictures from which the other layout saves more than it costs
+
 Given = Tensor | tuple[Tensor, ...]
 Target = int | tuple[int, ...] | Tensor | list[tuple[int, ...]] | list[int] | None
 Baselines = Tensor | int | float | tuple[Tensor | int | float, ...] | None
@@ -168,11 +170,12 @@ class Call:
             rectifiers: which ones follow the rule: all that cut at zero, or those of ``nn.ReLU`` modules alone.
         """
         leaves = self.leaves(inputs)
+        rows = torch.arange(self.count) if rows is None else rows
         with recording(), self.ruled(rule, rectifiers) as following:
             scores = self.scores(leaves, rows, with_graph=True)
             check_scores(scores)
             with following(scores):
-                return torch.autograd.grad(torch.unbind(scores), leaves)
+                return tuple(each.contiguous() for each in torch.autograd.grad(torch.unbind(scores), leaves))
 
     @staticmethod
     def leaves(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -256,8 +259,8 @@ def _number(output: Any) -> Tensor:
 
 
 def _fast(tensor: Tensor) -> Tensor:
-    """Pictures with their channels side by side: convolutions on a processor like it better."""
-    if tensor.dim() != 4 or tensor.device.type != "cpu" or not tensor.is_floating_point():
+    """Many pictures with their channels side by side: convolutions on a processor like it better."""
+    if tensor.dim() != 4 or len(tensor) < _MANY or tensor.device.type != "cpu" or not tensor.is_floating_point():
         return tensor
     return tensor.contiguous(memory_format=torch.channels_last)
 
