@@ -26,6 +26,7 @@ bench: $(VENV)/built  ## ops, methods and end to end beside the peers; writes be
 	$(BIN)/python -m benchmarks.methods
 	$(BIN)/python -m benchmarks.prepared
 	$(BIN)/python -m benchmarks.dataset
+	$(BIN)/python -m benchmarks.compat
 
 METHOD ?= grad_cam
 profile: $(VENV)/built  ## where the time of one explanation goes; METHOD=layer_cam ARGS="--model resnet50 --batch 8"
@@ -34,7 +35,7 @@ profile: $(VENV)/built  ## where the time of one explanation goes; METHOD=layer_
 gallery: $(VENV)/built  ## all methods on one photograph, with what each costs; benchmarks/results/gallery.jpg
 	$(BIN)/python -m benchmarks.gallery
 
-readme: $(VENV)/built  ## renew the tables of the README
+readme: $(VENV)/built  ## renew the tables of the pages
 	$(BIN)/python -m benchmarks.readme
 
 cuda: $(VENV)/built  ## compile the CUDA kernels with nvcc and check what came out; needs no GPU

@@ -1,4 +1,4 @@
-"""Renews the tables in README.md from the registry and from results/*.json: ``python -m benchmarks.readme``."""
+"""Renews the tables of the pages from the registry and from results/*.json: ``python -m benchmarks.readme``."""
 
 import json
 import re
@@ -162,16 +162,55 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def renewed(text: str) -> str:
-    """README.md with every table between its markers made again."""
-    for make in (methods, end_to_end, prepared, methods_speed, dataset, ops):
+def pytorch_grad_cam() -> str:
+    """The classes of the package beside the tool's."""
+    return _beside("pytorch_grad_cam")
+
+
+def torchcam() -> str:
+    """The classes of the package beside the tool's."""
+    return _beside("torchcam")
+
+
+def captum() -> str:
+    """The classes of the package beside the tool's."""
+    return _beside("captum")
+
+
+def _beside(package: str) -> str:
+    """How many times faster every class is than the tool's own."""
+    result = load("compat")
+    rows = [
+        [
+            f"`{row['class']}`" + (f", {row['size']} pixels" if row["size"] != 224 else ""),
+            _short(row["times_faster"]) + ("" if row["peer_rounds"] > 1 else " (the tool timed once)"),
+            f"{row['difference']:.0e}",
+        ]
+        for row in result["rows"]
+        if row["package"] == package
+    ]
+    header = ["class", "times faster", "largest difference, of the range"]
+    return markdown(header, rows) + "\n\nResNet-18, two images. " + described(result["hardware"])
+
+
+TABLES = {
+    README: (methods, end_to_end, prepared, methods_speed, dataset, ops),
+    README.parent / "fastcam" / "compat" / "README.md": (pytorch_grad_cam, torchcam, captum),
+}
+
+
+def renewed(path: Path) -> str:
+    """A page with every table between its markers made again."""
+    text = path.read_text()
+    for make in TABLES[path]:
         name = make.__name__
         block = f"<!-- table: {name} -->\n{make()}\n<!-- end -->"
         text, count = re.subn(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL)
         if count != 1:
-            sys.exit(f"README.md must have one table marked {name!r}, found {count}")
+            sys.exit(f"{path} must have one table marked {name!r}, found {count}")
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(README.read_text()))
+    for page in TABLES:
+        page.write_text(renewed(page))

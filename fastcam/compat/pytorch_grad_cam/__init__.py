@@ -6,8 +6,10 @@
 """
 
 from fastcam.compat.modules import passed_on
-from fastcam.compat.pytorch_grad_cam import metrics, utils
-from fastcam.compat.pytorch_grad_cam.base_cam import DIFFERENCES, ActivationsAndGradients, BaseCAM
+from fastcam.compat.pytorch_grad_cam import feature_factorization, metrics, utils
+from fastcam.compat.pytorch_grad_cam.ablation_layer import AblationLayer, AblationLayerFasterRCNN, AblationLayerVit
+from fastcam.compat.pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
+from fastcam.compat.pytorch_grad_cam.base_cam import DIFFERENCES, BaseCAM
 from fastcam.compat.pytorch_grad_cam.cams import (
     FEM,
     KPCA_CAM,
@@ -25,17 +27,28 @@ from fastcam.compat.pytorch_grad_cam.cams import (
     SegEigenCAM,
     XGradCAM,
 )
+from fastcam.compat.pytorch_grad_cam.feature_factorization.deep_feature_factorization import (
+    DeepFeatureFactorization,
+    run_dff_on_image,
+)
 from fastcam.compat.pytorch_grad_cam.finer_cam import FinerCAM
 from fastcam.compat.pytorch_grad_cam.guided_backprop import GuidedBackpropReLUModel
+from fastcam.compat.pytorch_grad_cam.refine_cam import RefineCAM
+from fastcam.compat.pytorch_grad_cam.sess import SESS
 from fastcam.compat.pytorch_grad_cam.shapley_cam import ShapleyCAM
 
 __all__ = [
     "DIFFERENCES",
     "FEM",
     "KPCA_CAM",
+    "SESS",
     "AblationCAM",
+    "AblationLayer",
+    "AblationLayerFasterRCNN",
+    "AblationLayerVit",
     "ActivationsAndGradients",
     "BaseCAM",
+    "DeepFeatureFactorization",
     "EigenCAM",
     "EigenGradCAM",
     "FinerCAM",
@@ -47,11 +60,14 @@ __all__ = [
     "HiResCAM",
     "LayerCAM",
     "RandomCAM",
+    "RefineCAM",
     "ScoreCAM",
     "SegEigenCAM",
     "ShapleyCAM",
     "XGradCAM",
+    "feature_factorization",
     "metrics",
+    "run_dff_on_image",
     "utils",
 ]
 
@@ -59,7 +75,6 @@ passed_on(
     __name__,
     {
         "ablation_cam": {"AblationCAM": AblationCAM},
-        "activations_and_gradients": {"ActivationsAndGradients": ActivationsAndGradients},
         "eigen_cam": {"EigenCAM": EigenCAM},
         "eigen_grad_cam": {"EigenGradCAM": EigenGradCAM},
         "fem": {"FEM": FEM},

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -11,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastcam import capture
 from fastcam.compat.pytorch_grad_cam import rules
 from fastcam.compat.pytorch_grad_cam.smoothing import FLIPS_AND_FACTORS
 from fastcam.compat.pytorch_grad_cam.utils.image import scale_cam_image
 from fastcam.compat.pytorch_grad_cam.utils.model_targets import classes_of
 from fastcam.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from fastcam.explainer import Explainer
-from fastcam.registry import Method, Need
+from fastcam.registry import Method, Need, get_method
 
 Array = np.ndarray[Any, Any]
 
@@ -35,13 +37,18 @@ DIFFERENCES = (
         "the paper's formula; exact_peer=True: 1e-6 in the denominator, which outweighs small gradients",
     ),
     ("the sign of principal components", "that of the mean activation; exact_peer=True: as numpy.linalg.svd has it"),
+    ("RefineCAM with eigen_smooth", "smooths so; exact_peer=True: smooths by augmentation, as the tool does"),
+    (
+        "AblationCAM with ratio_channels_to_ablate above 0.5",
+        "all channels of both ends count; the tool stops counting at the first that belongs to both",
+    ),
     ("AblationCAM where activations are negative", "the channel becomes 0; the tool: the batch's least value less 1e7"),
 )
 """Where the maps or the manners differ from pytorch-grad-cam's, and how."""
 
 
-class ActivationsAndGradients:
-    """What holds the tool's hooks; here nothing is attached to the model between calls, so there is nothing to hold."""
+class _NoHooks:
+    """Stands where the tool keeps its hooks: nothing is attached to the model between calls."""
 
     def clear(self) -> None:
         """Does nothing."""
@@ -91,7 +98,7 @@ class BaseCAM:
         self.compute_input_gradient, self.uses_gradients, self.detach = compute_input_gradient, uses_gradients, detach
         self.tta_transforms = FLIPS_AND_FACTORS if tta_transforms is None else tta_transforms
         self.exact_peer = exact_peer
-        self.activations_and_grads = ActivationsAndGradients()
+        self.activations_and_grads = _NoHooks()
         self.outputs: Any = None
 
     @property
@@ -160,15 +167,30 @@ class BaseCAM:
 
     def forward(self, input_tensor: Tensor, targets: Any = None, eigen_smooth: bool = False) -> Array:
         """As the call, of the images as they are."""
+        return self.aggregate_multi_layers(self.compute_cam_per_layer(input_tensor, targets, eigen_smooth))
+
+    def compute_cam_per_layer(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> list[Array]:
+        """The map (N, 1, *S) of every layer, in [0, 1], from one pass."""
         images = input_tensor.to(self.device)
         with _in_evaluation(self.model):
             self.outputs, found = self.native(images, classes_of(targets), eigen_smooth)
-        size = tuple(images.shape[2:])
-        layers = [np.maximum(scale_cam_image(_positive(each), size[::-1]), 0) for each in found]  # splines overshoot
-        return scale_cam_image(np.mean(np.stack(layers), axis=0))
+        size = self.get_target_width_height(images)
+        return [np.maximum(scale_cam_image(_positive(each), size), 0)[:, None] for each in found]  # splines overshoot
+
+    def get_target_width_height(self, input_tensor: Tensor) -> tuple[int, ...]:
+        """The images' size, the last axis first."""
+        return tuple(input_tensor.shape[2:])[::-1]
+
+    def aggregate_multi_layers(self, cam_per_target_layer: Sequence[Array]) -> Array:
+        """The mean (N, *S) of the layers' maps (N, 1, *S), scaled to [0, 1)."""
+        return scale_cam_image(np.concatenate(cam_per_target_layer, axis=1).mean(axis=1))
 
     def native(self, images: Tensor, target: Any, eigen_smooth: bool) -> tuple[Any, list[Tensor]]:
         """The model's output, and the signed map (N, *s) of every layer."""
+        rule = get_method(self.method(eigen_smooth))
+        if self.reshape_transform is not None and rule.needs == ("activations",):
+            output, shaped = _reshaped(self.model, images, self.target_layers, self.reshape_transform)
+            return output, [_map_of(rule, each, self.options()) for each in shaped]
         explainer = Explainer(
             self.model,
             self.method(eigen_smooth),
@@ -214,6 +236,32 @@ def _of_functions(cam: BaseCAM, eigen_smooth: bool) -> Method:
 
     needs: tuple[Need, ...] = ("activations", "gradients") if cam.uses_gradients else ("activations",)
     return rules.a_map(type(cam).__name__, rule, *needs, "scorer")
+
+
+def _reshaped(
+    model: nn.Module, images: Tensor, layers: Sequence[nn.Module], reshape: Callable[[Any], Tensor]
+) -> tuple[Any, list[Tensor]]:
+    """The model's output, and of what every layer returned, be it a collection, what the transform makes of it."""
+    kept: dict[int, Tensor] = {}
+    thread = threading.get_ident()
+    with contextlib.ExitStack() as stack:
+        for index, layer in enumerate(layers):
+
+            def keep(module: nn.Module, given: Any, output: Any, index: int = index) -> None:
+                if threading.get_ident() == thread:
+                    kept[index] = reshape(output).detach().clone()
+
+            stack.callback(layer.register_forward_hook(keep).remove)
+        output = capture.forward(model, images).output
+    return output, [kept[index] for index in range(len(layers))]
+
+
+def _map_of(rule: Method, activations: Tensor, options: dict[str, Any]) -> Tensor:
+    """The map (N, *s) of activations (N, C, *s), by a rule that needs nothing else."""
+    found = rule.rule(activations.flatten(2) if rule.is_flat else activations, **options)
+    if rule.returns == "weights":
+        found = (found.unsqueeze(-1) * activations.flatten(2)).sum(1)
+    return found.reshape(len(activations), *activations.shape[2:])
 
 
 def _positive(maps: Tensor) -> Array:

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastcam.compat.pytorch_grad_cam import rules
+from fastcam.compat.pytorch_grad_cam.ablation_layer import AblationLayer, chosen_alone
 from fastcam.compat.pytorch_grad_cam.base_cam import BaseCAM
-from fastcam.registry import Method
+from fastcam.registry import Method, get_method
 
 Reshape = Callable[[Any], Tensor] | None
 
@@ -90,13 +91,13 @@ class AblationCAM(_Registered):
         model: any module.
         target_layers: modules.
         reshape_transform: from what a layer returns to (N, C, *s).
-        ablation_layer: taken for the sake of the signature: no layer of the model is exchanged here.
+        ablation_layer: chooses the channels, where not all are tried; no layer of the model is exchanged here.
         batch_size: copies of an image at a time, where the model runs again.
-        ratio_channels_to_ablate: 1.0; anything less is an approximation that costs more than it saves here.
+        ratio_channels_to_ablate: below 1, the weights of all but the chosen channels are 0; that saves nothing here.
         exact_peer: see ``DIFFERENCES``.
 
     Raises:
-        ValueError: for another ratio.
+        ValueError: for a ratio that is not in (0, 1].
     """
 
     name = "ablation_cam"
@@ -112,11 +113,21 @@ class AblationCAM(_Registered):
         *,
         exact_peer: bool = False,
     ) -> None:
-        if ratio_channels_to_ablate != 1.0:
-            raise ValueError(f"`ratio_channels_to_ablate` must be 1.0, all channels, got {ratio_channels_to_ablate!r}")
+        if not 0 < ratio_channels_to_ablate <= 1:
+            raise ValueError(f"`ratio_channels_to_ablate` must lie in (0, 1], got {ratio_channels_to_ablate!r}")
         super().__init__(model, target_layers, reshape_transform, exact_peer=exact_peer)
-        self.ablation_layer, self.batch_size = ablation_layer, batch_size
+        self.ablation_layer, self.batch_size = ablation_layer or AblationLayer(), batch_size
         self.ratio_channels_to_ablate = ratio_channels_to_ablate
+
+    def rule(self) -> str | Method:
+        """The registry's, or the same for the chosen channels alone."""
+        if self.ratio_channels_to_ablate == 1:
+            return self.name
+        return rules.weights("ablation_cam, chosen", self._chosen, "activations", "ablated_scores", "scores")
+
+    def _chosen(self, activations: Tensor, ablated_scores: Tensor, scores: Tensor) -> Tensor:
+        given = (ablated_scores, scores, activations, self.ablation_layer, self.ratio_channels_to_ablate)
+        return get_method(self.name).rule(scores, chosen_alone(*given))
 
 
 class EigenCAM(_Registered):

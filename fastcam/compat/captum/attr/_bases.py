@@ -34,7 +34,6 @@ class Attribution:
         self.forward_func = forward_func
 
     attribute: Callable[..., Any]
-    attribute_future: Callable[..., Any]
     compute_convergence_delta: Callable[..., Tensor]
 
     @property
@@ -45,6 +44,14 @@ class Attribution:
     def has_convergence_delta(self) -> bool:
         """Whether ``attribute`` takes ``return_convergence_delta``."""
         return False
+
+    def attribute_future(self) -> None:
+        """Is not there.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}")
 
     @classmethod
     def get_name(cls) -> str:

@@ -102,14 +102,6 @@ class NoiseTunnel(Attribution):
         shaped = like(found, tuple(result))
         return (shaped, torch.cat(deltas)) if with_delta else shaped
 
-    def attribute_future(self) -> None:
-        """Is not there.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}")
-
 
 def _check_drawn(inputs: tuple[Tensor, ...], baselines: tuple[Any, ...]) -> None:
     for each, baseline in zip(inputs, baselines, strict=True):
@@ -288,8 +280,6 @@ class GradientShap(GradientAttribution):
             additional_forward_args=additional_forward_args,
             return_convergence_delta=return_convergence_delta,
         )
-
-    attribute_future = NoiseTunnel.attribute_future
 
 
 def _called(baselines: Any, inputs: Given) -> tuple[Any, ...]:

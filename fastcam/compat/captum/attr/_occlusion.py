@@ -83,14 +83,6 @@ class Occlusion(FeatureAblation):
             found.append(each.spread(falls.of(each.count, copies)))
         return like(inputs, tuple(found))
 
-    def attribute_future(self) -> None:
-        """Is not there.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("attribute_future is not implemented for Occlusion")
-
 
 def _for_each(inputs: Given, given: Any, name: str, alike: bool = False) -> tuple[Any, ...]:
     """One for each input."""

@@ -97,6 +97,56 @@ def scale_accross_batch_and_channels(tensor: Array, target_size: Sequence[int]) 
     return flat.reshape(*tensor.shape[:2], target_size[1], target_size[0])
 
 
+def show_factorization_on_image(
+    img: Array,
+    explanations: Array,
+    colors: Sequence[Array] | None = None,
+    image_weight: float = 0.5,
+    concept_labels: Sequence[str] | None = None,
+) -> Array:
+    """Concepts in colours over a picture: at every pixel the strongest, as bright as it is strong.
+
+    Args:
+        img: (H, W, 3), red, green and blue in [0, 1].
+        explanations: where n concepts are, (n, H, W), in [0, 1].
+        colors: n colours in [0, 1]; None for a rainbow.
+        image_weight: share of the picture.
+        concept_labels: n texts, for a legend beside the picture.
+
+    Returns:
+        (H, W, 3) uint8, or (H, 2 W, 3) with a legend.
+    """
+    import cv2
+    import matplotlib
+
+    count = len(explanations)
+    rainbow = matplotlib.colormaps["gist_rainbow"]
+    chosen = [rainbow(index / count) for index in range(count)] if colors is None else colors
+    colours = (255 * np.array([each[:3] for each in chosen])).astype(np.uint8)
+    hues = cv2.cvtColor(colours[explanations.argmax(axis=0)], cv2.COLOR_RGB2HSV)
+    hues[..., 2] = (255 * explanations.max(axis=0)).astype(np.uint8)
+    lit = np.float32(cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)) / 255
+    result = (255 * (img * image_weight + lit * (1 - image_weight))).astype(np.uint8)
+    if concept_labels is None:
+        return result
+    return np.hstack((result, _legend(chosen, concept_labels, *img.shape[:2])))
+
+
+def _legend(colors: Sequence[Any], labels: Sequence[str], height: int, width: int) -> Array:
+    """A picture (height, width, 3) of coloured lines and what they stand for."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    lines = [Line2D([0], [0], color=tuple(each[:3]), lw=5 * height / 256) for each in colors]
+    size = int(14 * height / 256 / max(1, len(lines) / 6))
+    figure.legend(lines, labels, loc="center", fontsize=size, fancybox=True, shadow=True, mode="expand")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def create_labels_legend(concept_scores: Array, labels: Mapping[int, str], top_k: int = 2) -> list[str]:
     """For every concept its best classes, a line each: at most three synonyms, and the score."""
     best = np.argsort(concept_scores, axis=1)[:, ::-1][:, :top_k]

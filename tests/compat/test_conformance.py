@@ -1,0 +1,32 @@
+"""No public name of the three tools is forgotten: all are here, with the same parameters, or listed with a reason."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.compat.conformance import NOT_HERE, PACKAGES, listed
+
+TESTS = "".join(each.read_text() for each in Path(__file__).parent.glob("test_*.py"))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name(package):
+    lines = list(listed(package))
+    assert len(lines) >= 3
+    odd = [each for each in lines if each.state not in ("same", "the tool's own") and not each.reason]
+    assert not odd, "\n".join(f"{each.name}: {each.state}" for each in odd)
+    own = [each.name for each in lines if each.state == "the tool's own"]
+    assert not own or package.startswith("captum")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_class_and_function_is_called_in_a_test(package):
+    names = {each.name.rpartition(".")[2] for each in listed(package) if each.state == "same" and not each.reason}
+    classes = {name for name in names if name[0].isupper()}
+    assert not {name for name in classes if name not in TESTS}
+
+
+def test_reasons_are_of_something():
+    lines = [each for package in PACKAGES for each in listed(package)]
+    used = {each.reason for each in lines if each.state != "same"}
+    assert used >= set(NOT_HERE.values())
