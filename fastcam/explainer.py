@@ -17,7 +17,7 @@ from fastcam import methods as _registered  # noqa: F401 - registers the rules
 from fastcam.assembly import Assembly
 from fastcam.batching import Batches, BatchSize, Block, check_batch_size
 from fastcam.explanation import Explanation
-from fastcam.inputs import Inputs
+from fastcam.inputs import Inputs, in_fast_layout
 from fastcam.prepare import Precision, check_preparable, prepare
 from fastcam.prepared import Prepared
 from fastcam.progress import Progress, Report
@@ -227,14 +227,10 @@ class Explainer:
         self, inputs: Inputs, chosen: Sequence[capture.Layer], needs: Set[str], target: targets.Target
     ) -> evidence.Run:
         """The first pass, in the memory layout that all copies of the images will have."""
+        if "scorer" not in needs:
+            return self._run(inputs, chosen, needs, target)
         with torch.inference_mode(False):
-            fast = inputs.in_fast_layout() if "scorer" in needs else inputs
-        try:
-            return self._run(fast, chosen, needs, target)
-        except RuntimeError as error:
-            if fast is inputs or "view size is not compatible" not in str(error):
-                raise
-        return self._run(inputs, chosen, needs, target)  # the model takes views that need the usual layout
+            return in_fast_layout(lambda each: self._run(each, chosen, needs, target), inputs)
 
     def _run(
         self, inputs: Inputs, chosen: Sequence[capture.Layer], needs: Set[str], target: targets.Target

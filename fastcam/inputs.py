@@ -1,7 +1,8 @@
 """What goes into a model: the images to explain, and what else it takes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ def _recordable(argument: Tensor) -> Tensor:
         return argument
     with torch.inference_mode(False):
         return argument.clone()
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,12 @@ class Inputs:
         return Inputs(images.contiguous(memory_format=torch.channels_last), self.others)
 
     def with_copies(self, copies: Tensor, rows: Tensor) -> "Inputs":
-        """The same arguments for copies (M, C, *S) of the images, each of the image that ``rows`` (M,) names."""
+        """The same arguments for copies (M, C, *S) of the images, each of the image that ``rows`` (M,) names.
+
+        The copies get the images' memory layout.
+        """
+        if _is_channels_last(self.images) and copies.dim() == 4:
+            copies = copies.contiguous(memory_format=torch.channels_last)
         return Inputs(copies, tree_map_only(Tensor, lambda other: self._row_by_row(other, rows), self.others))
 
     def first(self) -> "Inputs":
@@ -78,3 +87,18 @@ class Inputs:
     def _row_by_row(self, other: Tensor, rows: Tensor) -> Tensor:
         is_per_image = other.dim() > 0 and len(other) == len(self.images)
         return other[rows.to(other.device)] if is_per_image else other
+
+
+def _is_channels_last(images: Tensor) -> bool:
+    return images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+
+
+def in_fast_layout(run: Callable[[Inputs], Result], inputs: Inputs) -> Result:
+    """What ``run`` returns for the inputs in the fast layout; as they are, where the model takes views of them."""
+    fast = inputs.in_fast_layout()
+    try:
+        return run(fast)
+    except RuntimeError as error:
+        if fast is inputs or "view size is not compatible" not in str(error):
+            raise
+    return run(inputs)

@@ -24,6 +24,7 @@ NOT_HERE = {
     "pytorch_grad_cam.ablation_cam.AblationCAM.[sa]*": "no layer of the model is exchanged",
     "pytorch_grad_cam.guided_backprop.*ReLU*": "no module of the model is exchanged",
     "pytorch_grad_cam.fullgrad_cam.FullGrad.get_bias_data": "the biases are found in the graph",
+    "pytorch_grad_cam.fullgrad_cam.FullGrad.compute_cam_per_layer": "called with positions",
     "pytorch_grad_cam.*.get_cam_weights": "called with positions; the tool's names differ from class to class",
     "pytorch_grad_cam.*.get_cam_image": "called with positions; the tool's names differ from class to class",
     "captum.attr._core.feature_ablation.FeatureAblation.attribute_future": "raises NotImplementedError",

@@ -51,5 +51,5 @@ def test_modules_that_are_not_there(active):
 
 @pytest.mark.parametrize("call", [compat.activate, compat.deactivate])
 def test_names_that_are_not_known(call):
-    with pytest.raises(ValueError, match="`name` must be one of pytorch_grad_cam, torchcam, got 'tensorflow'"):
+    with pytest.raises(ValueError, match="`name` must be one of captum, pytorch_grad_cam, torchcam, got 'tensorflow'"):
         call("tensorflow")

@@ -30,6 +30,7 @@ DIFFERENCES = (
         "is explained in evaluation mode and left as it was; the tool leaves it in evaluation",
     ),
     ("parameters", "get no .grad; the tool adds its gradients to theirs"),
+    ("images", "stay as they are; the tool's guided backpropagation makes them require gradients, and ROAD then fails"),
     ("an IndexError inside `with`", "is raised; the tool prints it and goes on"),
     ("in-place modules behind the layer", "do not change the activations; in the tool they do"),
     (

@@ -10,7 +10,7 @@ from fastcam import ops
 from fastcam.compat.torchcam.methods._selection import Targets, class_scores, one_each, target_scores
 from fastcam.compat.torchcam.methods._utils import in_evaluation
 from fastcam.compat.torchcam.methods.core import _CAM, TargetLayer
-from fastcam.inputs import Inputs
+from fastcam.inputs import Inputs, in_fast_layout
 
 ScoresOf = Callable[[Tensor, list[int]], Tensor]  # from copies (M, C, *S) and the images of each to their scores (M,)
 
@@ -82,17 +82,20 @@ class ScoreCAM(_InputCAM):
         self, class_idx: Any, scores: Any = None, *, targets: Targets | None = None, **kwargs: Any
     ) -> list[Tensor]:
         """Per layer (N, C): the softmax of the channels' scores, in which the tool's baseline cancels."""
-        inputs = self._inputs()
-        chosen = None if targets is None else one_each(targets, len(inputs))
+        given = self._inputs()
+        chosen = None if targets is None else one_each(targets, len(given))
 
-        def scores_of(copies: Tensor, rows: list[int]) -> Tensor:
-            output = self._run(inputs.with_copies(copies, torch.tensor(rows)))
-            if chosen is None:
-                return class_scores(output, class_idx, rows)
-            return target_scores(output, [chosen[row] for row in rows])
+        def weights(inputs: Inputs) -> list[Tensor]:
+            def scores_of(copies: Tensor, rows: list[int]) -> Tensor:
+                output = self._run(inputs.with_copies(copies, torch.tensor(rows)))
+                if chosen is None:
+                    return class_scores(output, class_idx, rows)
+                return target_scores(output, [chosen[row] for row in rows])
+
+            return [self._channel_scores(inputs, a, scores_of).softmax(-1) for a in self.hook_a]
 
         with self._hooks_off(), in_evaluation(self.model):
-            return [self._channel_scores(inputs, a, scores_of).softmax(-1) for a in self.hook_a]
+            return in_fast_layout(weights, given)
 
     def _channel_scores(self, inputs: Inputs, activations: Tensor, scores_of: ScoresOf) -> Tensor:
         """(N, C): the score of every image behind every channel."""
