@@ -17,7 +17,7 @@ import fastcam
 from fastcam import compat
 from fastcam.compat.captum import DIFFERENCES, metrics
 from fastcam.compat.captum import attr as ours
-from tests.compat.test_captum import CALLS, Small, close, method, quiet
+from tests.compat.captum_calls import CALLS, Small, close, method, quiet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

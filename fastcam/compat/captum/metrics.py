@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.compat.captum.attr._calls import Baselines, Call, Given, Target, as_tuple, baselines_of
+from fastcam.compat.captum.attr._baselines import Baselines, baselines_of
+from fastcam.compat.captum.attr._calls import Call, Given, Target, as_tuple
 from fastcam.compat.captum.attr._noise import repeated
 from fastcam.compat.modules import passed_on
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from fastcam.batching import Block
+from fastcam.compat.captum.attr._baselines import Baselines, baselines_of
 from fastcam.compat.captum.attr._bases import PerturbationAttribution
-from fastcam.compat.captum.attr._calls import Baselines, Call, Given, Target, as_tuple, baselines_of, like
+from fastcam.compat.captum.attr._calls import Call, Given, Target, as_tuple, like
 
 Copies = Callable[[Block], tuple[Tensor, ...]]
 

@@ -7,18 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcam.compat.captum.attr._calls import (
-    Baselines,
-    Call,
-    Given,
-    Target,
-    arguments,
-    as_tuple,
-    baselines_of,
-    check_shapes,
-    filled,
-    row_sums,
-)
+from fastcam.compat.captum.attr._baselines import Baselines, baselines_of, check_shapes, filled
+from fastcam.compat.captum.attr._calls import Call, Given, Target, arguments, as_tuple, row_sums
 
 Layer = nn.Module | list[nn.Module]
 

@@ -8,18 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastcam.compat.captum.attr._baselines import Baselines, baselines_of, check_shapes
 from fastcam.compat.captum.attr._bases import Attribution, GradientAttribution
-from fastcam.compat.captum.attr._calls import (
-    Baselines,
-    Call,
-    Given,
-    Target,
-    arguments,
-    as_tuple,
-    baselines_of,
-    check_shapes,
-    like,
-)
+from fastcam.compat.captum.attr._calls import Call, Given, Target, arguments, as_tuple, like
 
 KINDS = ("smoothgrad", "smoothgrad_sq", "vargrad")
 

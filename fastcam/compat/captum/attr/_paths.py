@@ -8,18 +8,10 @@ from torch import Tensor
 
 from fastcam.batching import Batches, Block
 from fastcam.compat.captum.attr._at_layers import formatted, look
+from fastcam.compat.captum.attr._baselines import Baselines, baselines_of, check_shapes, filled
 from fastcam.compat.captum.attr._bases import GradientAttribution, Layer, LayerAttribution
 from fastcam.compat.captum.attr._behind import Behind
-from fastcam.compat.captum.attr._calls import (
-    Baselines,
-    Call,
-    Given,
-    Target,
-    baselines_of,
-    check_shapes,
-    filled,
-    like,
-)
+from fastcam.compat.captum.attr._calls import Call, Given, Target, like
 from fastcam.methods.path import Quadrature, nodes
 
 _QUADRATURES: dict[str, Quadrature] = {
