@@ -11,8 +11,9 @@ from fastcam import demo
 TEXT = readme.README.read_text()
 
 
-def test_tables_are_those_of_registry_and_results():
-    assert readme.renewed(TEXT) == TEXT, "run `make readme`"
+@pytest.mark.parametrize("page", readme.TABLES)
+def test_tables_are_those_of_registry_and_results(page):
+    assert readme.renewed(page) == page.read_text(), "run `make readme`"
 
 
 def test_python_runs(tmp_path, monkeypatch):
