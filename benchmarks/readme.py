@@ -117,6 +117,28 @@ def _prepared_notes(result: dict[str, Any]) -> str:
     )
 
 
+def occlusion() -> str:
+    """Sweeps from patches beside whole forward passes and Captum's."""
+    result = load("occlusion")
+    rows = []
+    for row in result["rows"]:
+        times, memory = row["seconds"], row["peak_megabytes"]
+        own = times["dense"] / times["incremental"]
+        captums = [times["captum"] / times[name] for name in ("incremental", "incremental bf16") if "captum" in times]
+        rows.append(
+            [
+                f"{row['model']}, {row['window']}/{row['stride']}",
+                _short(own),
+                f"{_short(row['limit'])} ({own / row['limit']:.0%})",
+                *([_short(each) for each in captums] or ["", ""]),
+                _short(memory["incremental"] / memory["dense"]),
+            ]
+        )
+    header = ["network, window/stride", "times faster than the dense sweep", "limit (share reached)"]
+    header += ["than Captum", "in bfloat16, than Captum", "memory, of the dense sweep's"]
+    return markdown(header, rows) + "\n\n" + described(result["hardware"])
+
+
 def dataset() -> str:
     """A folder of JPEGs to committed maps, beside the model alone, decoding alone, and both one after the other."""
     result = load("dataset")
@@ -194,7 +216,7 @@ def _beside(package: str) -> str:
 
 
 TABLES = {
-    README: (methods, end_to_end, prepared, methods_speed, dataset, ops),
+    README: (methods, end_to_end, prepared, methods_speed, occlusion, dataset, ops),
     README.parent / "fastcam" / "compat" / "README.md": (pytorch_grad_cam, torchcam, captum),
 }
 

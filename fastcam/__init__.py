@@ -9,6 +9,7 @@ from fastcam import ops, targets
 from fastcam._extension import build_info
 from fastcam.explainer import Explainer, explain
 from fastcam.explanation import Explanation
+from fastcam.occlusion_plan import OcclusionPlan, occlusion_plan
 from fastcam.prepare import prepare
 from fastcam.prepared import Prepared
 from fastcam.registry import Method, get_method, list_methods, method
@@ -20,12 +21,14 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Method",
+    "OcclusionPlan",
     "Prepared",
     "build_info",
     "explain",
     "get_method",
     "list_methods",
     "method",
+    "occlusion_plan",
     "ops",
     "prepare",
     "swin_reshape",

@@ -86,17 +86,18 @@ class Batches:
         return Batches("auto" if self.adapts else self.limit, self.device, Progress())
 
     def each(
-        self, images: int, variants: int, work: Callable[[Block], Result], size: float = 1.0
+        self, images: int | range, variants: int, work: Callable[[Block], Result], size: float = 1.0
     ) -> Iterator[tuple[Block, Result]]:
         """Does ``work`` for every variant of every image, nothing twice, the variants of an image in order.
 
-        ``size`` is that of a copy beside an image: "auto" takes more of small ones at a time.
+        ``images`` is how many, or which. ``size`` is that of a copy beside an image: "auto" takes more of small ones.
         """
         more = min(_MOST, max(1, int(1 / size))) if self.adapts else 1
         limit = self.limit * more
-        pending = [Block(range(images), range(variants))]
+        images = range(images) if isinstance(images, int) else images
+        pending = [Block(images, range(variants))]
         progress = self.progress if variants > 1 else Progress()  # one copy an image is no work to tell of
-        with progress.over(images * variants) as advance:
+        with progress.over(len(images) * variants) as advance:
             while pending:
                 block = pending.pop()
                 if len(block) > limit:

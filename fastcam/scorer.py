@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastcam import capture, targets
+from fastcam import capture, incremental, targets
 from fastcam.batching import Batches, Block
 from fastcam.inputs import Inputs
 from fastcam.relu_rules import ReluRule, relu_rule
@@ -52,9 +52,11 @@ class Scorer:
         """(N,): every image once."""
         return torch.arange(len(self.images))
 
-    def each(self, variants: int, work: Callable[[Block], Result], size: float = 1.0) -> Iterator[tuple[Block, Result]]:
-        """Does the work for that many variants of every image, block by block; see :class:`.Batches`."""
-        return self.batches.each(len(self.images), variants, work, size)
+    def each(
+        self, variants: int, work: Callable[[Block], Result], images: range | None = None, size: float = 1.0
+    ) -> Iterator[tuple[Block, Result]]:
+        """Does the work for that many variants of every image, or of some, block by block; see :class:`.Batches`."""
+        return self.batches.each(len(self.images) if images is None else images, variants, work, size)
 
     def score(self, copies: Tensor, block: Block) -> Tensor:
         """(n, m, [K]): scores of the copies (n, m, C, *S) of a block."""
@@ -75,13 +77,52 @@ class Scorer:
 
     def predictions(self, copies: Tensor, block: Block) -> dict[str, Tensor]:
         """Scores (n, m, [K]) of copies (n, m, C, *S); of a classifier ``top_class`` (n, m) and ``probability`` too."""
-        output, rows = self.output(copies, block), block.rows
+        return self._told(self.output(copies, block), block)
+
+    def _told(self, output: Any, block: Block) -> dict[str, Tensor]:
+        """Predictions (n, m, ...) from what the model said of a block's copies."""
+        rows, shape = block.rows, (len(block.images), len(block.variants))
         found = {"scores": self.bound(output, rows)}
         if isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1 and self.layer is None:
             found["top_class"] = output.argmax(1)
             if self.bound.classes is not None:
                 found["probability"] = targets.Logit.pick(output.softmax(1), self.bound.classes, rows)
-        return {name: each.unflatten(0, copies.shape[:2]) for name, each in found.items()}
+        return {name: each.unflatten(0, shape) for name, each in found.items()}
+
+    def behind_windows(
+        self, windows: Tensor, start: Tensor, engine: incremental.Engine, images: range
+    ) -> list[tuple[Block, dict[str, Tensor]]] | None:
+        """Predictions for the images behind every window, from what each window changes; None where that cannot be.
+
+        Args:
+            windows: (M, 2, axes): start and size along every axis.
+            start: what they hold, (N, C, *S).
+            engine: "auto" where it saves enough, "incremental", or "dense" for None.
+            images: which.
+
+        Raises:
+            ValueError: for an engine that is not known, or "incremental" where it cannot be.
+        """
+        incremental.check_engine(engine)
+        reason = self._why_dense()
+        if reason and engine == "incremental":
+            raise ValueError(f'engine="incremental" cannot be used: {reason}')
+        if reason or engine == "dense":
+            return None
+
+        def run(image: int, copies: Tensor) -> Any:
+            rows = torch.full((len(copies),), image)
+            return self.run(self.inputs.with_copies(copies, rows), from_start=False)
+
+        return incremental.predicted(run, self.images, start, windows, self._told, self.batches, engine, images)
+
+    def _why_dense(self) -> str:
+        """Why patches are out of the question; nothing where they are not."""
+        if self.images.dim() != 4:
+            return "it needs images with two axes"
+        if self.differentiable:
+            return "maps with gradients need whole forward passes"
+        return "the model is in training mode" if capture.is_training(self.model) else ""
 
     def scores_of(self, variants: int, make: Callable[[Block], Tensor]) -> Tensor:
         """(N, [K,] variants): the scores of all copies that ``make`` gives, (n, m, C, *S) for a block."""
@@ -89,7 +130,7 @@ class Scorer:
 
     def collect(self, variants: int, work: Callable[[Block], Tensor], size: float = 1.0) -> Tensor:
         """(N, ..., variants): results (n, m, ...) of the work for all blocks."""
-        return gathered(list(self.each(variants, work, size)), len(self.images), variants).movedim(1, -1)
+        return gathered(list(self.each(variants, work, size=size)), len(self.images), variants).movedim(1, -1)
 
     def gradients(self, copies: Tensor, block: Block, *kinds: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores (n, m, [K]) and gradients (n, m, [K,] C, *S) with respect to copies (n, m, C, *S), by kind.

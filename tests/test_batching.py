@@ -111,7 +111,7 @@ class Hungry(nn.Module):
 
 torch.manual_seed(0)
 model, image = Hungry().eval(), torch.randn(1, 3, 32, 32)
-options = dict(window=8, stride=4)
+options = dict(window=8, stride=4, engine="dense")
 expected = fastcam.explain(model, image, "occlusion", 0, batch_size=1, **options).raw
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20, -1))

@@ -63,7 +63,8 @@ ALLOWED = {
     "relu_rules": set(),
     "full_gradients": {"capture"},
     "resume": {"batching", "capture", "inputs"},
-    "scorer": {"batching", "capture", "inputs", "relu_rules", "targets"},
+    "incremental": {"batching", "incremental", "ops"},
+    "scorer": {"batching", "capture", "incremental", "inputs", "relu_rules", "targets"},
     "ablation": {"batching", "capture", "head", "resume", "scorer", "successor"},
     "postprocess": {"ops"},
     "render": {"_extension"},
@@ -77,6 +78,7 @@ ALLOWED = {
     "prepare": {"agreement", "capture", "compiling", "folding", "inputs", "layers", "pace", "prepared"},
     "grouping": {"explanation", "inputs", "targets"},
     "assembly": {"capture", "evidence", "explanation", "ops", "postprocess", "registry"},
+    "occlusion_plan": {"capture", "incremental", "methods", "targets"},
     "explainer": {
         *("assembly", "batching", "capture", "evidence", "grouping", "inputs", "layers", "methods", "postprocess"),
         *("explanation", "full_gradients", "prepare", "prepared", "progress", "registry", "scorer", "targets"),

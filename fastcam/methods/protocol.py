@@ -44,8 +44,10 @@ class Scorer(Protocol):
     def images(self) -> Tensor:
         """(N, C, *S)."""
 
-    def each(self, variants: int, work: Callable[[Any], Result]) -> Iterator[tuple[Block, Result]]:
-        """Does the work for that many variants of every image, in blocks that fit in memory."""
+    def each(
+        self, variants: int, work: Callable[[Any], Result], images: range | None = None
+    ) -> Iterator[tuple[Block, Result]]:
+        """Does the work for that many variants of every image, or of some, in blocks that fit in memory."""
 
     def score(self, copies: Tensor, block: Any) -> Tensor:
         """(n, m, [K]): scores of a block's copies (n, m, C, *S)."""
@@ -55,6 +57,11 @@ class Scorer(Protocol):
 
     def predictions(self, copies: Tensor, block: Any) -> dict[str, Tensor]:
         """Scores (n, m, [K]) of a block's copies and, of a classifier, top classes (n, m) and probabilities."""
+
+    def behind_windows(
+        self, windows: Tensor, start: Tensor, engine: Any, images: range
+    ) -> list[tuple[Any, dict[str, Tensor]]] | None:
+        """Predictions for the images behind every window (M, 2, axes); None where copies are to be made."""
 
     def gradients(self, copies: Tensor, block: Any, *kinds: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores (n, m, [K]) and gradients (n, m, [K,] C, *S), by kind, of a block's copies."""
