@@ -76,7 +76,7 @@ def test_class_activation_maps_by_parts(model, prepared, compiled_calls, method)
 
 def test_methods_that_only_try_the_model(model, prepared, compiled_calls):
     images = images_for(count=1)
-    options = {"window": 5, "stride": 4, "batch_size": 3}
+    options = {"window": 5, "stride": 4, "engine": "dense", "batch_size": 3}
     expected = fastcam.explain(model, images, "occlusion", 1, **options)
     assert_same(fastcam.explain(prepared, images, "occlusion", 1, **options).raw, expected.raw)
     assert compiled_calls.count("trunk") > 2

@@ -119,7 +119,7 @@ class _Recorder(TorchDispatchMode):
         if not read or self.is_paused:
             return func(*args, **keywords)
         for tag, sentence in _REFUSED.items():
-            if tag in func.tags:
+            if tag in func.tags and not _drops_nothing(func, args, keywords):
                 raise UnrecordableError(f"the model {sentence}, by {func}")
         noted_args, noted_keywords = tree_unflatten(
             [self.slots.get(id(each), each) if isinstance(each, Tensor) else each for each in leaves], spec
@@ -173,6 +173,13 @@ class _Undivided(TorchFunctionMode):
         returned = (recorder.new_slot(output),)
         recorder.operations.append(Operation(function, (source, list(sides)), {}, returned, recorder.caller()))
         return output
+
+
+def _drops_nothing(func: Any, args: Any, keywords: dict[str, Any]) -> bool:
+    """Whether what could draw numbers, such as attention with dropout, was told not to."""
+    given = dict(zip((each.name for each in func._schema.arguments), args, strict=False)) | keywords
+    chances = [each for each in func._schema.arguments if each.name in ("dropout_p", "dropout", "p")]
+    return bool(chances) and all(given.get(each.name, each.default_value) == 0 for each in chances)
 
 
 def _out_of_place(func: Any) -> Any:

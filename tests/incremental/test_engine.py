@@ -47,6 +47,14 @@ class Remembering(Hidden):
         return self.fc(self.conv(images).mean((2, 3))) * mean[:, None]
 
 
+class Drawing(Hidden):
+    """Drops some of what it attends to, although it does not train."""
+
+    def forward(self, images):
+        tokens = self.conv(images).flatten(2).mT
+        return self.fc(nn.functional.scaled_dot_product_attention(tokens, tokens, tokens, dropout_p=0.5).mean(1))
+
+
 class TwoInputs(nn.Module):
     """Another number for every image, beside it."""
 
@@ -93,6 +101,7 @@ def test_models_that_cannot_run_whole_and_say_why(caplog):
         (Viewing().eval(), images_of(1, 3, 32, 32), "the model writes into a view, by aten.fill_.Scalar"),
         (Hidden().eval(), images_of(2, 3, 32, 32), "the model reads numbers that it has computed from the images"),
         (Choosing().eval(), images_of(2, 3, 32, 32), "returns as many elements as the images' values say"),
+        (Drawing().eval(), images_of(2, 3, 32, 32), "the model draws random numbers"),
         (Remembering().eval(), images_of(2, 3, 32, 32), "it depends on more than its operations"),
     ],
 )

@@ -58,7 +58,7 @@ def test_prepared(work, precision):
     ("option", "text"),
     [
         ("window", "--option must be name=value, got 'window'"),
-        ("height=3", "occlusion has no option 'height'; known: baseline, seed, stride, window"),
+        ("height=3", "occlusion has no option 'height'; known: baseline, engine, refine, seed, stride, window"),
         ("window=0", "`window` must be a positive whole number or 2 of them, got 0"),
         ("window=0.5", "`window` must be a positive whole number or 2 of them, got 0.5"),
     ],
