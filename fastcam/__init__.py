@@ -7,6 +7,7 @@
 
 from fastcam import ops, targets
 from fastcam._extension import build_info
+from fastcam.artefacts import load
 from fastcam.explainer import Explainer, explain
 from fastcam.explanation import Explanation
 from fastcam.occlusion_plan import OcclusionPlan, occlusion_plan
@@ -27,6 +28,7 @@ __all__ = [
     "explain",
     "get_method",
     "list_methods",
+    "load",
     "method",
     "occlusion_plan",
     "ops",

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from fastcam import capture, evidence, full_gradients, grouping, layers, postprocess, targets
+from fastcam import artefacts, capture, evidence, full_gradients, grouping, layers, postprocess, targets
 from fastcam import methods as _registered  # noqa: F401 - registers the rules
 from fastcam.assembly import Assembly
 from fastcam.batching import Batches, BatchSize, Block, check_batch_size
@@ -29,7 +29,8 @@ class Explainer:
     """Explains one model, batch after batch; everything stays on the model's device.
 
     Args:
-        model: any ``nn.Module``. It is never changed: no ``.grad``, no mode, no buffer, no hook stays behind.
+        model: any ``nn.Module``, TorchScript included, or a program of torch.export. It is never changed: no ``.grad``,
+            no mode, no buffer, no hook stays behind.
         method: a registry name (``fastcam.list_methods()``) or a :class:`fastcam.registry.Method` of your own, or
             several that share one forward and one backward.
         target_layer: a module, its name, several of either, or None for the last layer with a spatial map. Methods that
@@ -77,6 +78,7 @@ class Explainer:
         compile: bool = False,
         **options: Any,
     ) -> None:
+        model = artefacts.opened(model)
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
         if fuse not in ("mean", "max", None):

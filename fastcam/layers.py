@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastcam.artefacts import Value
 from fastcam.capture import Divided, Layer, all_modules, is_training, observe
 from fastcam.inputs import Inputs
 
@@ -51,7 +52,10 @@ def resolve(model: nn.Module, target_layer: TargetLayer, inputs: Inputs) -> list
 
 def _refuse_scripted(module: nn.Module) -> None:
     if isinstance(module, torch.jit.ScriptModule):
-        raise TypeError("TorchScript modules cannot be hooked; explain the nn.Module that this one was made from")
+        raise TypeError(
+            "TorchScript modules cannot be hooked, and this one is part of another model, in training mode, or holds "
+            "what cannot be read; explain the nn.Module that it was made from"
+        )
 
 
 def named(model: nn.Module, name: str) -> Layer:
@@ -71,9 +75,8 @@ def _layer(model: nn.Module, item: Any) -> Layer:
         return named(model, item)
     if not isinstance(item, nn.Module):
         raise TypeError(f"`target_layer` must be a module, its name or a list of them, got {type(item).__name__}")
-    _refuse_scripted(item)
     for name, module in model.named_modules():
-        if module is item:
+        if module is item or getattr(module, "source", None) is item:
             return named(model, name) if name else Layer(name, module)
     if isinstance(model, Divided) and (known := model.name_of(item)):
         return named(model, known)
@@ -107,10 +110,12 @@ def _last_spatial_layer(model: nn.Module, inputs: Inputs) -> str:
     order = [
         (name, module, output)
         for name, module, output in observe(model, inputs.arguments)
-        if name and not isinstance(module, _PASSIVE) and output.is_floating_point()
+        if name and not issubclass(_kind(module), _PASSIVE) and output.is_floating_point()
     ]
+    if any(_is_spatial(output, images) for _, module, output in order if not isinstance(module, Value)):
+        order = [each for each in order if not isinstance(each[1], Value)]
     # These two keep the channels behind the positions: what has the shape of their outputs is no map (N, C, *S).
-    behind = {o.shape for _, module, o in order if type(module) in (nn.LayerNorm, nn.Linear) and o.dim() > 2}
+    behind = {o.shape for _, module, o in order if _kind(module) in (nn.LayerNorm, nn.Linear) and o.dim() > 2}
     tokens = [i for i, (_, _, output) in enumerate(order) if output.shape in behind or _is_tokens(output, images)]
     spatial = [i for i, (_, _, output) in enumerate(order) if i not in tokens and _is_spatial(output, images)]
     if tokens and (not spatial or spatial[-1] < tokens[-1]):
@@ -123,6 +128,11 @@ def _last_spatial_layer(model: nn.Module, inputs: Inputs) -> str:
     name, module, _ = order[spatial[-1]]
     _refuse_scripted(module)
     return name
+
+
+def _kind(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, or that of the one it stands for in an opened artefact."""
+    return getattr(module, "stands_for", None) or type(module)
 
 
 def _is_spatial(output: Tensor, images: Tensor) -> bool:

@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.export.unflatten import UnflattenedModule
 
-from fastcam import capture, layers, pace
+from fastcam import artefacts, capture, layers, pace
 from fastcam.agreement import Difference, Observation, observe
 from fastcam.compiling import NotCompilableError, Parts, compile_parts
 from fastcam.folding import Folded, fold_batch_norms
@@ -83,8 +84,10 @@ def check_preparable(model: Any, precision: str) -> None:
         raise ValueError(f"`precision` must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule) or "forward" in vars(model):
-        raise TypeError("only a model that runs its class's own forward can be prepared, no scripted or patched one")
+    if isinstance(model, torch.jit.ScriptModule | artefacts.Script | UnflattenedModule) or "forward" in vars(model):
+        raise TypeError(
+            "only a model that runs its class's own forward can be prepared, no scripted or patched one and no program"
+        )
     if isinstance(model, Prepared):
         raise TypeError("the model is prepared already: prepare the one it was made from")
 

@@ -53,7 +53,8 @@ ALLOWED = {
     "ops": {"_extension", "ops"},
     "methods": {"registry", "ops", "methods"},
     "capture": set(),
-    "layers": {"capture", "inputs"},
+    "artefacts": {"artefacts"},
+    "layers": {"artefacts", "capture", "inputs"},
     "targets": {"capture", "targets"},
     "head": set(),
     "successor": {"capture"},
@@ -75,14 +76,14 @@ ALLOWED = {
     "compiling": {"inputs"},
     "agreement": {"capture", "inputs", "ops", "targets"},
     "prepared": {"agreement", "capture", "compiling", "folding", "inputs"},
-    "prepare": {"agreement", "capture", "compiling", "folding", "inputs", "layers", "pace", "prepared"},
+    "prepare": {"agreement", "artefacts", "capture", "compiling", "folding", "inputs", "layers", "pace", "prepared"},
     "grouping": {"explanation", "inputs", "targets"},
     "assembly": {"capture", "evidence", "explanation", "ops", "postprocess", "registry"},
     "occlusion_plan": {"capture", "incremental", "methods", "targets"},
     "explainer": {
-        *("assembly", "batching", "capture", "evidence", "grouping", "inputs", "layers", "methods", "postprocess"),
+        *("artefacts", "assembly", "batching", "capture", "evidence", "grouping", "inputs", "layers", "methods"),
         *("explanation", "full_gradients", "prepare", "prepared", "progress", "registry", "scorer", "targets"),
-        "occlusion",
+        *("occlusion", "postprocess"),
     },
 }
 LOWER = [name for name in MODULES if part(name) in ALLOWED and part(name) != "__init__"]

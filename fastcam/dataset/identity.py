@@ -20,8 +20,10 @@ def weights_digest(model: nn.Module) -> str:
     digest = hashlib.sha256(type(model).__qualname__.encode())
     if isinstance(model, torch.jit.ScriptModule):
         digest.update(str(model.inlined_graph).encode())
-    elif isinstance(model, torch.fx.GraphModule):
-        digest.update(model.code.encode())
+    for module in model.modules():
+        graph = vars(module).get("graph") or vars(module).get("_graph")
+        if isinstance(graph, torch.fx.Graph):  # of a program of torch.export
+            digest.update(str(graph).encode())
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, torch.Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

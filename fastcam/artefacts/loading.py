@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fastcam.artefacts import programs
+
 SUFFIXES = (".pt", ".ts", ".torchscript", ".pt2")
 
 
@@ -29,7 +31,8 @@ def load(file: str | Path, trust: bool = False) -> nn.Module:
             "`trust=True` if you know where it comes from"
         )
     try:
-        model = _exported(path) if path.suffix == ".pt2" else torch.jit.load(path, map_location="cpu")
+        is_program = path.suffix == ".pt2"
+        model = programs.read(torch.export.load(path)) if is_program else torch.jit.load(path, map_location="cpu")
     except Exception as error:  # of either loader, whatever the bytes make of it
         hint = "" if path.suffix == ".pt2" else "; a state dict is loaded into an architecture, as its weights"
         first = str(error).strip().split("\n", maxsplit=1)[0].split(". ")[0] or type(error).__name__
@@ -37,7 +40,3 @@ def load(file: str | Path, trust: bool = False) -> nn.Module:
     for module in model.modules():
         module.training = False  # `eval` of an exported program refuses: the mode was fixed when it was exported
     return model
-
-
-def _exported(path: Path) -> nn.Module:
-    return torch.export.load(path).module()
