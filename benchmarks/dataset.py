@@ -31,13 +31,13 @@ import fastcam
 import fastcam.dataset
 from benchmarks.keeping import write
 from benchmarks.networks import network
-from fastcam import demo
+from fastcam.classifiers.preprocessing import Preprocessing, read_photograph
+from fastcam.cli import demo
 from fastcam.dataset.decode import usual_decoder
 from fastcam.dataset.loading import Loader, in_order
 from fastcam.dataset.runner import usual_workers
 from fastcam.dataset.sources import source_of
 from fastcam.dataset.store import Span
-from fastcam.pictures import Preprocessing, read_photograph
 
 BATCH = 8
 SEES = Preprocessing()

@@ -23,9 +23,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 import fastcam
 from benchmarks.keeping import RESULTS
-from fastcam import demo, render
+from fastcam import render
 from fastcam.bench.timing import interleave
-from fastcam.registry import Method
+from fastcam.cli import demo
+from fastcam.methods.registry import Method
 
 PICTURE = RESULTS / "gallery.jpg"
 OPTIONS: dict[str, dict[str, Any]] = {

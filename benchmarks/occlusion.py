@@ -28,10 +28,10 @@ from torch import Tensor, nn
 import fastcam
 from benchmarks.keeping import RESULTS, write
 from benchmarks.networks import network
-from fastcam import demo
-from fastcam.agreement import spearman
 from fastcam.bench.timing import interleave
+from fastcam.cli import demo
 from fastcam.incremental import Sweep
+from fastcam.preparation.agreement import spearman
 
 NETWORKS = ("vgg16", "resnet18", "googlenet", "resnet50", "mobilenet_v2")
 WINDOWS = ((32, 16), (16, 8))

@@ -26,13 +26,13 @@ import fastcam
 from benchmarks import methods
 from benchmarks.keeping import RESULTS, write
 from benchmarks.networks import network
-from fastcam import demo
-from fastcam.agreement import spearman
 from fastcam.bench.contest import KINKS, Case, Contestant, Entrant, Setting, bare_forward, explained
 from fastcam.bench.methods import largest_difference
 from fastcam.bench.methods import measure as measure_case
 from fastcam.bench.peers import installed
 from fastcam.bench.timing import Patience, interleave
+from fastcam.cli import demo
+from fastcam.preparation.agreement import spearman
 
 LIMIT, RANK = 1e-4, 0.99
 PATIENCE = 10.0  # seconds for all rounds of a contestant

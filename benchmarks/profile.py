@@ -34,9 +34,9 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import fastcam
-from fastcam import models
 from fastcam.bench.contest import bare_forward
 from fastcam.bench.timing import timed, waiting
+from fastcam.classifiers import models
 
 MODEL, KERNELS, COPIES, OTHER, WAITING, PYTHON = PARTS = (
     "model", "fastcam's kernels", "copies", "other operators", "waiting", "Python",

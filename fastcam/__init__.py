@@ -3,37 +3,31 @@
 >>> import fastcam
 >>> explanation = fastcam.explain(model, images, method="grad_cam")
 >>> explanation.maps
+
+Importing the package imports nothing else: torch is loaded, and the ops are registered, when a name is first used
+(``import fastcam.ops`` registers them at once).
 """
 
-from fastcam import ops, targets
-from fastcam._extension import build_info
-from fastcam.artefacts import load
-from fastcam.explainer import Explainer, explain
-from fastcam.explanation import Explanation
-from fastcam.occlusion_plan import OcclusionPlan, occlusion_plan
-from fastcam.prepare import prepare
-from fastcam.prepared import Prepared
-from fastcam.registry import Method, get_method, list_methods, method
-from fastcam.reshape import swin_reshape, vit_reshape
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastcam._public import *  # noqa: F403 - every name of its __all__
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Explainer",
-    "Explanation",
-    "Method",
-    "OcclusionPlan",
-    "Prepared",
-    "build_info",
-    "explain",
-    "get_method",
-    "list_methods",
-    "load",
-    "method",
-    "occlusion_plan",
-    "ops",
-    "prepare",
-    "swin_reshape",
-    "targets",
-    "vit_reshape",
-]
+
+def __getattr__(name: str) -> Any:
+    """A module of the package or one of its public names, loaded now and kept."""
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f"{__name__}.{name}")
+    public = importlib.import_module("fastcam._public")
+    if name != "__all__" and name not in public.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(public, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *importlib.import_module("fastcam._public").__all__})

@@ -12,17 +12,19 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from fastcam import artefacts, capture, evidence, full_gradients, grouping, layers, postprocess, targets
-from fastcam import methods as _registered  # noqa: F401 - registers the rules
-from fastcam.assembly import Assembly
-from fastcam.batching import Batches, BatchSize, Block, check_batch_size
+from fastcam import artefacts, postprocess, targets
+from fastcam.engine import evidence, image_groups
+from fastcam.engine.assembly import Assembly
+from fastcam.engine.scorer import Scorer, Select
 from fastcam.explanation import Explanation
-from fastcam.inputs import Inputs, in_fast_layout
-from fastcam.prepare import Precision, check_preparable, prepare
-from fastcam.prepared import Prepared
-from fastcam.progress import Progress, Report
-from fastcam.registry import Method, Reduction, get_method
-from fastcam.scorer import Scorer, Select
+from fastcam.graph import bias_gradients
+from fastcam.methods.registry import Method, Reduction, get_method
+from fastcam.model import capture, layers
+from fastcam.model.batching import Batches, BatchSize, Block, check_batch_size
+from fastcam.model.inputs import Inputs, in_fast_layout
+from fastcam.model.progress import Progress, Report
+from fastcam.preparation.prepare import Precision, check_preparable, prepare
+from fastcam.preparation.prepared import Prepared
 
 
 class Explainer:
@@ -31,7 +33,7 @@ class Explainer:
     Args:
         model: any ``nn.Module``, TorchScript included, or a program of torch.export. It is never changed: no ``.grad``,
             no mode, no buffer, no hook stays behind.
-        method: a registry name (``fastcam.list_methods()``) or a :class:`fastcam.registry.Method` of your own, or
+        method: a registry name (``fastcam.list_methods()``) or a :class:`fastcam.Method` of your own, or
             several that share one forward and one backward.
         target_layer: a module, its name, several of either, or None for the last layer with a spatial map. Methods that
             attribute to the input alone have none.
@@ -172,11 +174,11 @@ class Explainer:
 
     def _groups(self, inputs: Inputs, target: targets.Target) -> Batches | None:
         """How the images are cut into groups; None for all at once, where they may not be parted or are few."""
-        if self.differentiable or not grouping.is_divisible(target, len(inputs)):
+        if self.differentiable or not image_groups.is_divisible(target, len(inputs)):
             return None
         if not all(each.is_one_pass for each in self.methods):
             return None  # these cut their work themselves
-        start = self._measured_size or grouping.usual_size(inputs.images)
+        start = self._measured_size or image_groups.usual_size(inputs.images)
         batches = Batches(self.batch_size, inputs.images.device, self.progress, start)
         return None if len(inputs) <= batches.limit or capture.is_training(self.model) else batches
 
@@ -188,15 +190,15 @@ class Explainer:
         """The same as :meth:`_explained`, group by group."""
 
         def explain_group(block: Block) -> Any:
-            return self._explained(*grouping.part_of(inputs, target, block.images))
+            return self._explained(*image_groups.part_of(inputs, target, block.images))
 
         found = []
         for block, part in batches.each(len(inputs.images), 1, explain_group):
             one = next(iter(part.values())) if isinstance(part, dict) else part
-            if not grouping.is_joinable(one.output, len(block)):
+            if not image_groups.is_joinable(one.output, len(block)):
                 return self._explained(inputs, target)
             found.append(part)
-        return grouping.joined(found, inputs.images.detach())
+        return image_groups.joined(found, inputs.images.detach())
 
     def _explained(self, inputs: Inputs, target: targets.Target) -> Any:
         """Maps of all images, in one forward pass."""
@@ -242,7 +244,7 @@ class Explainer:
         scored = _scored_layer(self.model, target)
         with torch.inference_mode(False):
             images = _start_of_graph(inputs.images, self.differentiable) if at_input else inputs.images
-        watch = full_gradients.Watch(self.differentiable) if "full_gradients" in needs else None
+        watch = bias_gradients.Watch(self.differentiable) if "full_gradients" in needs else None
         if watch is not None and isinstance(self.model, Prepared):
             self.model.check_biases()
         with contextlib.nullcontext() if watch is None else watch.over(self.model):

@@ -7,8 +7,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from fastcam._extension import host
-
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -34,9 +32,16 @@ def colors(colormap: str) -> Bytes:
     return np.round(255 * colormaps[colormap](np.linspace(0, 1, 256))[:, :3]).astype(np.uint8)
 
 
+def _compiled() -> Any | None:
+    """The compiled rendering, looked up late: it needs torch, and a wrong colour map is told without."""
+    from fastcam._extension import host
+
+    return host()
+
+
 def to_uint8(maps: Floats) -> Bytes:
     """Maps in [0, 1] as bytes, rounded; NaN becomes 0."""
-    compiled = host()
+    compiled = _compiled()
     if compiled is not None:
         return compiled.to_uint8(maps)
     return np.round(255 * np.clip(np.nan_to_num(maps.astype(np.float32)), 0, 1)).astype(np.uint8)
@@ -58,7 +63,7 @@ def overlay(images: Bytes, maps: Floats, colormap: str = "jet", alpha: float = 0
         raise ValueError(f"`images` must have shape {(*maps.shape, 3)} for maps {maps.shape}, got {images.shape}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"`alpha` must lie in [0, 1], got {alpha}")
-    compiled = host()
+    compiled = _compiled()
     if compiled is not None:
         return compiled.overlay(images, maps, colors(colormap), alpha)
     color = colors(colormap)[to_uint8(maps)]

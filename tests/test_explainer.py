@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 import fastcam
-from fastcam import registry
-from tests.conftest import GRADIENT_METHODS, METHODS, autograd_gradients, conv_net, images_for, suited
+from fastcam.methods import registry
+from tests.support.conv_net import autograd_gradients, conv_net, images_for, suited
+from tests.support.engine_cases import GRADIENT_METHODS, METHODS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

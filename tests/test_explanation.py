@@ -10,7 +10,8 @@ from PIL import Image
 
 import fastcam
 from fastcam import render
-from tests.conftest import METHODS, conv_net, images_for, suited
+from tests.support.conv_net import conv_net, images_for, suited
+from tests.support.engine_cases import METHODS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import readme
-from fastcam import demo
+from fastcam.cli import demo
 
 TEXT = readme.README.read_text()
 

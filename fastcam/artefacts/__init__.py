@@ -2,7 +2,7 @@
 
 from fastcam.artefacts.loading import SUFFIXES, load
 from fastcam.artefacts.opening import opened
-from fastcam.artefacts.scripts import Script
+from fastcam.artefacts.torchscript import Script
 from fastcam.artefacts.values import Value
 
 __all__ = ["SUFFIXES", "Script", "Value", "load", "opened"]

@@ -7,7 +7,7 @@ import torch
 from torch.export import ExportedProgram
 
 from fastcam.artefacts import programs
-from fastcam.artefacts.scripts import Script, UnreadableError
+from fastcam.artefacts.torchscript import Script, UnreadableError
 
 _log = logging.getLogger("fastcam")
 

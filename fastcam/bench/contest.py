@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcam import layers
 from fastcam.explainer import Explainer
-from fastcam.inputs import Inputs
+from fastcam.model import layers
+from fastcam.model.inputs import Inputs
 
 SPREAD = 500.0  # of the logits, so that the peers' epsilons (pytorch-grad-cam's 1e-6 in Grad-CAM++) are negligible
 SOFT = 5.0  # of the logits, for Score-CAM: the softmax over the channels' scores leaves several channels, not one

@@ -18,7 +18,7 @@ from fastcam.bench.contest import Case, Setting, enlivened
 from fastcam.bench.hardware import hardware
 from fastcam.bench.op_cases import OpCase, op_cases
 from fastcam.bench.timing import Patience
-from fastcam.models import Classifier
+from fastcam.classifiers.models import Classifier
 
 
 def check_names(only: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ from rich.markup import escape
 from rich.table import Table
 
 import fastcam
-from fastcam import doctor as diagnosis
 from fastcam.cli.console import complain, mistakes_in_one_sentence, output
 
 
@@ -24,6 +23,8 @@ def methods() -> None:
 
 def doctor() -> None:
     """Show what this installation can do, and check the compiled ops against their references."""
+    from fastcam.cli import doctor as diagnosis
+
     table = Table("what", "found")
     for name, value in diagnosis.facts().items():
         table.add_row(escape(name), escape(value))
@@ -43,7 +44,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the overlays and contact_sheet.png.")] = Path("fastcam_demo"),
 ) -> None:
     """Explain a few photographs with a trained network; nothing is downloaded."""
-    from fastcam import demo as demonstration
+    from fastcam.cli import demo as demonstration
 
     with mistakes_in_one_sentence():
         demonstration.run(out)

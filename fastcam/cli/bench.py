@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fastcam import models
 from fastcam.cli.console import complain, mistakes_in_one_sentence, output, progress_bar
-from fastcam.cli.options import RESHAPES, Device, Tokens, device_of
+from fastcam.cli.options import Device, Tokens, check_model, device_of, reshape_transform
 
 
 def bench(
@@ -24,17 +23,19 @@ def bench(
     device: Device = None,
 ) -> None:
     """Time ops and methods on this machine, beside PyTorch, a bare forward pass and what other tools are installed."""
-    from fastcam.bench import peers, tables
-    from fastcam.bench.hardware import described, hardware
-    from fastcam.bench.session import Session, check_names, setting_of
-    from fastcam.bench.timing import Patience
-
     with mistakes_in_one_sentence():
+        check_model(model, weights)
+        from fastcam.bench import peers, tables
+        from fastcam.bench.hardware import described, hardware
+        from fastcam.bench.session import Session, check_names, setting_of
+        from fastcam.bench.timing import Patience
+        from fastcam.classifiers import models
+
         check_names(only or [])
         if json is not None:
             json.open("a").close()  # better now than after minutes
-        transform = RESHAPES[reshape] if reshape else None
-        at = setting_of(model, models.load(model, weights), batch, device_of(device), layer, transform)
+        loaded = models.load(model, weights)
+        at = setting_of(model, loaded, batch, device_of(device), layer, reshape_transform(reshape))
         session = Session(at, Patience.of(seconds), tuple(only or ()))
         with progress_bar() as progress:
             task = progress.add_task("measuring", total=len(session))

@@ -97,15 +97,18 @@ def map_(
 ) -> None:
     """Write a map for every image of a dataset; run it again to go on where it was interrupted."""
     with mistakes_in_one_sentence():
+        methods = list(dict.fromkeys(method or ["grad_cam"]))
+        options.check_methods(methods)
+        options.check_model(model, weights)
+        method_options, class_names = options.method_options(option or []), options.class_names(classes)
         dataset = _dataset()
-        classifier = options.load_classifier(
-            model, weights, classes, num_classes, options.device_of(device), trust_model
-        )
+        place = options.device_of(device)
+        classifier = options.load_classifier(model, weights, class_names, num_classes, place, trust_model)
         settings: dict[str, Any] = {
-            "method": list(dict.fromkeys(method or ["grad_cam"])),
+            "method": methods,
             "target": target or ["top1"],
             "target_layer": tuple(layer) if layer else None,
-            "reshape_transform": options.RESHAPES[reshape] if reshape else None,
+            "reshape_transform": options.reshape_transform(reshape),
             "preprocessing": options.overridden(classifier.preprocessing, size, shorter_side, mean, std),
             "resolution": resolution.value,
             "dtype": dtype.value,
@@ -117,7 +120,7 @@ def map_(
             "precision": precision.value if precision else None,
             "compile": compile,
             "ray": dataset.Cluster(ray, ray_cores) if ray else None,
-            **options.method_options(option or []),
+            **method_options,
         }
     try:
         with mistakes_in_one_sentence(), _reported(json_log) as report:
@@ -139,6 +142,7 @@ def verify(
 ) -> None:
     """Rehash every shard of a folder of maps."""
     with mistakes_in_one_sentence():
+        _check_folder(folder)
         damaged = _dataset().verify(folder, repair)
         count = len(_dataset().open(folder).store.spans()) + (len(damaged) if repair else 0)
     for _, reason in damaged:
@@ -154,6 +158,7 @@ def stats(
 ) -> None:
     """Show what a folder of maps holds: counts, failures, predictions."""
     with mistakes_in_one_sentence():
+        _check_folder(folder)
         maps = _dataset().open(folder)
         found = maps.stats()
         written = 0 if mean_maps is None else _write_means(maps.mean_maps(), mean_maps)
@@ -182,6 +187,7 @@ def export(
 ) -> None:
     """Write the full-size maps of a folder for other programs."""
     with mistakes_in_one_sentence():
+        _check_folder(folder)
         dataset = _dataset()
         maps = dataset.open(folder)
         if to is Format.overlays:
@@ -191,6 +197,12 @@ def export(
         else:
             count = {Format.zarr: dataset.to_zarr, Format.webdataset: dataset.to_webdataset}[to](maps, out)
     typer.echo(f"{count} maps in {out}")
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses a folder without maps before torch is imported, as :class:`fastcam.dataset.Maps` does after."""
+    if not (folder / "run.json").exists():
+        raise ValueError(f"{str(folder)!r} holds no maps: there is no run.json")
 
 
 def _dataset() -> Any:
@@ -233,7 +245,7 @@ def _write_means(means: dict[tuple[str, str, int | None], Any], folder: Path) ->
     from PIL import Image
 
     from fastcam import render
-    from fastcam.pictures import write_png
+    from fastcam.classifiers.preprocessing import write_png
 
     folder.mkdir(parents=True, exist_ok=True)
     layers = {layer for _, layer, _ in means}

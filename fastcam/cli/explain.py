@@ -3,7 +3,7 @@
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,11 +11,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 import fastcam
-from fastcam import photographs, render, targets
-from fastcam.asked import Asked
-from fastcam.cli import options
+from fastcam import render
+from fastcam.cli import options, photographs
 from fastcam.cli.console import complain, mistakes_in_one_sentence, output, progress_bar
-from fastcam.progress import Progress as Report
+
+if TYPE_CHECKING:
+    from fastcam.cli.folder_run import FolderRun, Result
 
 
 class Fusion(StrEnum):
@@ -33,11 +34,8 @@ class Score(StrEnum):
     log_probability = "log-probability"
 
 
-_SCORES: dict[Score, type[targets.Logit]] = {
-    Score.logit: targets.Logit,
-    Score.probability: targets.Probability,
-    Score.log_probability: targets.LogProbability,
-}
+# Of each score, the class of ``fastcam.targets``.
+_TARGETS = {Score.logit: "Logit", Score.probability: "Probability", Score.log_probability: "LogProbability"}
 EXIT_CODES = (
     "Exit codes: 0 all fine; 1 some images could not be read or gave a map that is not finite, the others are done; "
     "2 bad usage: an unknown model, method, layer, class or option, or weights that do not fit."
@@ -73,9 +71,13 @@ def explain(
     """Explain photographs: write overlays, drawn on what the model saw of each, and print a table of what it saw."""
     with mistakes_in_one_sentence():
         names = list(dict.fromkeys(method or ["grad_cam"]))
-        _check_early(names, colormap)
+        options.check_methods(names)
+        options.check_model(model, weights)
+        method_options, class_names = options.method_options(option or []), options.class_names(classes)
+        paths = _there(photographs.find(images, out))
+        render.colors(colormap)  # refuses a wrong name
         place = options.device_of(device)
-        classifier = options.load_classifier(model, weights, classes, num_classes, place, trust_model)
+        classifier = options.load_classifier(model, weights, class_names, num_classes, place, trust_model)
         seen_as = options.overridden(classifier.preprocessing, size, shorter_side, mean, std)
         classifier = replace(classifier, preprocessing=seen_as)
         explainer = fastcam.Explainer(
@@ -83,28 +85,44 @@ def explain(
             names,
             tuple(layer) if layer else None,
             fuse=fuse.value,
-            reshape_transform=options.RESHAPES[reshape] if reshape else None,
+            reshape_transform=options.reshape_transform(reshape),
             precision=precision.value if precision else None,
             compile=compile,
-            **options.method_options(option or []),
+            **method_options,
         )
+        from fastcam.classifiers.class_choice import Asked
+        from fastcam.cli.folder_run import FolderRun
+
         asked = Asked(tuple(target or ()))
-        run = photographs.Run(classifier, explainer, asked, place, out, colormap, alpha, _SCORES[score])
-        failed = _explain_all(run, photographs.find(images, out), batch_size)
+        run = FolderRun(
+            classifier, explainer, asked, place, out, colormap, alpha, getattr(fastcam.targets, _TARGETS[score])
+        )
+        failed = _explain_all(run, paths, batch_size)
     raise typer.Exit(1 if failed else 0)
 
 
-def _explain_all(run: photographs.Run, paths: list[Path], batch_size: int) -> bool:
-    """Explains, prints complaints as they come and the table at the end; whether anything failed."""
-    failed = not paths
+def _there(paths: list[Path]) -> list[Path]:
+    """The photographs; ends the command, before a model is loaded, where none of them exists."""
     if not paths:
         complain("there are no pictures in what was given")
-    results: list[photographs.Result] = []
+    elif any(path.exists() for path in paths):
+        return paths
+    for path in paths:
+        complain(f"{path}: there is no such file")
+    raise typer.Exit(1)
+
+
+def _explain_all(run: "FolderRun", paths: list[Path], batch_size: int) -> bool:
+    """Explains, prints complaints as they come and the table at the end; whether anything failed."""
+    from fastcam.cli.folder_run import Failure
+
+    failed = False
+    results: list[Result] = []
     with progress_bar() as progress:
         task = progress.add_task("explaining", total=len(paths))
         _show_copies(progress, run)
         for each in run.over(paths, batch_size):
-            if isinstance(each, photographs.Failure):
+            if isinstance(each, Failure):
                 failed = True
                 complain(f"{each.photograph}: {each.reason}", progress.console)
             else:
@@ -115,17 +133,19 @@ def _explain_all(run: photographs.Run, paths: list[Path], batch_size: int) -> bo
     return failed or any(each.status == "non-finite" for each in results)
 
 
-def _show_copies(progress: Progress, run: photographs.Run) -> None:
+def _show_copies(progress: Progress, run: "FolderRun") -> None:
     """A second line for methods that try many copies of a photograph."""
+    from fastcam.model.progress import Progress as CopiesProgress
+
     copies = progress.add_task("copies tried", visible=False)
 
     def show(done: int, total: int) -> None:
         progress.update(copies, completed=done, total=total, visible=done < total)
 
-    run.explainer.progress = Report(show)
+    run.explainer.progress = CopiesProgress(show)
 
 
-def _table(results: list[photographs.Result], with_target: bool) -> Table:
+def _table(results: "list[Result]", with_target: bool) -> Table:
     table = Table()
     table.add_column("photo", overflow="fold")
     table.add_column("predicted class")
@@ -148,10 +168,3 @@ def _table(results: list[photographs.Result], with_target: bool) -> Table:
             escape(str(each.file)),
         )
     return table
-
-
-def _check_early(methods: list[str], colormap: str) -> None:
-    """Refuses a wrong name before a model is built."""
-    for each in methods:
-        fastcam.get_method(each)
-    render.colors(colormap)

@@ -1,20 +1,50 @@
 """The options that several commands have, and what becomes of them."""
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from torch import Tensor
 
 import fastcam
-from fastcam import models
+from fastcam.classifiers.specification import check_specification, check_weights_file
 from fastcam.cli.console import complain
-from fastcam.pictures import Preprocessing
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a mistake is to be answered at once
+    import torch
+    from torch import Tensor
+
+    from fastcam.classifiers.models import Classifier
+    from fastcam.classifiers.preprocessing import Preprocessing
+
+# The names of the registry, known without importing torch; a test keeps them equal.
+METHODS = (
+    "cam",
+    "gmp_cam",
+    "eigen_cam",
+    "eigen_grad_cam",
+    "grad_cam",
+    "grad_cam_pp",
+    "xgrad_cam",
+    "hires_cam",
+    "layer_cam",
+    "grad_cam_elementwise",
+    "score_cam",
+    "ablation_cam",
+    "rise",
+    "occlusion",
+    "saliency",
+    "input_x_gradient",
+    "deconvnet",
+    "guided_backprop",
+    "guided_grad_cam",
+    "integrated_gradients",
+    "smooth_grad",
+    "full_grad",
+)
 
 
 class Reshape(StrEnum):
@@ -32,11 +62,6 @@ class Precision(StrEnum):
     fp16 = "fp16"
     auto = "auto"
 
-
-RESHAPES: dict[Reshape, Callable[[Tensor], Tensor]] = {
-    Reshape.vit: fastcam.vit_reshape,
-    Reshape.swin: fastcam.swin_reshape,
-}
 
 Model = Annotated[
     str, typer.Option(help="torchvision:NAME, timm:NAME, package.module:factory, or a TorchScript or .pt2 file.")
@@ -67,20 +92,51 @@ ShorterSide = Annotated[int | None, typer.Option(min=1, help="Resize to this bef
 Colours = Annotated[tuple[float, float, float] | None, typer.Option(help="Per colour, 0 to 1.")]
 
 
+def check_methods(names: Sequence[str]) -> None:
+    """Refuses names that no method has.
+
+    Raises:
+        ValueError: for an unknown name; the message lists the known ones.
+    """
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"`method` must be one of {', '.join(METHODS)}; got {name!r}")
+
+
+def check_model(model: str, weights: Path | None) -> None:
+    """Refuses what cannot name a model, and weights that are not there.
+
+    Raises:
+        ValueError: with one sentence.
+    """
+    check_specification(model)
+    if weights is not None:
+        check_weights_file(weights)
+
+
+def reshape_transform(tokens: Reshape | None) -> "Callable[[Tensor], Tensor] | None":
+    """The function of that name."""
+    if tokens is None:
+        return None
+    return {Reshape.vit: fastcam.vit_reshape, Reshape.swin: fastcam.swin_reshape}[tokens]
+
+
 def load_classifier(
     model: str,
     weights: Path | None,
-    classes: Path | None,
+    class_names: Sequence[str],
     num_classes: int | None,
-    place: torch.device,
+    device: "torch.device",
     trust: bool,
-) -> models.Classifier:
+) -> "Classifier":
     """The classifier asked for, on its device, with a warning where nobody trained it."""
-    found = models.load(model, weights, class_names=_class_names(classes), num_classes=num_classes, trust=trust)
-    if found.random_weights:
+    from fastcam.classifiers import models
+
+    classifier = models.load(model, weights, class_names=class_names, num_classes=num_classes, trust=trust)
+    if classifier.random_weights:
         complain("warning: the weights are random, so the maps mean nothing; give trained ones with --weights")
-    found.model.to(place)
-    return found
+    classifier.model.to(device)
+    return classifier
 
 
 def method_options(texts: list[str]) -> dict[str, Any]:
@@ -97,12 +153,14 @@ def method_options(texts: list[str]) -> dict[str, Any]:
     return options
 
 
-def device_of(name: str | None) -> torch.device:
+def device_of(name: str | None) -> "torch.device":
     """The device of that name; None takes a GPU where there is one.
 
     Raises:
         ValueError: for one that is not there.
     """
+    import torch
+
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -112,7 +170,12 @@ def device_of(name: str | None) -> torch.device:
         raise ValueError(f"device {name!r} cannot be used: {first}") from None
 
 
-def _class_names(file: Path | None) -> list[str]:
+def class_names(file: Path | None) -> list[str]:
+    """The lines of a file of class names; none without a file.
+
+    Raises:
+        ValueError: for a file that cannot be read.
+    """
     if file is None:
         return []
     try:
@@ -122,12 +185,12 @@ def _class_names(file: Path | None) -> list[str]:
 
 
 def overridden(
-    preprocessing: Preprocessing,
+    preprocessing: "Preprocessing",
     size: int | None,
     shorter_side: int | None,
     mean: tuple[float, float, float] | None,
     std: tuple[float, float, float] | None,
-) -> Preprocessing:
+) -> "Preprocessing":
     """The preprocessing with what the user asked for in its place."""
     if size is not None:
         scaled = round(preprocessing.shorter_side * size / max(preprocessing.size))

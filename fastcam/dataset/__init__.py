@@ -11,10 +11,10 @@ try:
 except ImportError as error:
     raise ImportError(f'fastcam.dataset needs {error.name}: pip install "fastcam[dataset]"') from error
 
+from fastcam.dataset.api import run, verify
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Limits
 from fastcam.dataset.export import to_overlays, to_webdataset, to_zarr
-from fastcam.dataset.mapping import run, verify
 from fastcam.dataset.reader import Maps, Stats
 from fastcam.dataset.runner import InterruptedRunError, Progress
 from fastcam.dataset.store import Commit, DamagedError, Span

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fastcam.pictures import Pixels, opened, rgb
+from fastcam.classifiers.preprocessing import Pixels, opened, rgb
 
 Decoder = Literal["torchcodec", "pillow"]
 

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from fastcam import render
+from fastcam.classifiers.preprocessing import Preprocessing, write_png
 from fastcam.dataset.decode import Limits, decode
 from fastcam.dataset.reader import Maps
 from fastcam.dataset.sources import source_of
-from fastcam.pictures import Preprocessing, write_png
 
 Row = dict[str, Any]
 _FACTS = ("image_id", "path", "sha256", "label", "target", "predicted", "score", "method", "layer", "status")

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastcam.asked import Asked
+from fastcam.classifiers.class_choice import Asked
+from fastcam.classifiers.models import Classifier
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.runner import Report, Runner, usual_workers
 from fastcam.dataset.sources import Source
 from fastcam.dataset.store import Span, Store
 from fastcam.dataset.table import Maps
 from fastcam.explainer import Explainer
-from fastcam.models import Classifier
 
 
 @dataclass(frozen=True)

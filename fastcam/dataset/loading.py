@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset.decode import Decoder, Limits, pixels
 from fastcam.dataset.sources import Item, Source
 from fastcam.dataset.store import Span
-from fastcam.pictures import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from fastcam.batching import is_out_of_memory
 from fastcam.dataset.loading import Loaded, Loader, in_order
 from fastcam.dataset.sources import Source
 from fastcam.dataset.store import Commit, Span, Store
 from fastcam.dataset.table import Maps, rows_of
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
+from fastcam.model.batching import is_out_of_memory
 from fastcam.targets import Target
 
 Report = Callable[["Progress"], None]

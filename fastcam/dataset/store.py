@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fastcam.dataset.files import is_ours_alone, set_aside, shared_lock, sweep, sync_folder, write_once
+from fastcam.dataset.durable_files import is_ours_alone, set_aside, shared_lock, sweep, sync_folder, write_once
 from fastcam.dataset.table import read_shard, shard_bytes
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from fastcam.batching import Batches, Block
 from fastcam.incremental.sweep import NotIncrementalError, Sweep
+from fastcam.model.batching import Batches, Block
 
 Engine = Literal["auto", "incremental", "dense"]
 Told = dict[str, Tensor]

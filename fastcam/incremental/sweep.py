@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.batching import is_out_of_memory
 from fastcam.incremental.buckets import buckets
 from fastcam.incremental.plan import Known, Plan, plan
 from fastcam.incremental.regions import Region
 from fastcam.incremental.runner import Runner
 from fastcam.incremental.tape import record
+from fastcam.model.batching import is_out_of_memory
 
 
 class NotIncrementalError(RuntimeError):

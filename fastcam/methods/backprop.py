@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.registry import method
+from fastcam.methods.registry import method
 
 
 @method(

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from fastcam import ops
 from fastcam.methods.protocol import BiasGradient, FullGradients, Outcome
+from fastcam.methods.registry import method
 from fastcam.ops.reference import accumulation_dtype, is_constant
-from fastcam.registry import method
 
 Rescale = Literal["sample", "channel"]
 

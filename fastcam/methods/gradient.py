@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
+from fastcam.methods.registry import method
 from fastcam.ops import reference
-from fastcam.registry import method
 
 
 @method("grad_cam", needs=("activations", "gradients"), fused=ops.grad_cam, paper="arXiv:1610.02391")

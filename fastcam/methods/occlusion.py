@@ -11,8 +11,8 @@ from fastcam import ops
 from fastcam.methods.baselines import baseline_images
 from fastcam.methods.protocol import Block, Outcome, Scorer
 from fastcam.methods.refinement import refined
+from fastcam.methods.registry import method
 from fastcam.ops.reference import accumulation_dtype
-from fastcam.registry import method
 
 Engine = Literal["auto", "incremental", "dense"]
 Window = int | Sequence[int] | Tensor | None

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fastcam.methods.baselines import baseline_images, normal_noise
 from fastcam.methods.protocol import Block, Outcome, Scorer
+from fastcam.methods.registry import Method, get_method, method
 from fastcam.ops.reference import accumulation_dtype
-from fastcam.registry import Method, get_method, method
 
 Quadrature = Literal["gauss_legendre", "riemann_left", "riemann_right", "riemann_middle", "trapezoid"]
 Kind = Literal["mean", "square", "variance"]

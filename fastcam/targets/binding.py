@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.capture import part
+from fastcam.model.capture import part
 
 Target = Any  # None, class indices, "all", a Score, a callable from the output, or one per image: see `bind`
 

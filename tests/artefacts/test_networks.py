@@ -7,7 +7,7 @@ import torch
 
 import fastcam
 from fastcam.artefacts import opened
-from tests.networks import efficientnet_lite0, photographs, torchvision_network
+from tests.support.networks import efficientnet_lite0, photographs, torchvision_network
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import fastcam
 from fastcam.artefacts import Script, Value, opened
-from fastcam.artefacts.scripts import UnreadableError
-from tests.networks import small_network
+from fastcam.artefacts.torchscript import UnreadableError
+from tests.support.networks import small_network
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -10,7 +10,7 @@ import fastcam
 from fastcam.bench import methods, peers
 from fastcam.bench.contest import Case, Contestant, Setting, bare_forward, enlivened, normalized, with_fastcam
 from fastcam.bench.timing import Patience
-from tests.networks import small_network
+from tests.support.networks import small_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,7 +17,7 @@ from torch import nn
 import fastcam
 from fastcam.compat import pytorch_grad_cam as ours
 from fastcam.compat.pytorch_grad_cam.utils import image, model_targets, reshape_transforms
-from tests.conftest import conv_net
+from tests.support.conv_net import conv_net
 
 CAMS = [
     "AblationCAM",

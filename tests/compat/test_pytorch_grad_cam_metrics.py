@@ -8,7 +8,7 @@ from pytorch_grad_cam.metrics import road as peer_road
 
 from fastcam.compat.pytorch_grad_cam.metrics import cam_mult_image, road
 from fastcam.compat.pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
-from tests.conftest import conv_net
+from tests.support.conv_net import conv_net
 
 
 @pytest.fixture

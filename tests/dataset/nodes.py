@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import fastcam.dataset
-from tests.conftest import ConvNet
 from tests.dataset.small import SETTINGS, network
+from tests.support.conv_net import ConvNet
 
 
 class Slow(ConvNet):

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastcam import demo
-from fastcam.pictures import Preprocessing
-from tests.conftest import conv_net
+from fastcam.classifiers.preprocessing import Preprocessing
+from fastcam.cli import demo
+from tests.support.conv_net import conv_net
 
 PREPROCESSING = Preprocessing(shorter_side=18, size=(16, 16))
 SETTINGS = {"preprocessing": PREPROCESSING, "target_layer": "features", "shard_size": 4, "batch_size": 3}

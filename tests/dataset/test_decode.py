@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastcam.classifiers.preprocessing import read_photograph
 from fastcam.dataset import Limits
 from fastcam.dataset import decode as decode_module
 from fastcam.dataset.decode import Decoder, check_decoder, decode, pixels, usual_decoder
-from fastcam.pictures import read_photograph
 from tests.dataset.small import jpeg, picture
 
 

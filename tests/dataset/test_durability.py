@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastcam.dataset
-from fastcam.dataset.files import set_aside, sweep, write_once
+from fastcam.dataset.durable_files import set_aside, sweep, write_once
 from fastcam.dataset.table import read_shard
 from tests.dataset import victim
 from tests.dataset.disk import Disk

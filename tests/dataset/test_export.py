@@ -11,7 +11,7 @@ from PIL import Image
 
 import fastcam.dataset
 from fastcam import render
-from fastcam.pictures import read_photograph
+from fastcam.classifiers.preprocessing import read_photograph
 from tests.dataset.small import PREPROCESSING, SETTINGS, folder, network
 from tests.dataset.test_run import Tensors
 

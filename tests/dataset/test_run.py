@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import fastcam
 import fastcam.dataset
-from fastcam.models import Classifier
-from fastcam.pictures import read_photograph
+from fastcam.classifiers.models import Classifier
+from fastcam.classifiers.preprocessing import read_photograph
 from tests.dataset.small import PREPROCESSING, SETTINGS, contents, folder, jpeg, network
 
 pytestmark = pytest.mark.usefixtures("one_thread")

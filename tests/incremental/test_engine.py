@@ -11,7 +11,7 @@ from torch import nn
 import fastcam
 from fastcam.incremental import Sweep
 from tests.incremental.sweeps import both, difference, windows
-from tests.networks import photographs, small_network, torchvision_network
+from tests.support.networks import photographs, small_network, torchvision_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import fastcam
 from tests.incremental.sweeps import both, difference, kinds, same, windows
-from tests.networks import efficientnet_lite0, in_double, photographs, timm_network, torchvision_network
+from tests.support.networks import efficientnet_lite0, in_double, photographs, timm_network, torchvision_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 import fastcam
-from tests.networks import in_double, photographs, torchvision_network
+from tests.support.networks import in_double, photographs, torchvision_network
 
 AGREEMENT = 1e-4  # of a map's range
 CLASSES = [7, 42]

@@ -23,12 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from tests.networks import (
-    efficientnet_lite0,
-    photographs,
-    timm_network,
-    torchvision_network,
-)
+from tests.support.networks import efficientnet_lite0, photographs, timm_network, torchvision_network
 
 captum = pytest.importorskip("captum.attr")
 torchcam = pytest.importorskip("torchcam.methods")

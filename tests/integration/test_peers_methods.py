@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torchcam.methods import ScoreCAM
 
 import fastcam
-from tests.networks import in_double, torchvision_network
+from tests.support.networks import in_double, torchvision_network
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 

@@ -19,17 +19,9 @@ import torch
 from torch import Tensor
 
 import fastcam
-from tests.conftest import conv_net
-from tests.integration.peer_networks import (
-    AGREEMENT,
-    CLASSES,
-    NETWORKS,
-    RECTIFIED,
-    attributions,
-    error,
-    images,
-)
-from tests.networks import in_double
+from tests.integration.peer_networks import AGREEMENT, CLASSES, NETWORKS, RECTIFIED, attributions, error, images
+from tests.support.conv_net import conv_net
+from tests.support.networks import in_double
 
 torchcam = pytest.importorskip("torchcam.methods")
 pytorch_grad_cam = pytest.importorskip("pytorch_grad_cam")

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastcam
-from fastcam import capture
-from fastcam.batching import Block
-from fastcam.inputs import Inputs
-from fastcam.resume import NotResumableError, Resumed
-from fastcam.successor import following_affine
-from tests.conftest import Call, conv_net, images_for
-from tests.networks import in_double, small_images, small_network, torchvision_network
+from fastcam.graph.next_affine import following_affine
+from fastcam.model import capture
+from fastcam.model.batching import Block
+from fastcam.model.inputs import Inputs
+from fastcam.model.resume import NotResumableError, Resumed
+from tests.support.conv_net import Call, conv_net, images_for
+from tests.support.networks import in_double, small_images, small_network, torchvision_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from tests.conftest import Call, images_for
+from tests.support.conv_net import Call, images_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -137,7 +137,7 @@ def test_what_the_front_leaves_behind(forward, count):
 
 @pytest.mark.parametrize("forward", RESUMED, ids=lambda function: function.__name__)
 def test_no_whole_forwards(forward, monkeypatch):
-    from fastcam import ablation
+    from fastcam.engine import ablation
 
     def refuse(*_):
         raise AssertionError("a whole forward pass for every channel")

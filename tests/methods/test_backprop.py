@@ -6,15 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastcam
-from tests.conftest import Call, autograd_gradients, conv_net, images_for
-from tests.networks import in_double
+from tests.support.conv_net import Call, autograd_gradients, conv_net, images_for
+from tests.support.networks import in_double
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 K = [[0, 4, 2], [1, 1, 3]]
 
 
-class Ruled(torch.autograd.Function):
+class Ruled(torch.autograd.Call):
     """A rectifier written out, with the backward rule of a paper in place of its derivative."""
 
     @staticmethod
@@ -189,7 +189,7 @@ def test_rules_are_gone_after_an_exception():
     model, images = conv_net(), images_for()
     before = fastcam.explain(model, images, "saliency", 1).raw
 
-    class Fails(torch.autograd.Function):
+    class Fails(torch.autograd.Call):
         @staticmethod
         def forward(ctx, x):
             return x.clone()

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from tests.networks import Function, SmallNetwork, small_images, small_network
+from tests.support.conv_net import Call
+from tests.support.networks import SmallNetwork, small_images, small_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,7 +25,7 @@ TARGETS = {
 
 def disguised(model: SmallNetwork) -> SmallNetwork:
     """The same function with logits * 1, which is none of the operations of a pooling-and-linear head."""
-    model.head = nn.Sequential(model.head, Function(lambda logits: logits * 1.0)).eval()
+    model.head = nn.Sequential(model.head, Call(lambda logits: logits * 1.0)).eval()
     return model
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fastcam
 from fastcam import ops
-from tests.networks import in_double, small_images, small_network
+from tests.support.networks import in_double, small_images, small_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastcam
-from tests.conftest import conv_net, images_for
-from tests.networks import in_double, small_images, small_network, torchvision_network
+from tests.support.conv_net import conv_net, images_for
+from tests.support.networks import in_double, small_images, small_network, torchvision_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from tests.conftest import conv_net, images_for
 from tests.integration.peer_networks import images, mobilenet_v2, swin, vgg11, vit
+from tests.support.conv_net import conv_net, images_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

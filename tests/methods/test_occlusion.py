@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import fastcam
 from fastcam.methods.baselines import baseline_images
-from tests.conftest import SIZES, conv_net, images_for
-from tests.networks import in_double
+from tests.support.conv_net import SIZES, conv_net, images_for
+from tests.support.networks import in_double
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,8 +10,8 @@ from torch import Tensor
 import fastcam
 from fastcam.methods.baselines import baseline_images, normal_noise
 from fastcam.methods.path import nodes
-from tests.conftest import autograd_gradients, conv_net, images_for
-from tests.networks import in_double
+from tests.support.conv_net import autograd_gradients, conv_net, images_for
+from tests.support.networks import in_double
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import fastcam
-from fastcam.agreement import spearman
 from fastcam.methods.refinement import refined
-from tests.networks import efficientnet_lite0, photographs, small_images, small_network
+from fastcam.preparation.agreement import spearman
+from tests.support.networks import efficientnet_lite0, photographs, small_images, small_network
 
 
 def by_hand(grid, values, share, clean=0.0):

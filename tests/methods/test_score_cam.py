@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastcam
-from tests.conftest import conv_net, images_for
-from tests.networks import in_double
+from tests.support.conv_net import conv_net, images_for
+from tests.support.networks import in_double
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

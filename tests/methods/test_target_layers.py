@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from tests.networks import (
-    Function,
+from tests.support.conv_net import Call
+from tests.support.networks import (
     efficientnet_lite0,
     photographs,
     small_images,
@@ -80,7 +80,7 @@ def test_networks_of_tokens_ask_for_a_layer_and_a_reshape(build, name):
 
 def test_channels_behind_are_noticed_in_wide_images_too():
     """(N, 11, 11, 8) from a layer norm over the 8 channels, of images 11 wide, as Swin gives for very large ones."""
-    behind, mean = Function(lambda x: x.movedim(1, -1)), Function(lambda x: x.mean((1, 2)))
+    behind, mean = Call(lambda x: x.movedim(1, -1)), Call(lambda x: x.mean((1, 2)))
     model = nn.Sequential(nn.Conv2d(3, 8, 1), behind, nn.LayerNorm(8), mean, nn.Linear(8, 5)).eval()
     with pytest.raises(ValueError, match=r"reshape_transform=fastcam\.vit_reshape or fastcam\.swin_reshape"):
         fastcam.explain(model, torch.randn(2, 3, 11, 11))

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcam import capture
 from fastcam.compat.pytorch_grad_cam import rules
 from fastcam.compat.pytorch_grad_cam.smoothing import FLIPS_AND_FACTORS
 from fastcam.compat.pytorch_grad_cam.utils.image import scale_cam_image
 from fastcam.compat.pytorch_grad_cam.utils.model_targets import classes_of
 from fastcam.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from fastcam.explainer import Explainer
-from fastcam.registry import Method, Need, get_method
+from fastcam.methods.registry import Method, Need, get_method
+from fastcam.model import capture
 
 Array = np.ndarray[Any, Any]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fastcam.compat.pytorch_grad_cam import rules
 from fastcam.compat.pytorch_grad_cam.ablation_layer import AblationLayer, chosen_alone
 from fastcam.compat.pytorch_grad_cam.base_cam import BaseCAM
-from fastcam.registry import Method, get_method
+from fastcam.methods.registry import Method, get_method
 
 Reshape = Callable[[Any], Tensor] | None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastcam.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection, kernel_component
 from fastcam.methods.activation import first_principal_component
 from fastcam.methods.protocol import Block, Scorer
-from fastcam.registry import Method, Need, get_method
+from fastcam.methods.registry import Method, Need, get_method
 
 _EPS = 1e-8  # of the masks of Score-CAM
 _PP_EPS = 1e-6  # of Grad-CAM++

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fastcam import capture, layers, targets
+from fastcam import targets
 from fastcam.compat.pytorch_grad_cam.base_cam import BaseCAM
 from fastcam.compat.pytorch_grad_cam.rules import component
-from fastcam.inputs import Inputs
+from fastcam.model import capture, layers
+from fastcam.model.inputs import Inputs
 
 
 class ShapleyCAM(BaseCAM):

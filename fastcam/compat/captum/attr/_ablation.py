@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.batching import Block
 from fastcam.compat.captum.attr._baselines import Baselines, baselines_of
 from fastcam.compat.captum.attr._bases import PerturbationAttribution
 from fastcam.compat.captum.attr._calls import Call, Given, Target, as_tuple, like
+from fastcam.model.batching import Block
 
 Copies = Callable[[Block], tuple[Tensor, ...]]
 

@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam import capture
-from fastcam.batching import Block, is_out_of_memory
 from fastcam.compat.captum.attr._at_layers import Seen, as_list, at_layers
 from fastcam.compat.captum.attr._bases import Layer
 from fastcam.compat.captum.attr._calls import Call, check_scores, recording
-from fastcam.inputs import Inputs
-from fastcam.resume import NotResumableError, Resumed
+from fastcam.model import capture
+from fastcam.model.batching import Block, is_out_of_memory
+from fastcam.model.inputs import Inputs
+from fastcam.model.resume import NotResumableError, Resumed
 
 
 class Behind:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastcam import capture
-from fastcam.batching import Batches, BatchSize
-from fastcam.progress import Progress
-from fastcam.relu_rules import ReluRule, cuts_at_zero, relu_rule
+from fastcam.graph.relu_rules import ReluRule, cuts_at_zero, relu_rule
+from fastcam.model import capture
+from fastcam.model.batching import Batches, BatchSize
+from fastcam.model.progress import Progress
 
 _MANY = 8  # pictures from which the other layout saves more than it costs
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.batching import Block
 from fastcam.compat.captum.attr._ablation import Falls, FeatureAblation
 from fastcam.compat.captum.attr._baselines import Baselines, baselines_of, check_shapes, filled
 from fastcam.compat.captum.attr._calls import Call, Given, Target, like
 from fastcam.methods.occlusion import coverage_mean
+from fastcam.model.batching import Block
 
 Sizes = tuple[int, ...]
 

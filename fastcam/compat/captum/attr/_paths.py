@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.batching import Batches, Block
 from fastcam.compat.captum.attr._at_layers import formatted, look
 from fastcam.compat.captum.attr._baselines import Baselines, baselines_of, check_shapes, filled
 from fastcam.compat.captum.attr._bases import GradientAttribution, Layer, LayerAttribution
 from fastcam.compat.captum.attr._behind import Behind
 from fastcam.compat.captum.attr._calls import Call, Given, Target, like
 from fastcam.methods.path import Quadrature, nodes
+from fastcam.model.batching import Batches, Block
 
 _QUADRATURES: dict[str, Quadrature] = {
     "gausslegendre": "gauss_legendre",

@@ -6,7 +6,7 @@ from torch import nn
 
 from fastcam.compat.captum.attr._bases import GradientAttribution
 from fastcam.compat.captum.attr._calls import Call, Given, Target, like
-from fastcam.relu_rules import ReluRule
+from fastcam.graph.relu_rules import ReluRule
 
 
 class Saliency(GradientAttribution):

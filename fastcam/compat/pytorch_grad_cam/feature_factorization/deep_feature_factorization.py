@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fastcam import capture
 from fastcam.compat.pytorch_grad_cam.base_cam import Array
 from fastcam.compat.pytorch_grad_cam.utils.image import (
     create_labels_legend,
     scale_cam_image,
     show_factorization_on_image,
 )
+from fastcam.model import capture
 
 
 def dff(activations: Array, n_components: int = 5) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 from fastcam import ops
 from fastcam.compat.torchcam.methods._selection import Targets, class_scores, target_scores
 from fastcam.compat.torchcam.methods.core import _CAM, TargetLayer
-from fastcam.registry import get_method
+from fastcam.methods.registry import get_method
 
 
 class _GradCAM(_CAM):

@@ -10,7 +10,7 @@ from fastcam import ops
 from fastcam.compat.torchcam.methods._selection import Targets, class_scores, one_each, target_scores
 from fastcam.compat.torchcam.methods._utils import in_evaluation
 from fastcam.compat.torchcam.methods.core import _CAM, TargetLayer
-from fastcam.inputs import Inputs, in_fast_layout
+from fastcam.model.inputs import Inputs, in_fast_layout
 
 ScoresOf = Callable[[Tensor, list[int]], Tensor]  # from copies (M, C, *S) and the images of each to their scores (M,)
 

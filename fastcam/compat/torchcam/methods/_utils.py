@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fastcam.capture import observe
+from fastcam.model.capture import observe
 
 __all__ = ["locate_candidate_layer", "locate_linear_layer"]
 

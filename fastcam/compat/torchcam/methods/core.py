@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastcam import layers
 from fastcam.compat.torchcam.methods._kept import Hooks, Kept
 from fastcam.compat.torchcam.methods._maps import Maps
 from fastcam.compat.torchcam.methods._selection import Classes, OutputTarget, Targets, are_classes, one_each, plain
 from fastcam.compat.torchcam.methods._utils import locate_candidate_layer
+from fastcam.model import layers
 
 __all__ = ["_CAM", "OutputTarget"]
 

@@ -1,0 +1,32 @@
+"""The public names of :mod:`fastcam`, which loads this module, and with it torch, when one of them is first used."""
+
+from fastcam import ops, targets
+from fastcam._extension import build_info
+from fastcam.artefacts import load
+from fastcam.engine.occlusion_plan import OcclusionPlan, occlusion_plan
+from fastcam.explainer import Explainer, explain
+from fastcam.explanation import Explanation
+from fastcam.methods.registry import Method, get_method, list_methods, method
+from fastcam.preparation.prepare import prepare
+from fastcam.preparation.prepared import Prepared
+from fastcam.reshape import swin_reshape, vit_reshape
+
+__all__ = [
+    "Explainer",
+    "Explanation",
+    "Method",
+    "OcclusionPlan",
+    "Prepared",
+    "build_info",
+    "explain",
+    "get_method",
+    "list_methods",
+    "load",
+    "method",
+    "occlusion_plan",
+    "ops",
+    "prepare",
+    "swin_reshape",
+    "targets",
+    "vit_reshape",
+]

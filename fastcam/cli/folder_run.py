@@ -1,0 +1,144 @@
+"""Folders of photographs through a classifier: overlays on disk and one result per overlay."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastcam import render
+from fastcam.classifiers.class_choice import Asked, class_count
+from fastcam.classifiers.models import Classifier
+from fastcam.classifiers.preprocessing import read_photograph, write_png
+from fastcam.cli.photographs import unique_stems
+from fastcam.explainer import Explainer
+from fastcam.explanation import Explanation
+from fastcam.targets import Logit
+
+
+@dataclass(frozen=True)
+class Result:
+    """One overlay that was written.
+
+    Attributes:
+        photograph: the file it explains.
+        method: registry name.
+        predicted: name of the class with the highest score.
+        probability: its probability.
+        explained: name of the explained class.
+        status: "ok", "constant map" or "non-finite".
+        milliseconds: time in the model and the methods for this photograph, reading and writing not counted.
+        file: the overlay.
+    """
+
+    photograph: Path
+    method: str
+    predicted: str
+    probability: float
+    explained: str
+    status: str
+    milliseconds: float
+    file: Path
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photograph that could not be explained, and why in one sentence."""
+
+    photograph: Path
+    reason: str
+
+
+def probabilities(output: Tensor) -> Tensor:
+    """(N, classes) probabilities of logits, or of what are probabilities already; the sigmoid of a single output."""
+    scores = output.detach().double()
+    if scores.dim() == 1:
+        scores = scores.unsqueeze(1)
+    if bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones(len(scores)).to(scores), atol=1e-3):
+        return scores
+    return scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(1)
+
+
+@dataclass(frozen=True)
+class FolderRun:
+    """A classifier, an explainer of it (with a list of methods), and where and how its overlays are drawn.
+
+    ``score`` is the kind of score explained of a class: logit, probability or log-probability.
+    """
+
+    classifier: Classifier
+    explainer: Explainer
+    targets: Asked
+    device: torch.device
+    out: Path
+    colormap: str = "jet"
+    alpha: float = 0.5
+    score: type[Logit] = Logit
+
+    def over(self, photographs: Sequence[Path], batch_size: int) -> Iterator[list[Result] | Failure]:
+        """Explains photographs batch by batch and writes their overlays into ``out``.
+
+        Yields:
+            For every photograph either its results or its failure, as they come.
+
+        Raises:
+            ValueError, TypeError, RuntimeError: where the model, its layers or the targets do not go together.
+            OSError: where ``out`` cannot be written.
+        """
+        stems = dict(zip(photographs, unique_stems(photographs), strict=True))
+        self.out.mkdir(parents=True, exist_ok=True)
+        for start in range(0, len(photographs), batch_size):
+            pictures: dict[Path, Image.Image] = {}
+            for path in photographs[start : start + batch_size]:
+                try:
+                    pictures[path] = self.classifier.preprocessing.crop(read_photograph(path))
+                except ValueError as error:
+                    yield Failure(path, str(error))
+            if pictures:
+                yield from self._batch(pictures, stems)
+
+    def _batch(self, pictures: dict[Path, Image.Image], stems: dict[Path, str]) -> Iterator[list[Result]]:
+        images = torch.stack([self.classifier.preprocessing.tensor(each) for each in pictures.values()])
+        started = time.perf_counter()
+        explanations = self.explainer(images.to(self.device), self.targets.target(self.classifier, self.score))
+        for explanation in explanations.values():
+            explanation.numpy()  # waits for the device
+        milliseconds = 1000 * (time.perf_counter() - started) / len(images)
+        first = next(iter(explanations.values()))
+        chances, classes = probabilities(first.output).cpu().max(1)
+        names = self.classifier.class_names(class_count(first.output))
+        overlays = {method: self._overlays(each, list(pictures.values())) for method, each in explanations.items()}
+        for index, path in enumerate(pictures):
+            predicted, chance = names[int(classes[index])], float(chances[index])
+            yield [
+                Result(
+                    path, method, predicted, chance, names[target], status, milliseconds,
+                    self._write(overlays[method][index], k, f"{stems[path]}.{method}", target),
+                )
+                for method, explanation in explanations.items()
+                for k, target, status in _per_target(explanation, index)
+            ]  # fmt: skip
+
+    def _write(self, overlays: render.Bytes, k: int, name: str, target: int) -> Path:
+        """Writes the overlay of one of a photograph's K targets; where there are several the file names the class."""
+        file = self.out / (f"{name}.{target}.png" if len(overlays) > 1 else f"{name}.png")
+        write_png(Image.fromarray(overlays[k]), file)
+        return file
+
+    def _overlays(self, explanation: Explanation, pictures: list[Image.Image]) -> render.Bytes:
+        """(N, K, H, W, 3), K = 1 where one class is explained."""
+        drawn = explanation.overlay(pictures, colormap=self.colormap, alpha=self.alpha)
+        return drawn[:, None] if drawn.ndim == 4 else drawn
+
+
+def _per_target(explanation: Explanation, index: int) -> list[tuple[int, int, str]]:
+    """(position, class, status) of each class explained of one image, without those asked for twice."""
+    if explanation.targets is None:
+        raise ValueError("overlays are named after class indices; this explanation has none")
+    classes, status = explanation.targets[index].tolist(), explanation.status[index]
+    if not isinstance(classes, list):
+        return [(0, classes, status)]
+    return [(classes.index(each), each, status[classes.index(each)]) for each in dict.fromkeys(classes)]

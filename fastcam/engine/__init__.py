@@ -1,0 +1,1 @@
+"""From one forward pass to explanations; known to :mod:`fastcam.explainer` alone."""

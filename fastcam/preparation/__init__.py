@@ -1,0 +1,1 @@
+"""A faster model with the same function."""

@@ -1,0 +1,157 @@
+"""``fastcam map``, ``verify`` and ``stats``: what they write, print and refuse."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fastcam.dataset
+from tests.cli.command_line import SMALL, run, sentence, square
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+@pytest.fixture
+def photos(work):
+    """Six photographs in folders by colour; the left upper quarter has it."""
+    for index, (name, colour) in enumerate(COLOURS.items()):
+        for number in range(2):
+            square(work / "photos" / name / f"{index}{number}.png", colour)
+    return work
+
+
+def test_map_writes_and_goes_on(photos):
+    arguments = ("map", "photos", *SMALL, "--out", "maps", "--shard-size", 2, "--target", "top2", "--method", "cam")
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("6 images in maps: 0 without a map; ")
+    assert done.stderr == ""
+    maps = fastcam.dataset.open("maps")
+    assert [row["target"] for row in maps.rows("green/10.png")][:1] == [1]
+    found = maps.maps("blue/21.png")[0]
+    assert found.shape == (32, 32)
+    assert found[:12, :12].min() > 0.9
+    assert found[20:, 20:].max() < 0.1
+    again = run(*arguments)
+    assert again.exit_code == 0
+    assert "6 by earlier runs" in again.stdout
+
+
+def test_bad_images_are_told_and_the_code_is_one(photos):
+    (photos / "photos" / "red" / "bad.png").write_bytes(b"bad")
+    done = run("map", "photos", *SMALL, "--out", "maps")
+    assert done.exit_code == 1
+    assert "7 images in maps: 1 without a map" in done.stdout
+
+
+def test_every_shard_is_a_json_line(photos):
+    done = run("map", "photos", *SMALL, "--out", "maps", "--shard-size", 4, "--json-log")
+    assert done.exit_code == 0
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["event"], line["start"], line["stop"], line["of"]) for line in lines] == [
+        ("commit", 0, 4, 6),
+        ("commit", 4, 6, 6),
+    ]
+    assert lines[-1]["sha256"] == fastcam.dataset.open("maps").commits[-1].sha256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nowhere", "--out", "maps"), "there is nothing at 'nowhere'"),
+        (("photos", "--out", "maps", "--method", "grad_cma"), "--method must be one of cam, gmp_cam"),
+        (("photos", "--out", "maps", "--layer", "9"), "9"),
+        (("photos", "--out", "maps", "--target", "violet"), "no class named 'violet'"),
+        (("photos", "--out", "maps", "--option", "steps"), "--option must be name=value, got 'steps'"),
+        (("photos", "--out", "photos/red/00.png"), "photos/red/00.png"),
+    ],
+)
+def test_mistakes_in_one_sentence(photos, arguments, words):
+    assert words in sentence(run("map", *arguments, *SMALL), 2)
+
+
+def test_another_run_is_refused(photos):
+    assert run("map", "photos", *SMALL, "--out", "maps").exit_code == 0
+    told = sentence(run("map", "photos", *SMALL, "--out", "maps", "--method", "layer_cam"), 2)
+    assert told == (
+        "fastcam: 'maps' holds the maps of another run: method ['grad_cam'] (now ['layer_cam']); choose another folder"
+    )
+
+
+def test_verify(photos):
+    assert run("map", "photos", *SMALL, "--out", "maps", "--shard-size", 2).exit_code == 0
+    done = run("verify", "maps")
+    assert (done.exit_code, done.stdout) == (0, "3 of 3 shards are as they were committed\n")
+    shard = sorted((photos / "maps" / "shards").iterdir())[1]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    done = run("verify", "maps", "--repair")
+    assert (done.exit_code, done.stdout) == (1, "2 of 3 shards are as they were committed\n")
+    assert "is damaged: its SHA-256 is not the one that was committed" in done.stderr
+    assert "4 by earlier runs" in run("map", "photos", *SMALL, "--out", "maps", "--shard-size", 2).stdout
+    assert run("verify", "maps").exit_code == 0
+    assert "holds no maps" in sentence(run("verify", "photos"), 2)
+
+
+def test_stats(photos):
+    (photos / "photos" / "red" / "bad.png").write_bytes(b"bad")
+    run("map", "photos", *SMALL, "--out", "maps", "--method", "cam")
+    done = run("stats", "maps", "--mean-maps", "means")
+    assert done.exit_code == 0, done.output
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+    found = dict(cells)
+    assert (found["images"], found["without a map"], found["rows"]) == ("7 of 7", "1", "7")
+    assert found["status: ok"] == "6"
+    assert [found[f"predicted class {each}"] for each in range(3)] == ["2", "2", "2"]
+    assert sorted(each.name for each in (photos / "means").iterdir()) == [f"cam.{each}.png" for each in range(3)]
+    mean = np.asarray(Image.open(photos / "means" / "cam.1.png")).astype(int)
+    assert mean[4, 4, 0] > 100 > mean[4, 4, 2]  # red where the square is
+    assert mean[28, 28, 2] > 100 > mean[28, 28, 0]
+    assert "holds no maps" in sentence(run("stats", "photos"), 2)
+
+
+def test_sigterm_ends_it_cleanly_and_the_same_command_goes_on(photos):
+    for number in range(300):
+        square(photos / "photos" / "red" / f"more{number}.png", COLOURS["red"])
+    command = [sys.executable, "-W", "ignore", "-c", "from fastcam.cli import main; main()"]
+    command += ["map", "photos", *SMALL, "--out", "maps", "--shard-size", "2", "--json-log"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        assert json.loads(process.stdout.readline())["event"] == "commit"
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "the run was stopped: what is committed stays, and the same call goes on" in told
+    assert "Traceback" not in told
+    assert not list((photos / "maps").rglob("*.tmp"))
+    committed = len(fastcam.dataset.open("maps"))
+    assert 0 < committed < 306
+    done = run("map", "photos", *SMALL, "--out", "maps", "--shard-size", 2)
+    assert f"{committed} by earlier runs" in done.stdout
+    assert list(fastcam.dataset.open("maps")) == sorted(fastcam.dataset.open("maps"))
+
+
+def test_without_the_extra(photos):
+    code = "import sys; sys.modules['pyarrow'] = None; from fastcam.cli import main; main()"
+    command = [sys.executable, "-W", "ignore", "-c", code, "map", "photos", *SMALL, "--out", "maps"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip() == 'fastcam: fastcam.dataset needs pyarrow: pip install "fastcam[dataset]"'
+
+
+@pytest.mark.parametrize(
+    ("to", "files"), [("overlays", "**/*.cam.png"), ("zarr", "zarr.json"), ("webdataset", "*.tar")]
+)
+def test_export(photos, to, files):
+    run("map", "photos", *SMALL, "--out", "maps", "--method", "cam")
+    done = run("export", "maps", "--to", to, "--out", "exported", "--source", "photos")
+    assert (done.exit_code, done.stdout) == (0, "6 maps in exported\n"), done.stderr
+    assert len(list((photos / "exported").glob(files))) == (6 if to == "overlays" else 1)
+    if to == "overlays":
+        assert "--source" in sentence(run("export", "maps", "--to", to, "--out", "exported"), 2)
+        assert "not the one" in sentence(run("export", "maps", "--to", to, "--out", "x", "--source", "photos/red"), 2)

@@ -1,0 +1,210 @@
+"""``fastcam explain``: what it writes and prints."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import fastcam
+from fastcam.classifiers.class_choice import Asked
+from fastcam.cli import demo, photographs
+from tests.cli.command_line import SMALL, pixels, run, sentence, square
+
+pytest.importorskip("efficientnet_lite_pytorch")
+skimage_data = pytest.importorskip("skimage.data")
+
+FOLDER = Path(skimage_data.__file__).parent
+DEMO = ("--model", "fastcam.cli.demo:efficientnet_lite0")
+
+
+def test_the_overlay_on_disk_is_the_engines_and_the_table_tells_what_was_seen(work):
+    shutil.copy(FOLDER / "coffee.png", work)
+    done = run("explain", "coffee.png", *DEMO, "--method", "grad_cam", "--method", "layer_cam", "--out", "new/maps")
+    assert done.exit_code == 0, done.output
+    assert sorted(each.name for each in (work / "new/maps").iterdir()) == [
+        "coffee.grad_cam.png",
+        "coffee.layer_cam.png",
+    ]
+    picture = demo.PREPROCESSING.crop(Image.open("coffee.png"))
+    expected = fastcam.explain(demo.efficientnet_lite0(), demo.PREPROCESSING.tensor(picture)[None], "layer_cam")
+    assert np.array_equal(pixels("new/maps/coffee.layer_cam.png"), expected.overlay([picture])[0])
+    shown = f"{demo.efficientnet_lite0()(demo.PREPROCESSING.tensor(picture)[None]).softmax(1).max().item():.1%}"
+    rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in row[1:-1]] for row in rows]
+    assert [(row[0], row[1], row[2], row[3], row[4], row[6]) for row in cells] == [
+        ("coffee.png", "espresso", shown, "grad_cam", "ok", "new/maps/coffee.grad_cam.png"),
+        ("coffee.png", "espresso", shown, "layer_cam", "ok", "new/maps/coffee.layer_cam.png"),
+    ]
+    assert all(float(row[5]) > 0 for row in cells)
+    assert done.stderr == ""  # no progress bar where there is no terminal, and no warning: the weights are trained
+
+
+def test_the_heat_on_disk_is_on_the_class_that_was_asked_for(work):
+    both = Image.new("RGB", (448, 448), (124, 116, 104))
+    both.paste(demo.PREPROCESSING.crop(Image.open(FOLDER / "chelsea.png")), (0, 112))
+    both.paste(demo.PREPROCESSING.crop(Image.open(FOLDER / "coffee.png")), (224, 112))
+    both.save("both.png")
+    done = run(
+        "explain", "both.png", *DEMO, "--target", "Tiger Cat", "--target", 967, "--size", 448, "--shorter-side", 448,
+        "--alpha", 1,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    cat, cup = (pixels(f"explanations/both.grad_cam.{index}.png") for index in (282, 967))
+    assert cat.shape == (448, 448, 3)
+    # With alpha 1 the overlay is the colour alone: red is hot, blue is cold.
+    hot_cat, hot_cup = (each[:, :, 0] > each[:, :, 2] for each in (cat, cup))
+    assert hot_cat[112:336, :224].mean() > 0.2 > 0.02 > hot_cat[112:336, 224:].mean()
+    assert hot_cup[112:336, 224:].mean() > 0.2 > 0.02 > hot_cup[112:336, :224].mean()
+    assert "tiger cat" in done.stdout
+    assert "espresso" in done.stdout
+
+
+@pytest.mark.parametrize(("color", "index", "name"), [("red", 0, "apple"), ("blue", 2, "sea")])
+def test_classes_are_named_by_the_file_and_the_heat_is_on_the_square(work, color, index, name):
+    square(work / "photo.png", color)
+    (work / "names.txt").write_text("apple\nleaf\nsea\n")
+    done = run("explain", "photo.png", *SMALL, "--classes", "names.txt", "--alpha", 1, "--method", "cam")
+    assert done.exit_code == 0, done.output
+    overlay = pixels("explanations/photo.cam.png")
+    hottest, coldest = fastcam.render.colors("jet")[[255, 0]].tolist()
+    assert overlay[4, 4].tolist() == hottest
+    assert overlay[28, 28].tolist() == coldest
+    assert name in done.stdout
+    logits = torch.full((3,), -0.25)
+    logits[index] = 0.75
+    assert f"{logits.softmax(0)[index]:.1%}" in done.stdout
+
+
+def test_alpha_and_colormap_draw_on_the_photograph(work):
+    square(work / "photo.png", "red")
+    assert run("explain", "photo.png", *SMALL, "--alpha", 0).exit_code == 0
+    assert np.array_equal(pixels("explanations/photo.grad_cam.png"), pixels("photo.png"))
+    assert run("explain", "photo.png", *SMALL, "--alpha", 1, "--colormap", "gray").exit_code == 0
+    assert pixels("explanations/photo.grad_cam.png")[[4, 28], [4, 28]].tolist() == [[255] * 3, [0] * 3]
+
+
+def test_folders_globs_and_files_are_found_once_and_sorted(work):
+    square(work / "photos/b.png", "red")
+    square(work / "photos/a/deep.JPG", "green")
+    square(work / "photos/c.png", "blue")
+    (work / "photos/notes.txt").write_text("no photograph")
+    for arguments in (["photos"], ["photos/**/*.png", "photos"], ["photos/c.png", "photos/*.png", "photos"]):
+        assert sorted(map(str, photographs.find(arguments, Path("out")))) == [
+            "photos/a/deep.JPG", "photos/b.png", "photos/c.png",
+        ]  # fmt: skip
+    assert [path.name for path in photographs.find(["photos"], Path("out"))] == ["deep.JPG", "b.png", "c.png"]
+    given_first = photographs.find(["photos/c.png", "photos"], Path("out"))
+    assert [path.name for path in given_first] == ["c.png", "deep.JPG", "b.png"]
+    first = run("explain", "photos", *SMALL, "--out", "photos/maps", "--batch-size", 2)
+    assert first.exit_code == 0
+    again = run("explain", "photos", *SMALL, "--out", "photos/maps", "--batch-size", 2)
+    assert again.stdout.count("\n│ photos/") == first.stdout.count("\n│ photos/") == 3  # overlays are no photographs
+    assert sorted(each.name for each in (work / "photos/maps").iterdir()) == [
+        "b.grad_cam.png", "c.grad_cam.png", "deep.grad_cam.png",
+    ]  # fmt: skip
+
+
+def test_equal_stems_do_not_overwrite_each_other(work):
+    square(work / "a/cat.png", "red", box=(0, 0, 16, 16))
+    square(work / "b/Cat.png", "red", box=(16, 16, 32, 32))
+    square(work / "b/cat-2.png", "red", box=(0, 16, 16, 32))
+    done = run("explain", "a", "b", *SMALL, "--alpha", 1)
+    assert done.exit_code == 0
+    assert sorted(each.name for each in (work / "explanations").iterdir()) == [
+        "Cat-3.grad_cam.png", "cat-2.grad_cam.png", "cat.grad_cam.png",
+    ]  # fmt: skip
+    hot = fastcam.render.colors("jet")[255].tolist()
+    assert pixels("explanations/cat.grad_cam.png")[4, 4].tolist() == hot
+    assert pixels("explanations/Cat-3.grad_cam.png")[28, 28].tolist() == hot
+    assert pixels("explanations/cat-2.grad_cam.png")[28, 4].tolist() == hot
+
+
+def test_grey_alpha_deep_and_turned_photographs(work):
+    Image.fromarray(np.full((32, 32), 128 * 257, np.uint16)).save("deep.png")
+    Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save("clear.png")
+    Image.new("L", (32, 32), 77).save("grey.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture = Image.new("RGB", (32, 32), "black")
+    picture.paste("lime", (0, 0, 16, 16))
+    picture.save("turned.png", exif=exif)
+    done = run("explain", "deep.png", "clear.png", "grey.png", "turned.png", *SMALL, "--alpha", 0)
+    assert done.exit_code == 0, done.output
+    for name, value in {"deep": 128, "clear": 255, "grey": 77}.items():
+        assert np.unique(pixels(f"explanations/{name}.grad_cam.png")).tolist() == [value]
+    turned = pixels("explanations/turned.grad_cam.png")
+    assert turned[28, 28].tolist() == [0, 255, 0]
+    assert turned[4, 4].tolist() == [0, 0, 0]
+
+
+def test_the_highest_few_are_explained_and_named(work):
+    square(work / "photo.png", (200, 100, 0))
+    (work / "names.txt").write_text("red\ngreen\nblue\n")
+    done = run("explain", "photo.png", *SMALL, "--classes", "names.txt", "--target", "top2", "--target", "red")
+    assert done.exit_code == 0
+    assert sorted(each.name for each in (work / "explanations").iterdir()) == [
+        "photo.grad_cam.0.png", "photo.grad_cam.1.png",
+    ]  # fmt: skip
+    assert "explained class" in done.stdout
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_change_what_is_seen(work, suffix):
+    square(work / "photo.png", "red")
+    weight = 4 * torch.eye(3)[[1, 0, 2]] - 1  # red is class 1 now
+    state = {"0.weight": torch.eye(3)[:, :, None, None], "3.weight": weight, "3.bias": torch.zeros(3)}
+    save_file(state, "w.safetensors")
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, "w.pth")
+    assert "│ 0 " in run("explain", "photo.png", *SMALL).stdout
+    assert "│ 1 " in run("explain", "photo.png", *SMALL, "--weights", f"w{suffix}").stdout
+
+
+def test_random_weights_are_told(work):
+    square(work / "photo.png", "red")
+    done = run("explain", "photo.png", "--model", "torchvision:squeezenet1_1", "--size", 64)
+    assert sentence(done, 0) == (
+        "fastcam: warning: the weights are random, so the maps mean nothing; give trained ones with --weights"
+    )
+    assert pixels("explanations/photo.grad_cam.png").shape == (64, 64, 3)
+
+
+def test_a_vision_transformer_with_its_layer(work):
+    square(work / "photo.png", "red")
+    arguments = ("explain", "photo.png", "--model", "timm:vit_tiny_patch16_224")
+    assert run(*arguments, "--layer", "blocks.11.norm1", "--reshape", "vit").exit_code == 0
+    assert pixels("explanations/photo.grad_cam.png").shape == (224, 224, 3)
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    assert (
+        "pass --layer (for a vision transformer the first norm of its last block) and --reshape vit" in refused.stderr
+    )
+
+
+def test_targets_are_indices_names_and_the_highest():
+    output = torch.tensor([[0.1, 3.0, 2.0], [5.0, 1.0, 4.0]])
+    names = ["cat", "Dog", "dog house"]
+    assert Asked(("2", "dog", "top2")).indices(output, names) == [[2, 1, 1, 2], [2, 1, 0, 2]]
+    assert Asked(("top3",)).indices(output, names) == [[1, 2, 0], [0, 2, 1]]
+    assert Asked(("top1",)).is_highest
+    assert Asked(()).is_highest
+    assert not Asked(("top2",)).is_highest
+    for text, reason in {
+        "7": "target 7 must be a class index below 3",
+        "top4": "target 'top4' must ask for 1 to 3 classes",
+        "dogg": "no class named 'dogg'; did you mean 'Dog'",
+    }.items():
+        with pytest.raises(ValueError, match=reason):
+            Asked((text,)).indices(output, names)
+    with pytest.raises(ValueError, match="'crane' is the name of several classes: 0, 2; give an index"):
+        Asked(("crane",)).indices(output, ["crane", "dog", "Crane"])
+
+
+def test_probabilities_of_logits_probabilities_and_a_single_output():
+    logits = torch.tensor([[0.0, 3.0]])
+    assert photographs.probabilities(logits)[0, 1].item() == pytest.approx(0.952574, abs=1e-6)
+    assert photographs.probabilities(logits.softmax(1))[0, 1].item() == pytest.approx(0.952574, abs=1e-6)
+    assert photographs.probabilities(torch.tensor([3.0])).tolist() == [[pytest.approx(0.952574, abs=1e-6)]]
