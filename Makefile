@@ -1,25 +1,51 @@
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 SIMULATOR := $(shell find tests/cuda_sim -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+TORCH ?= torch torchvision
 # grad-cam names opencv-python, which wants libGL; the headless build in the `peers` extra serves it as well.
 GRAD_CAM := grad-cam==1.5.7
+# The oldest release that is promised, and the torchvision that belongs to it.
+OLDEST := torch==2.10.0 torchvision==0.25.0
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+IN_TWO := -n 2 --dist loadgroup --durations=25 --durations-min=2
 export PYTHONUNBUFFERED := 1
+# Code that torch.compile generates in tests is kept from run to run.
+export TORCHINDUCTOR_CACHE_DIR := $(abspath $(VENV))/inductor
+
+# $(call quietly,what is done,command): one line; what the command prints is shown only where it fails.
+quietly = @printf '%s ... ' '$(1)'; started=$$(date +%s); if ($(2)) >$(VENV)/log.txt 2>&1; then \
+	echo "$$(( $$(date +%s) - started )) s"; else echo failed; cat $(VENV)/log.txt; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench profile gallery readme cuda cuda-sim cuda-mutants soak test-cuda lint format clean
+.PHONY: help demo test test-all oldest bench profile gallery readme cuda cuda-sim cuda-mutants soak test-cuda lint format \
+	clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/built  ## explain real photographs with a real network; pictures in demo/
-	$(BIN)/fastcam demo --out demo
+	@$(BIN)/fastcam demo --out demo
 
-test: $(VENV)/built  ## the whole test suite
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(VENV)/developing  ## the test suite: every part of the product once
+	$(PYTEST) $(IN_TWO)
 
-bench: $(VENV)/built  ## ops, methods and end to end beside the peers; writes benchmarks/results/
+test-all: $(VENV)/developing  ## whole products of shapes, layouts, dtypes and networks too (an hour)
+	$(PYTEST) $(IN_TWO) -m 'not nvcc and not sanitizer and not soak'
+
+oldest:  ## the ops and the engine with the oldest PyTorch that is promised, in a copy and an environment of their own
+	@mkdir -p build/oldest
+	@tar -c --exclude=./.venv --exclude=./.git --exclude=./build --exclude='*.so' . | tar -x -C build/oldest
+	@$(MAKE) --no-print-directory -C build/oldest TORCH='$(OLDEST)' oldest-tests
+
+.PHONY: oldest-tests
+oldest-tests: $(VENV)/testing
+	$(BIN)/python -c 'import torch; assert torch.__version__.startswith("2.10."), torch.__version__'
+	$(PYTEST) $(IN_TWO) tests/ops tests/engine tests/model tests/graph tests/targets tests/methods tests/incremental \
+		tests/preparation tests/test_explainer.py tests/test_explanation.py
+
+bench: $(VENV)/developing  ## ops, methods and end to end beside the peers; writes benchmarks/results/
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-columns=median,iqr,rounds --benchmark-group-by=group
 	$(BIN)/python -m benchmarks.ops
 	$(BIN)/python -m benchmarks.end_to_end
@@ -29,38 +55,38 @@ bench: $(VENV)/built  ## ops, methods and end to end beside the peers; writes be
 	$(BIN)/python -m benchmarks.compat
 
 METHOD ?= grad_cam
-profile: $(VENV)/built  ## where the time of one explanation goes; METHOD=layer_cam ARGS="--model resnet50 --batch 8"
+profile: $(VENV)/developing  ## where the time of one explanation goes; METHOD=layer_cam ARGS="--model resnet50 --batch 8"
 	$(BIN)/python -m benchmarks.profile $(METHOD) $(ARGS)
 
-gallery: $(VENV)/built  ## all methods on one photograph, with what each costs; benchmarks/results/gallery.jpg
+gallery: $(VENV)/developing  ## all methods on one photograph, with what each costs; benchmarks/results/gallery.jpg
 	$(BIN)/python -m benchmarks.gallery
 
-readme: $(VENV)/built  ## renew the tables of the pages
+readme: $(VENV)/developing  ## renew the tables of the pages
 	$(BIN)/python -m benchmarks.readme
 
-cuda: $(VENV)/built  ## compile the CUDA kernels with nvcc and check what came out; needs no GPU
+cuda: $(VENV)/developing  ## compile the CUDA kernels with nvcc and check what came out; needs no GPU
 	FASTCAM_CUDA=1 $(BIN)/python setup.py --quiet build_ext --inplace
 	$(BIN)/python -m pytest -m nvcc tests/cuda
 
-cuda-sim: $(VENV)/built  ## the CUDA kernels on the CPU, in other thread orders and under the sanitizers
+cuda-sim: $(VENV)/developing  ## the CUDA kernels on the CPU, in other thread orders and under the sanitizers
 	$(BIN)/python -m pytest -m sanitizer tests/cuda_sim
 
-soak: $(VENV)/built  ## 200 kills, 100 power losses, 20,000 damaged images (a quarter of an hour)
+soak: $(VENV)/developing  ## 200 kills, 100 power losses, 20,000 damaged images (a quarter of an hour)
 	$(BIN)/python -m pytest -m soak tests/dataset
 
-cuda-mutants: $(VENV)/built  ## plant bugs in the CUDA kernels and tell which check catches each (half an hour)
+cuda-mutants: $(VENV)/developing  ## plant bugs in the CUDA kernels and tell which check catches each (half an hour)
 	$(BIN)/python -m tests.cuda_sim.mutants
 
-test-cuda: $(VENV)/built  ## every test that runs on a GPU
+test-cuda: $(VENV)/developing  ## every test that runs on a GPU
 	$(BIN)/python -m pytest -m cuda
 
-lint: $(VENV)/built  ## ruff, mypy, clang-format
+lint: $(VENV)/developing  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(SOURCES) $(SIMULATOR)
 
-format: $(VENV)/built  ## rewrite the sources in the project's format
+format: $(VENV)/developing  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(SOURCES) $(SIMULATOR)
@@ -68,16 +94,25 @@ format: $(VENV)/built  ## rewrite the sources in the project's format
 clean:  ## remove what was built
 	rm -rf $(VENV) build demo fastcam/*.so *.egg-info
 
-# What is built follows from the sources: a second make has nothing to do.
+# What is built follows from the sources: a second make has nothing to do. The demo needs less than the tests.
 $(VENV)/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastcam needs Python 3.11 or newer")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja pybind11
-	$(BIN)/python -m pip install --quiet torch torchvision
-	FASTCAM_BUILD=0 $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps $(GRAD_CAM)
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastcam needs Python 3.11 or newer")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(call quietly,installing PyTorch (the first time a few minutes),$(BIN)/python -m pip install --upgrade pip "setuptools>=77" \
+		wheel ninja pybind11 && $(BIN)/python -m pip install $(TORCH))
+	$(call quietly,installing what the demo needs,FASTCAM_BUILD=0 $(BIN)/python -m pip install --no-build-isolation -e ".[demo]")
+	@touch $@
 
 $(VENV)/built: $(VENV)/installed setup.py $(SOURCES)
-	$(BIN)/python setup.py --quiet build_ext --inplace
-	touch $@
+	$(call quietly,compiling,$(BIN)/python setup.py --quiet build_ext --inplace)
+	@touch $@
+
+$(VENV)/testing: $(VENV)/built
+	$(call quietly,installing what the tests of the engine need,FASTCAM_BUILD=0 $(BIN)/python -m pip install --no-build-isolation \
+		-e ".[test-engine]")
+	@touch $@
+
+$(VENV)/developing: $(VENV)/testing
+	$(call quietly,installing what the other tests and benchmarks need,FASTCAM_BUILD=0 $(BIN)/python -m pip install \
+		--no-build-isolation -e ".[dev]" && $(BIN)/python -m pip install --no-deps $(GRAD_CAM))
+	@touch $@

@@ -3,8 +3,9 @@
 Environment:
     FASTCAM_BUILD  ``auto`` (default) compiles where a C++ compiler is found; ``1`` insists; ``0`` installs
                    the pure-Python package, which then runs on its PyTorch references.
-    FASTCAM_CUDA   ``auto`` (default) compiles the CUDA kernels too where torch is a CUDA build and a toolkit of the
-                   same major version is found; ``1`` insists; ``0`` leaves them out.
+    FASTCAM_CUDA   ``auto`` (default) compiles the CUDA kernels too where there is a GPU, torch is a CUDA build and a
+                   toolkit of the same major version is found; ``1`` insists, with or without a GPU; ``0`` leaves them
+                   out.
     CUDA_HOME      the toolkit, where it is in none of the usual places.
     TORCH_CUDA_ARCH_LIST  the architectures to compile for, "8.0;9.0+PTX" unless said otherwise.
 """
@@ -63,11 +64,15 @@ def why_no_cuda(home: Path | None) -> str | None:
 
 def wants_cuda() -> bool:
     """Whether to compile the CUDA kernels; ends the build where they are insisted on and cannot be."""
+    import torch
+
     wish = choice("FASTCAM_CUDA")
     if wish == "0":
         return False
     home = cuda_home()
     reason = why_no_cuda(home)
+    if wish == "auto" and reason is None and not torch.cuda.is_available():
+        reason = "there is no GPU (FASTCAM_CUDA=1 compiles them all the same)"
     if reason is None:
         os.environ["CUDA_HOME"] = str(home)
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")

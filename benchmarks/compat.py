@@ -29,7 +29,7 @@ from benchmarks.keeping import RESULTS, write
 from benchmarks.networks import network
 from fastcam.bench.contest import EPSILONS, EXACT, KINKS
 from fastcam.bench.methods import largest_difference
-from fastcam.bench.timing import Patience, Timing, interleave, timed
+from fastcam.bench.timing import Patience, Timing, interleave, time_call
 
 SECONDS, ONCE = 6.0, 8.0  # of all rounds of a side; of a call from which it is timed once
 SAMPLE = 0.5  # seconds of calls that make one sample
@@ -148,7 +148,7 @@ def measure(case: Case, patience: Patience) -> dict[str, Any]:
     for side, module in modules.items():
         call = partial(case.call, module, case.name, model, images)
         with _seeded():
-            seconds, found = timed(partial(call, case.given | (exact if side == "fastcam" else {})))
+            seconds, found = time_call(partial(call, case.given | (exact if side == "fastcam" else {})))
         checked[side] = partial(_quietly, call, case.given), seconds, torch.as_tensor(found).detach()
     difference = largest_difference(checked["fastcam"][2].flatten(1), checked["peer"][2].flatten(1))
     turns = {side: patience.turns(seconds) for side, (_, seconds, _) in checked.items()}

@@ -4,7 +4,7 @@ import torch
 import torchvision
 from torch import nn
 
-from fastcam.bench.contest import enlivened
+from fastcam.bench.contest import randomize_zeros
 
 
 def network(name: str) -> nn.Module:
@@ -13,7 +13,7 @@ def network(name: str) -> nn.Module:
     They are those of noise: without them deep activations are the same all over, and a map of them is rounding errors.
     """
     torch.manual_seed(0)
-    model = enlivened(getattr(torchvision.models, name)(weights=None)).eval()
+    model = randomize_zeros(getattr(torchvision.models, name)(weights=None)).eval()
     norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)

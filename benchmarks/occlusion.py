@@ -130,9 +130,9 @@ def limit(model: nn.Module, image: Tensor, at: tuple[int, int]) -> float:
     start = torch.arange(0, image.shape[2] - at[0] + 1, at[1])
     starts = torch.cartesian_prod(start, start)
     windows = torch.stack([starts, torch.full_like(starts, at[0])], 1)
-    found = Sweep(model, image, torch.zeros_like(image))
-    whole = found.known.multiplications
-    return len(windows) * sum(whole) / sum(found.plan(each[None]).cost(whole) for each in windows)
+    sweep = Sweep(model, image, torch.zeros_like(image))
+    whole = sweep.analysis.multiplications
+    return len(windows) * sum(whole) / sum(sweep.plan(window[None]).cost(whole) for window in windows)
 
 
 def measure(name: str, at: tuple[int, int], rounds: int) -> dict[str, Any]:

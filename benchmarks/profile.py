@@ -35,7 +35,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 import fastcam
 from fastcam.bench.contest import bare_forward
-from fastcam.bench.timing import timed, waiting
+from fastcam.bench.timing import synchronizer, time_call
 from fastcam.classifiers import models
 
 MODEL, KERNELS, COPIES, OTHER, WAITING, PYTHON = PARTS = (
@@ -114,15 +114,15 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 def profiled(call: Callable[[], Any], device: torch.device, repeats: int) -> Profile:
     """Calls again and again, with and without the profiler."""
-    wait = waiting(device)
+    wait = synchronizer(device)
     for _ in range(3):
-        timed(call, wait)
-    without = statistics.median(timed(call, wait)[0] for _ in range(repeats)) * 1e3
+        time_call(call, wait)
+    without = statistics.median(time_call(call, wait)[0] for _ in range(repeats)) * 1e3
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activities) as profiler:
         for _ in range(repeats + 1):  # the first call under a profiler is slower
             with record_function(WHOLE):
-                timed(call, wait)
+                time_call(call, wait)
     events = [each for each in profiler.events() if each.device_type == torch.autograd.DeviceType.CPU]
     wholes = sorted((each for each in events if each.name == WHOLE), key=lambda each: each.time_range.start)[1:]
     inside = [within(whole, events) for whole in wholes]
@@ -185,7 +185,7 @@ def tiny(modules: int, known: bool) -> nn.Module:
 def added(method: str, network: nn.Module, device: torch.device, rounds: int = 200) -> float | None:
     """Milliseconds that an explanation takes beyond a bare forward pass; None where the method has none."""
     model, images = network.to(device), torch.rand(1, 3, 8, 8, device=device)
-    explainer, wait = fastcam.Explainer(model, method), waiting(device)
+    explainer, wait = fastcam.Explainer(model, method), synchronizer(device)
     forward, explain = bare_forward(model, images), shown(explainer, images, [0])
     try:
         for _ in range(20):
@@ -193,7 +193,7 @@ def added(method: str, network: nn.Module, device: torch.device, rounds: int = 2
             forward()
     except ValueError:  # CAM of a network that does not end so, for example
         return None
-    return 1e3 * statistics.median(timed(explain, wait)[0] - timed(forward, wait)[0] for _ in range(rounds))
+    return 1e3 * statistics.median(time_call(explain, wait)[0] - time_call(forward, wait)[0] for _ in range(rounds))
 
 
 def shown(explainer: fastcam.Explainer, images: Tensor, targets: list[int]) -> Callable[[], Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import fastcam
 from benchmarks.keeping import RESULTS
-from fastcam.bench.hardware import described
+from fastcam.bench.hardware import describe
 
 README = Path(__file__).parents[1] / "README.md"
 NEEDS = {
@@ -54,7 +54,7 @@ def end_to_end() -> str:
             line = cells.setdefault((f"{row['model']}, batch {row['batch']}", method), {})
             line[tool] = f"{row['times_forward']:.2f}"
     rows = [[model, f"`{method}`", *(line.get(tool, "") for tool in TOOLS)] for (model, method), line in cells.items()]
-    return markdown(["model", "method", *TOOLS], rows) + "\n\n" + described(result["hardware"])
+    return markdown(["model", "method", *TOOLS], rows) + "\n\n" + describe(result["hardware"])
 
 
 def methods_speed() -> str:
@@ -72,7 +72,7 @@ def methods_speed() -> str:
         theirs = ["", ""] if best is None else [_peer(best), f"{best['times_forward'] / own:.1f}"]
         lines.append([label, model, f"{own:.2f}" if own < 10 else f"{own:.0f}", *theirs])
     header = ["method", "model", "fastcam", "fastest peer", "times faster"]
-    return markdown(header, lines) + "\n\n" + described(result["hardware"])
+    return markdown(header, lines) + "\n\n" + describe(result["hardware"])
 
 
 def _peer(row: dict[str, Any]) -> str:
@@ -99,7 +99,7 @@ def prepared() -> str:
         gains = [_short(times[best] / times[f"fastcam {form}"]) for form in ("fp32 compiled", "bf16 compiled")]
         lines.append([case, *units, " / ".join(gains)])
     header = ["model", "fastest peer", "fastcam", *forms, "times faster, compiled fp32 / bf16"]
-    return markdown(header, lines) + "\n\n" + described(result["hardware"]) + "\n\n" + _prepared_notes(result)
+    return markdown(header, lines) + "\n\n" + describe(result["hardware"]) + "\n\n" + _prepared_notes(result)
 
 
 def _prepared_notes(result: dict[str, Any]) -> str:
@@ -136,7 +136,7 @@ def occlusion() -> str:
         )
     header = ["network, window/stride", "times faster than the dense sweep", "limit (share reached)"]
     header += ["than Captum", "in bfloat16, than Captum", "memory, of the dense sweep's"]
-    return markdown(header, rows) + "\n\n" + described(result["hardware"])
+    return markdown(header, rows) + "\n\n" + describe(result["hardware"])
 
 
 def dataset() -> str:
@@ -153,7 +153,7 @@ def dataset() -> str:
     header = ["what", "time an image", "share of the slower one alone", "share of both, one after the other"]
     first, last = result["megabytes"][0], result["megabytes"][-1]
     note = f"{result['images']} JPEGs; the most memory held was {last / first:.2f} times that after the first shard."
-    return markdown(header, lines) + f"\n\n{note} " + described(result["hardware"])
+    return markdown(header, lines) + f"\n\n{note} " + describe(result["hardware"])
 
 
 def _short(value: float) -> str:
@@ -175,7 +175,7 @@ def ops() -> str:
     return (
         markdown(["op", "on", "times faster than eager", "times the read"], rows)
         + "\n\n"
-        + described(result["hardware"])
+        + describe(result["hardware"])
     )
 
 
@@ -212,7 +212,7 @@ def _beside(package: str) -> str:
         if row["package"] == package
     ]
     header = ["class", "times faster", "largest difference, of the range"]
-    return markdown(header, rows) + "\n\nResNet-18, two images. " + described(result["hardware"])
+    return markdown(header, rows) + "\n\nResNet-18, two images. " + describe(result["hardware"])
 
 
 TABLES = {

@@ -4,9 +4,10 @@ from fastcam import ops, targets
 from fastcam._extension import build_info
 from fastcam.artefacts import load
 from fastcam.engine.occlusion_plan import OcclusionPlan, occlusion_plan
-from fastcam.explainer import Explainer, explain
+from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.methods.registry import Method, get_method, list_methods, method
+from fastcam.one_call import explain
 from fastcam.preparation.prepare import prepare
 from fastcam.preparation.prepared import Prepared
 from fastcam.reshape import swin_reshape, vit_reshape

@@ -1,33 +1,37 @@
-"""The engine: the only place that wires capture, targets, methods and post-processing."""
+"""The engine: the only place that wires the stages, from images to explanations."""
 
-import contextlib
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence, Set
-from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
 
-from fastcam import artefacts, postprocess, targets
+from fastcam import artefacts, targets
 from fastcam.engine import evidence, image_groups
-from fastcam.engine.assembly import Assembly
-from fastcam.engine.scorer import Scorer, Select
+from fastcam.engine.assembly import Explanations, explanations
+from fastcam.engine.first_pass import first_pass
+from fastcam.engine.settings import Reshape, Settings
 from fastcam.explanation import Explanation
-from fastcam.graph import bias_gradients
 from fastcam.methods.registry import Method, Reduction, get_method
-from fastcam.model import capture, layers
-from fastcam.model.batching import Batches, BatchSize, Block, check_batch_size
-from fastcam.model.inputs import Inputs, in_fast_layout
+from fastcam.model.batching import Batches, BatchSize, Block
+from fastcam.model.elements import Select
+from fastcam.model.inputs import Images, Inputs
+from fastcam.model.layers import TargetLayer
 from fastcam.model.progress import Progress, Report
+from fastcam.model.running import is_training
+from fastcam.postprocess import Fusion
 from fastcam.preparation.prepare import Precision, check_preparable, prepare
 from fastcam.preparation.prepared import Prepared
 
+OneMethod = str | Method
+Methods = list[str] | list[Method] | list[str | Method] | tuple[str | Method, ...]
+Result = TypeVar("Result", bound=Explanations)
 
-class Explainer:
+
+class Explainer(Generic[Result]):
     """Explains one model, batch after batch; everything stays on the model's device.
 
     Args:
@@ -61,16 +65,49 @@ class Explainer:
         ValueError, TypeError: for an unknown method, option or value.
     """
 
+    # The overloads say what comes back: one explanation, or several by name.
+    # fmt: off
+    @overload
+    def __init__(
+        self: "Explainer[Explanation]", model: nn.Module, method: OneMethod = ...,
+        target_layer: TargetLayer = ..., *, fuse: Fusion = ...,
+        relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
+        select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
+        progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
+        compile: bool = ..., **options: Any,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "Explainer[dict[str, Explanation]]", model: nn.Module, method: Methods,
+        target_layer: TargetLayer = ..., *, fuse: Fusion = ...,
+        relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
+        select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
+        progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
+        compile: bool = ..., **options: Any,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "Explainer[Explanations]", model: nn.Module, method: OneMethod | Methods = ...,
+        target_layer: TargetLayer = ..., *, fuse: Fusion | None,
+        relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
+        select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
+        progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
+        compile: bool = ..., **options: Any,
+    ) -> None: ...
+    # fmt: on
+
     def __init__(
         self,
         model: nn.Module,
-        method: str | Method | Sequence[str | Method] = "grad_cam",
-        target_layer: layers.TargetLayer = None,
+        method: OneMethod | Methods = "grad_cam",
+        target_layer: TargetLayer = None,
         *,
-        fuse: postprocess.Fusion | None = "mean",
+        fuse: Fusion | None = "mean",
         relu: bool | None = None,
         reduce: Reduction | None = None,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        reshape_transform: Reshape | None = None,
         select: Select = None,
         layer_output: int | str | None = None,
         batch_size: BatchSize = "auto",
@@ -80,32 +117,29 @@ class Explainer:
         compile: bool = False,
         **options: Any,
     ) -> None:
-        model = artefacts.opened(model)
+        model = artefacts.as_module(model)
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
-        if fuse not in ("mean", "max", None):
-            raise ValueError(f'`fuse` must be "mean", "max" or None, got {fuse!r}')
-        if reduce is not None:
-            postprocess.check_reduction(reduce)
-        check_batch_size(batch_size)
-        # Hooks act on the module itself, not on the code torch.compile made of it.
-        self.model: nn.Module = getattr(model, "_orig_mod", model)
         if not isinstance(method, str | Method | list | tuple):
             raise TypeError(f"`method` must be a name or a list of names, got {type(method).__name__}")
-        self.one_method = isinstance(method, str | Method)
-        self.methods = [get_method(each) for each in ([method] if isinstance(method, str | Method) else method)]
-        if not self.methods:
-            raise ValueError("`method` must name at least one method, got an empty list")
-        self.target_layer = target_layer
-        self.fuse: postprocess.Fusion | None = fuse
-        self.relu = relu
-        self.reduce = reduce
-        self.reshape_transform = reshape_transform
-        self.select = select
-        self.layer_output = layer_output
-        self.batch_size: BatchSize = batch_size
+        one_method = isinstance(method, str | Method)
+        # Hooks act on the module itself, not on the code torch.compile made of it.
+        self.model: nn.Module = getattr(model, "_orig_mod", model)
+        self.settings = Settings(
+            methods=tuple(map(get_method, [method] if isinstance(method, str | Method) else method)),
+            one_method=one_method,
+            target_layer=target_layer,
+            fuse=fuse,
+            relu=relu,
+            reduce=reduce,
+            reshape_transform=reshape_transform,
+            select=select,
+            layer_output=layer_output,
+            batch_size=batch_size,
+            differentiable=differentiable,
+            options=options,
+        )
         self.progress = Progress(progress)
-        self.differentiable = differentiable
         if precision is not None or compile:
             check_preparable(self.model, precision or "fp32")
             if differentiable:
@@ -113,19 +147,8 @@ class Explainer:
         self.precision: Precision | None = "fp32" if compile and precision is None else precision
         self.compile = compile
         self._preparing = threading.Lock()
-        self.options = options
-        self._check_options()
 
-    def _check_options(self) -> None:
-        known = set().union(*(each.all_options(self.options) for each in self.methods))
-        for option in self.options:
-            if option not in known:
-                names = ", ".join(each.name for each in self.methods)
-                raise TypeError(f"{names} has no option {option!r}; known: {', '.join(sorted(known)) or 'none'}")
-
-    def __call__(
-        self, images: Tensor | tuple[Any, ...], target: targets.Target = None, *, out: Tensor | None = None
-    ) -> Any:
+    def __call__(self, images: Images, target: targets.Target = None, *, out: Tensor | None = None) -> Result:
         """Maps for a batch.
 
         Args:
@@ -148,75 +171,12 @@ class Explainer:
         _warn_of_training(self.model)
         self._prepare(inputs)
         batches = self._groups(inputs, target)
-        found = self._explained(inputs, target) if batches is None else self._by_groups(inputs, target, batches)
+        result = self._explained(inputs, target) if batches is None else self._by_groups(inputs, target, batches)
         if out is not None:
-            if not isinstance(found, Explanation):
-                raise ValueError(f"`out` takes the maps of one method and layer, got {len(found)} of them")
-            found.write_maps(out)
-        return found
-
-    def _prepare(self, inputs: Inputs) -> None:
-        """Prepares the model, once, where that was asked for."""
-        if self.precision is None:
-            return
-        with self._preparing:
-            if isinstance(self.model, Prepared):
-                return
-            self.model = prepare(
-                self.model,
-                inputs.arguments,
-                precision=self.precision,
-                compile=self.compile,
-                target_layer=self.target_layer,
-                reshape_transform=self.reshape_transform,
-                select=self.select,
-            )
-
-    def _groups(self, inputs: Inputs, target: targets.Target) -> Batches | None:
-        """How the images are cut into groups; None for all at once, where they may not be parted or are few."""
-        if self.differentiable or not image_groups.is_divisible(target, len(inputs)):
-            return None
-        if not all(each.is_one_pass for each in self.methods):
-            return None  # these cut their work themselves
-        start = self._measured_size or image_groups.usual_size(inputs.images)
-        batches = Batches(self.batch_size, inputs.images.device, self.progress, start)
-        return None if len(inputs) <= batches.limit or capture.is_training(self.model) else batches
-
-    @property
-    def _measured_size(self) -> int | None:
-        return self.model.batch_size if isinstance(self.model, Prepared) else None
-
-    def _by_groups(self, inputs: Inputs, target: targets.Target, batches: Batches) -> Any:
-        """The same as :meth:`_explained`, group by group."""
-
-        def explain_group(block: Block) -> Any:
-            return self._explained(*image_groups.part_of(inputs, target, block.images))
-
-        found = []
-        for block, part in batches.each(len(inputs.images), 1, explain_group):
-            one = next(iter(part.values())) if isinstance(part, dict) else part
-            if not image_groups.is_joinable(one.output, len(block)):
-                return self._explained(inputs, target)
-            found.append(part)
-        return image_groups.joined(found, inputs.images.detach())
-
-    def _explained(self, inputs: Inputs, target: targets.Target) -> Any:
-        """Maps of all images, in one forward pass."""
-        given = inputs.images
-        needs = {need for each in self.methods for need in each.needs}
-        has_layer = any(each.has_layer for each in self.methods)
-        chosen = layers.resolve(self.model, self.target_layer, inputs) if has_layer else []
-        run = self._first_pass(inputs, chosen, needs, target)
-        with torch.inference_mode(False), torch.enable_grad():
-            shared, gathered = evidence.gather(run, needs, self.reshape_transform)
-        with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
-            return self._assembly.explanations(run, shared, gathered, given)
-
-    @property
-    def _assembly(self) -> Assembly:
-        return Assembly(
-            self.methods, self.one_method, self.fuse, self.relu, self.reduce, self.differentiable, self.options
-        )
+            if not isinstance(result, Explanation):
+                raise ValueError(f"`out` takes the maps of one method and layer, got {len(result)} of them")
+            result.write_maps(out)
+        return cast("Result", result)
 
     def __enter__(self) -> Self:
         """The explainer itself."""
@@ -227,120 +187,69 @@ class Explainer:
     ) -> None:
         """Nothing to undo: between calls nothing is attached to the model."""
 
-    def _first_pass(
-        self, inputs: Inputs, chosen: Sequence[capture.Layer], needs: Set[str], target: targets.Target
-    ) -> evidence.Run:
-        """The first pass, in the memory layout that all copies of the images will have."""
-        if "scorer" not in needs:
-            return self._run(inputs, chosen, needs, target)
-        with torch.inference_mode(False):
-            return in_fast_layout(lambda each: self._run(each, chosen, needs, target), inputs)
-
-    def _run(
-        self, inputs: Inputs, chosen: Sequence[capture.Layer], needs: Set[str], target: targets.Target
-    ) -> evidence.Run:
-        """The one forward pass over the images as they are."""
-        at_input = any(need.endswith("_gradients") for need in needs)
-        scored = _scored_layer(self.model, target)
-        with torch.inference_mode(False):
-            images = _start_of_graph(inputs.images, self.differentiable) if at_input else inputs.images
-        watch = bias_gradients.Watch(self.differentiable) if "full_gradients" in needs else None
-        if watch is not None and isinstance(self.model, Prepared):
-            self.model.check_biases()
-        with contextlib.nullcontext() if watch is None else watch.over(self.model):
-            captured = capture.forward(
+    def _prepare(self, inputs: Inputs) -> None:
+        """Prepare the model, once, where that was asked for."""
+        if self.precision is None:
+            return
+        with self._preparing:
+            if isinstance(self.model, Prepared):
+                return
+            self.model = prepare(
                 self.model,
-                replace(inputs, images=images).arguments,
-                [*chosen, *scored],
-                with_graph=not needs.isdisjoint(_BEHIND_LAYER),
-                from_start=at_input or self.differentiable,
-                element=self.layer_output,
+                inputs.arguments,
+                precision=self.precision,
+                compile=self.compile,
+                target_layer=self.settings.target_layer,
+                reshape_transform=self.settings.reshape_transform,
+                select=self.settings.select,
             )
+
+    def _groups(self, inputs: Inputs, target: targets.Target) -> Batches | None:
+        """The groups that a large batch is cut into; None for all images at once."""
+        if self.settings.differentiable or not image_groups.is_divisible(target, len(inputs)):
+            return None
+        if not self.settings.is_one_pass:
+            return None  # these cut their work themselves
+        batches = self._batches(inputs, self._measured_size or image_groups.usual_size(inputs.images))
+        return None if len(inputs) <= batches.limit or is_training(self.model) else batches
+
+    def _batches(self, inputs: Inputs, start: int | None) -> Batches:
+        return Batches(self.settings.batch_size, inputs.images.device, self.progress, start)
+
+    @property
+    def _measured_size(self) -> int | None:
+        return self.model.batch_size if isinstance(self.model, Prepared) else None
+
+    def _by_groups(self, inputs: Inputs, target: targets.Target, batches: Batches) -> Explanations:
+        """The same as :meth:`_explained`, group by group."""
+
+        def explain_group(block: Block) -> Explanations:
+            return self._explained(*image_groups.part_of(inputs, target, block.images))
+
+        parts: list[Explanations] = []
+        for block, part in batches.each(len(inputs.images), 1, explain_group):
+            one = part if isinstance(part, Explanation) else next(iter(part.values()))
+            if not image_groups.is_joinable(one.output, len(block)):
+                return self._explained(inputs, target)
+            parts.append(part)
+        return image_groups.join(parts, inputs.images.detach())
+
+    def _explained(self, inputs: Inputs, target: targets.Target) -> Explanations:
+        """Explanations of all images, in one forward pass."""
+        run = first_pass(self.model, inputs, target, self.settings, self._batches(inputs, self._measured_size))
         with torch.inference_mode(False), torch.enable_grad():
-            output = captured.activations[-1] if scored else targets.select_output(captured.output, self.select)
-            if needs == {"activations"}:  # no class is explained
-                bound = targets.bind_if_any(output, target, images)
-            else:
-                bound = targets.bind(output, target, len(images))
-            scores = bound(output, torch.arange(len(images)))
-        scorer = Scorer(
-            self.model,
-            inputs,
-            bound,
-            scores if self.differentiable else scores.detach(),
-            Batches(self.batch_size, images.device, self.progress, self._measured_size),
-            self.select,
-            scored[0] if scored else None,
-            self.differentiable,
-        )
-        activations = captured.activations[: len(chosen)]
-        return evidence.Run(
-            chosen, activations, output, scores, images, scorer, self.layer_output, self.differentiable, watch
-        )
-
-
-# What the graph behind the layers is for.
-_BEHIND_LAYER = {"gradients", "mean_pool_classifier", "max_pool_classifier", "ablated_scores"}
-
-
-def _scored_layer(model: nn.Module, target: targets.Target) -> list[capture.Layer]:
-    """The layer that the target scores in place of the output, if it does."""
-    name = target.layer if isinstance(target, targets.Score) else None
-    return [] if name is None else [layers.named(model, name)]
-
-
-def _start_of_graph(images: Tensor, differentiable: bool) -> Tensor:
-    """A tensor of the images to differentiate with respect to, still in the caller's graph where that is wanted."""
-    return images.clone() if differentiable and images.requires_grad else images.detach().requires_grad_()
-
-
-def explain(
-    model: nn.Module,
-    images: Tensor | tuple[Any, ...],
-    method: str | Method | Sequence[str | Method] = "grad_cam",
-    target: targets.Target = None,
-    target_layer: layers.TargetLayer = None,
-    *,
-    fuse: postprocess.Fusion | None = "mean",
-    relu: bool | None = None,
-    reduce: Reduction | None = None,
-    reshape_transform: Callable[[Tensor], Tensor] | None = None,
-    select: Select = None,
-    layer_output: int | str | None = None,
-    batch_size: BatchSize = "auto",
-    progress: bool | Report = False,
-    differentiable: bool = False,
-    **options: Any,
-) -> Any:
-    """Maps for a batch in one call; the arguments are those of :class:`Explainer` and of its call.
-
-    Example:
-        >>> explanation = fastcam.explain(model, images)
-        >>> explanation.maps  # (N, H, W) in [0, 1]
-    """
-    explainer = Explainer(
-        model,
-        method,
-        target_layer,
-        fuse=fuse,
-        relu=relu,
-        reduce=reduce,
-        reshape_transform=reshape_transform,
-        select=select,
-        layer_output=layer_output,
-        batch_size=batch_size,
-        progress=progress,
-        differentiable=differentiable,
-        **options,
-    )
-    return explainer(images, target)
+            shared, layered = evidence.gather(run)
+        with torch.inference_mode(False), torch.set_grad_enabled(self.settings.differentiable):
+            return explanations(run, shared, layered, inputs.images)
 
 
 def _warn_of_training(model: nn.Module) -> None:
-    if not capture.is_training(model):
+    if not is_training(model):
         return
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"] == __name__:  # to whoever called the package
+    while (
+        frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] == "fastcam"
+    ):  # to whoever called the package
         level, frame = level + 1, frame.f_back
     warnings.warn(
         "the model is in training mode: batch norm mixes the images of a batch and dropout is active; "

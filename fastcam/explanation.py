@@ -78,7 +78,7 @@ class Explanation:
         return out
 
     @cached_property
-    def status(self) -> Any:
+    def status(self) -> list[postprocess.Status] | list[list[postprocess.Status]]:
         """A list of N (or N lists of K): "ok", "constant map" or "non-finite"."""
         return postprocess.status(self.native, self.scores)
 
@@ -146,7 +146,7 @@ class Explanation:
         return figure
 
     def _title(self, index: Sequence[int]) -> str:
-        status = self.status
+        status: Any = self.status
         for i in index:
             status = status[i]
         score = f"{self.scores[tuple(index)].item():.2f}"

@@ -1,14 +1,16 @@
 """From native maps to maps at the size of the input."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fastcam import ops
+from fastcam.ops import numerics
 
 Fusion = Literal["mean", "max"]
+Status = Literal["ok", "constant map", "non-finite"]
 
 _REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "max_abs": lambda x, axis: x.abs().amax(axis),
@@ -47,7 +49,7 @@ def finest(maps: Sequence[Tensor], axes: int) -> tuple[int, ...]:
     return max((tuple(each.shape[-axes:]) for each in maps), key=lambda shape: torch.Size(shape).numel())
 
 
-def status(maps: Tensor, scores: Tensor) -> Any:
+def status(maps: Tensor, scores: Tensor) -> list[Status] | list[list[Status]]:
     """For every map "ok", "constant map" or "non-finite" (a NaN or infinity in the map or its score).
 
     Args:
@@ -59,7 +61,7 @@ def status(maps: Tensor, scores: Tensor) -> Any:
     """
     flat = maps.flatten(scores.dim())
     finite = flat.isfinite().all(-1) & scores.isfinite()
-    constant = ops.reference.is_constant(flat.amin(-1), flat.amax(-1))
+    constant = numerics.is_constant(flat.amin(-1), flat.amax(-1))
     code = torch.where(finite, torch.where(constant, 1, 0), 2).tolist()
-    names = ("ok", "constant map", "non-finite")
+    names = get_args(Status)
     return [names[c] if isinstance(c, int) else [names[k] for k in c] for c in code]

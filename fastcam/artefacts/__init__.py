@@ -1,8 +1,8 @@
-"""Models that are files or were compiled: TorchScript and torch.export programs, loaded and read."""
+"""Models that are files or compiled: TorchScript and torch.export programs, loaded and opened for hooks."""
 
+from fastcam.artefacts.as_module import as_module
 from fastcam.artefacts.loading import SUFFIXES, load
-from fastcam.artefacts.opening import opened
-from fastcam.artefacts.torchscript import Script
+from fastcam.artefacts.torchscript.module import Script
 from fastcam.artefacts.values import Value
 
-__all__ = ["SUFFIXES", "Script", "Value", "load", "opened"]
+__all__ = ["SUFFIXES", "Script", "Value", "as_module", "load"]

@@ -5,17 +5,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastcam.artefacts import programs
+from fastcam.artefacts import exported_programs
 
 SUFFIXES = (".pt", ".ts", ".torchscript", ".pt2")
 
 
 def load(file: str | Path, trust: bool = False) -> nn.Module:
-    """The model in a file, in evaluation mode, on the CPU.
+    """Return the model in a file, in evaluation mode, on the CPU.
 
     Args:
-        file: TorchScript (.pt, .ts or .torchscript), or what torch.export saved (.pt2).
-        trust: whether you know whose file it is.
+        file: TorchScript (.pt, .ts or .torchscript), or a program saved by torch.export (.pt2).
+        trust: whether you trust the file: loading runs code that is in it.
 
     Raises:
         ValueError: without trust, and for a file that is missing or holds no model.
@@ -30,13 +30,15 @@ def load(file: str | Path, trust: bool = False) -> nn.Module:
             f"{path.name!r} holds code as well as weights, and whoever made it decides what loading it does: pass "
             "`trust=True` if you know where it comes from"
         )
+    is_program = path.suffix == ".pt2"
     try:
-        is_program = path.suffix == ".pt2"
-        model = programs.read(torch.export.load(path)) if is_program else torch.jit.load(path, map_location="cpu")
-    except Exception as error:  # of either loader, whatever the bytes make of it
-        hint = "" if path.suffix == ".pt2" else "; a state dict is loaded into an architecture, as its weights"
-        first = str(error).strip().split("\n", maxsplit=1)[0].split(". ")[0] or type(error).__name__
-        raise ValueError(f"{path.name!r} holds no model that torch can load: {first}{hint}") from error
+        model = (
+            exported_programs.read(torch.export.load(path)) if is_program else torch.jit.load(path, map_location="cpu")
+        )
+    except Exception as error:  # either loader may raise anything for malformed bytes
+        hint = "" if is_program else "; a state dict is loaded into an architecture, as its weights"
+        reason = str(error).strip().split("\n", maxsplit=1)[0].split(". ")[0] or type(error).__name__
+        raise ValueError(f"{path.name!r} holds no model that torch can load: {reason}{hint}") from error
     for module in model.modules():
-        module.training = False  # `eval` of an exported program refuses: the mode was fixed when it was exported
+        module.training = False  # `eval` of an exported program raises: export fixes the mode
     return model

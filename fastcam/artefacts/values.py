@@ -1,9 +1,9 @@
-"""What stands in an opened artefact for the modules and values of the model it was made from."""
+"""The modules that stand for intermediate values in opened artefacts."""
 
 from torch import Tensor, nn
 
-# The classes whose values are not what one wants to look at, and those that tell maps from tokens.
-_KINDS: dict[str, type[nn.Module]] = {
+# Operations that the search for a target layer must recognise, by the module class that does the same.
+_MODULE_CLASSES: dict[str, type[nn.Module]] = {
     "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
     "adaptive_max_pool2d": nn.AdaptiveMaxPool2d,
     "avg_pool2d": nn.AvgPool2d,
@@ -15,26 +15,26 @@ _KINDS: dict[str, type[nn.Module]] = {
 
 
 class Value(nn.Module):
-    """Returns a value that no submodule returned, as it is, so that it can be a target layer.
+    """An identity module for a value that no submodule returned, so that it can be a target layer.
 
     Args:
-        operation: what computed it, such as "conv2d".
+        operation: name of the operation that computed it, such as "conv2d".
     """
 
     def __init__(self, operation: str) -> None:
         super().__init__()
         self.operation = operation
-        self.stands_for = _KINDS.get(operation.removesuffix("_").split(".")[0])
+        self.stands_for = _MODULE_CLASSES.get(operation.removesuffix("_").split(".")[0])
 
     def forward(self, value: Tensor) -> Tensor:
-        """The value."""
+        """Return the value unchanged."""
         return value
 
     def extra_repr(self) -> str:
-        """What computed the value."""
+        """The operation that computed the value."""
         return self.operation
 
 
 def as_name(text: str) -> str:
-    """A name of an artefact's value as one of a module, which holds no dots."""
+    """Return the name of an artefact's value as the name of a module, which holds no dots."""
     return text.replace(".", "_")

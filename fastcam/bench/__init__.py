@@ -1,1 +1,1 @@
-"""What every op and every method costs on this machine, beside PyTorch and the peers: ``fastcam bench``."""
+"""Time all ops and methods on this machine, compared with PyTorch and peer libraries: ``fastcam bench``."""

@@ -1,10 +1,10 @@
-"""What a contest is about: the model and images, the method, and who takes part."""
+"""The parts of a contest: the model and images, the method, and the contestants."""
 
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,21 +14,26 @@ from fastcam.explainer import Explainer
 from fastcam.model import layers
 from fastcam.model.inputs import Inputs
 
-SPREAD = 500.0  # of the logits, so that the peers' epsilons (pytorch-grad-cam's 1e-6 in Grad-CAM++) are negligible
-SOFT = 5.0  # of the logits, for Score-CAM: the softmax over the channels' scores leaves several channels, not one
-EXACT = 1e-4  # of the range of a map
-EPSILONS = 2e-3  # what they leave in Grad-CAM++ all the same
-# A unit close to zero falls on either side of it as the rounding goes, and its whole share of the gradient comes or
-# goes with it: among the many units of many copies, or of a deep network, there are some, and single pixels differ by
-# more than rounding. In float64 Integrated Gradients and SmoothGrad differ by less than 1e-8, FullGrad by less than
-# 1e-4.
+# Standard deviations of the logits: with the first the peers' epsilons (pytorch-grad-cam's 1e-6 in Grad-CAM++) are
+# negligible; with the second Score-CAM's softmax over the channels' scores keeps several channels.
+SPREAD = 500.0
+SOFT = 5.0
+# Tolerances, as a share of the range of a map: by default, and with the remaining effect of epsilons in Grad-CAM++.
+EXACT = 1e-4
+EPSILONS = 2e-3
+# Tolerance for methods with many backward passes or deep networks: rounding decides whether the ReLU of a unit close to
+# zero is active, with its whole share of the gradient, so that single pixels differ by more than rounding. In float64
+# Integrated Gradients and SmoothGrad differ by less than 1e-8, FullGrad by less than 1e-4.
 KINKS = 2e-2
-_CANDIDATES = 16  # classes of which the one with the clearest map is explained
+_CANDIDATES = 16  # number of top classes from which the one with the clearest map is chosen
+
+
+Reshape: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A model, its layer and its images, and for every image a class whose map shows something.
+    """A model, its layer and images, and per image a class whose map is clear.
 
     Attributes:
         name: of the model.
@@ -36,7 +41,7 @@ class Setting:
         layer: name of the target layer.
         images: (N, C, H, W).
         targets: N classes.
-        reshape: from what the layer returns to (N, C, H, W), where that is tokens.
+        reshape: from a layer's tokens to (N, C, H, W).
     """
 
     name: str
@@ -44,7 +49,7 @@ class Setting:
     layer: str
     images: Tensor
     targets: list[int]
-    reshape: Callable[[Tensor], Tensor] | None = None
+    reshape: Reshape | None = None
 
     @classmethod
     def of(
@@ -53,15 +58,15 @@ class Setting:
         model: nn.Module,
         images: Tensor,
         layer: str | None = None,
-        reshape: Callable[[Tensor], Tensor] | None = None,
+        reshape: Reshape | None = None,
     ) -> "Setting":
-        """Finds the layer and the classes.
+        """Find the layer and the classes.
 
         Raises:
-            ValueError, TypeError: for a layer that is not there or cannot be found, and for what is no classifier.
+            ValueError, TypeError: for an unknown layer, where none can be found, and for a model that is no classifier.
         """
-        found = layers.resolve(model, layer, Inputs.of(images))[0].name
-        return cls(name, model, found, images, _clear_classes(model, images, found, reshape), reshape)
+        target_layer = layers.resolve(model, layer, Inputs.of(images))[0].name
+        return cls(name, model, target_layer, images, _clear_classes(model, images, target_layer, reshape), reshape)
 
     @property
     def module(self) -> nn.Module:
@@ -79,24 +84,24 @@ class Setting:
         """Height and width of the images."""
         return self.images.shape[2], self.images.shape[3]
 
-    def apart(self) -> "Setting":
-        """The same with a copy of the model: some tools leave hooks, gradients or exchanged modules on theirs."""
+    def with_copy(self) -> "Setting":
+        """Return the same with a copy of the model: some tools leave hooks, gradients or replaced modules in it."""
         return replace(self, model=copy.deepcopy(self.model))
 
     def with_spread(self, spread: float) -> "Setting":
-        """The same with a copy of the model whose last linear layer makes logits of this standard deviation."""
-        found = self.apart()
+        """Return the same with a copy of the model, its last linear layer scaled to this deviation of the logits."""
+        scaled = self.with_copy()
         if self.head is not None:
             with torch.no_grad():
-                factor = spread / found.model(self.images).std()
-                for parameter in found.model.get_submodule(self.head).parameters():
+                factor = spread / scaled.model(self.images).std()
+                for parameter in scaled.model.get_submodule(self.head).parameters():
                     parameter.mul_(factor)
-        return found
+        return scaled
 
 
 @dataclass(frozen=True)
 class Case:
-    """A method and how it is called.
+    """A method and its options.
 
     Attributes:
         method: registry name.
@@ -104,8 +109,8 @@ class Case:
         label: the options in words.
         limit: largest difference from fastcam, as a share of the range.
         spread: standard deviation of the logits.
-        without: tools that stay out.
-        note: why.
+        without: tools to leave out.
+        note: the reason.
     """
 
     method: str
@@ -119,44 +124,45 @@ class Case:
 
 @dataclass(frozen=True)
 class Contestant:
-    """What is timed.
+    """A tool with one setting, as it is timed.
 
     Attributes:
         call: one explanation: maps (N, H, W), or attributions (N, C, H, W).
-        finish: makes of what it returns what is compared; not timed.
-        alike: for the comparison: does in fastcam's way the steps in which a tool's definition differs; not timed.
-        setting: how the tool was set, in words.
+        finish: converts the result to what is compared; not timed.
+        patch: context for the comparison, in which steps that a tool defines differently are done as in fastcam; not
+            timed.
+        setting: the tool's setting in words.
         limit: largest difference from fastcam, as a share of the range; None takes the case's.
     """
 
     call: Callable[[], Tensor]
-    finish: Callable[[Tensor], Tensor] = lambda found: found
-    alike: Callable[[], AbstractContextManager[Any]] = nullcontext
+    finish: Callable[[Tensor], Tensor] = lambda maps: maps
+    patch: Callable[[], AbstractContextManager[object]] = nullcontext
     setting: str = ""
     limit: float | None = None
 
 
-Entrant = Callable[[Case, Setting], Sequence[Contestant]]  # one contestant for each way to set a tool
+Entrant: TypeAlias = Callable[[Case, Setting], Sequence[Contestant]]  # one contestant per setting of a tool
 
 
 def bare_forward(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
-    """The model alone."""
+    """Return a forward pass without explanation."""
 
     def run() -> Tensor:
         with torch.inference_mode():
-            found: Tensor = model(images)
-        return found
+            output: Tensor = model(images)
+        return output
 
     return run
 
 
 def with_fastcam(case: Case, at: Setting) -> Sequence[Contestant]:
-    """Fastcam on a copy of the model."""
-    return [explained(case, at.apart())]
+    """Return fastcam on a copy of the model as the only contestant."""
+    return [explain_with_fastcam(case, at.with_copy())]
 
 
-def explained(case: Case, at: Setting) -> Contestant:
-    """Maps at the size of the images; signed ones of methods that attribute to the pixels."""
+def explain_with_fastcam(case: Case, at: Setting) -> Contestant:
+    """Return fastcam as a contestant: maps at the size of the images, signed for methods that attribute to pixels."""
     explainer = Explainer(at.model, case.method, at.layer, reshape_transform=at.reshape, **case.options)
 
     def run() -> Tensor:
@@ -168,18 +174,18 @@ def explained(case: Case, at: Setting) -> Contestant:
     return Contestant(run)
 
 
-def normalized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (N, h, w) of the layer's size as every contestant's are compared: upsampled, then scaled to [0, 1]."""
+def normalize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps (N, h, w) upsampled and then scaled to [0, 1], as they are compared."""
     maps = F.interpolate(maps[:, None].double(), size=size, mode="bilinear", align_corners=False)[:, 0]
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / (high - low)
 
 
-def enlivened(model: nn.Module) -> nn.Module:
-    """The same model, with random numbers for what begins as zeros and would leave it mute.
+def randomize_zeros(model: nn.Module) -> nn.Module:
+    """Fill parameters and statistics that are initialized with zeros with random numbers, in place.
 
-    These are the biases and means of batch norm, which tell FullGrad nothing otherwise, and weights such as the head of
-    torchvision's vision transformers.
+    These are the biases and means of batch norms, without which FullGrad has little to add up, and weights such as the
+    head of torchvision's vision transformers.
     """
     with torch.no_grad():
         for module in model.modules():
@@ -192,16 +198,14 @@ def enlivened(model: nn.Module) -> nn.Module:
     return model
 
 
-def _clear_classes(
-    model: nn.Module, images: Tensor, layer: str, reshape: Callable[[Tensor], Tensor] | None
-) -> list[int]:
-    """For every image, of the classes with the highest scores the one with the clearest Grad-CAM map."""
+def _clear_classes(model: nn.Module, images: Tensor, layer: str, reshape: Reshape | None) -> list[int]:
+    """Return per image, of the classes with the highest scores, the one with the clearest Grad-CAM map."""
     with torch.inference_mode():
         output = model(images)
     if not isinstance(output, Tensor) or output.dim() != 2:
         shown = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"a classifier is measured, whose output is (N, classes); this model's is {shown}")
-    best = output.topk(min(_CANDIDATES, output.shape[1])).indices.clone()
-    found = Explainer(model, "grad_cam", layer, reshape_transform=reshape)(images, best).native
-    clearest = found.flatten(2).amax(2).argmax(1)
-    return best.gather(1, clearest[:, None])[:, 0].tolist()
+    candidates = output.topk(min(_CANDIDATES, output.shape[1])).indices.clone()
+    maps = Explainer(model, "grad_cam", layer, reshape_transform=reshape)(images, candidates).native
+    clearest = maps.flatten(2).amax(2).argmax(1)
+    return candidates.gather(1, clearest[:, None])[:, 0].tolist()

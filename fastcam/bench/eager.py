@@ -1,4 +1,4 @@
-"""The ops' formulas as one writes them in eager PyTorch; shapes as in ``fastcam.ops``."""
+"""The formulas of the ops in plain eager PyTorch; shapes as in ``fastcam.ops``."""
 
 import torch
 import torch.nn.functional as F
@@ -6,37 +6,37 @@ from torch import Tensor
 
 
 def grad_cam(a: Tensor, g: Tensor) -> Tensor:
-    """Channels weighted by their mean gradients."""
+    """Return the channels weighted by their mean gradients."""
     return (g.mean((2, 3), keepdim=True) * a).sum(1).relu()
 
 
 def grad_cam_pp(a: Tensor, g: Tensor) -> Tensor:
-    """Channels weighted by their positive gradients times alpha."""
+    """Return the channels weighted by their positive gradients times alpha."""
     denominator = 2 * g.pow(2) + a.sum((2, 3), keepdim=True) * g.pow(3)
     alpha = g.pow(2) / torch.where(denominator != 0, denominator, torch.ones_like(denominator))
     return ((alpha * g.relu()).sum((2, 3), keepdim=True) * a).sum(1).relu()
 
 
 def xgrad_cam(a: Tensor, g: Tensor) -> Tensor:
-    """Channels weighted by their gradients' mean under the activations."""
+    """Return the channels weighted by their gradients' mean under the activations."""
     weights = (g * a).sum((2, 3), keepdim=True) / (a.sum((2, 3), keepdim=True) + 1e-7)
     return (weights * a).sum(1).relu()
 
 
 def layer_cam(a: Tensor, g: Tensor) -> Tensor:
-    """Elements weighted by their own positive gradients."""
+    """Return the elements weighted by their own positive gradients."""
     return (g.relu() * a).sum(1).relu()
 
 
 def upsample_normalize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (N, h, w) at another size, scaled to [0, 1]."""
+    """Return maps (N, h, w) at another size, scaled to [0, 1]."""
     out = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     low, high = out.amin((1, 2), keepdim=True), out.amax((1, 2), keepdim=True)
     return (out - low) / (high - low)
 
 
 def occlude(images: Tensor, windows: Tensor) -> Tensor:
-    """Copies of images, each with one window set to zero."""
+    """Return copies of images, each with one window set to zero."""
     copies = images[:, None].repeat(1, len(windows), 1, 1, 1)
     for i, ((top, left), (height, width)) in enumerate(windows.tolist()):
         copies[:, i, :, top : top + height, left : left + width] = 0
@@ -44,7 +44,7 @@ def occlude(images: Tensor, windows: Tensor) -> Tensor:
 
 
 def mask_images(images: Tensor, maps: Tensor) -> Tensor:
-    """Copies of images under upsampled maps."""
+    """Return copies of images under upsampled maps."""
     masks = F.interpolate(maps, size=images.shape[2:], mode="bilinear", align_corners=False)
     low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
     return ((masks - low) / (high - low))[:, :, None] * images[:, None]
@@ -53,17 +53,17 @@ def mask_images(images: Tensor, maps: Tensor) -> Tensor:
 def gather_patches(
     clean: Tensor, images: Tensor, patches: Tensor, origins: Tensor, windows: Tensor, size: tuple[int, int]
 ) -> Tensor:
-    """For patches that lie inside map and window, and windows that reach at most 8 beyond the map."""
-    padded, (height, width), found = F.pad(clean, [8] * 4), size, []
+    """Return windows with patches pasted in; patches lie in map and window, windows reach at most 8 beyond the map."""
+    padded, (height, width), gathered = F.pad(clean, [8] * 4), size, []
     for patch, n, (y, x), (top, left) in zip(patches, images.tolist(), origins.tolist(), windows.tolist(), strict=True):
         window = padded[n, :, top + 8 : top + 8 + height, left + 8 : left + 8 + width].clone()
         window[:, y - top : y - top + patch.shape[1], x - left : x - left + patch.shape[2]] = patch
-        found.append(window)
-    return torch.stack(found)
+        gathered.append(window)
+    return torch.stack(gathered)
 
 
 def overlay(images: Tensor, maps: Tensor, colors: Tensor, alpha: float) -> Tensor:
-    """Colours of maps blended over images."""
-    wanted = colors[(maps.nan_to_num(0).clamp(0, 1) * 255 + 0.5).long()].float()
-    blended = (images + alpha * (wanted - images) + 0.5).byte()
+    """Return the colours of maps blended over images."""
+    overlay_colors = colors[(maps.nan_to_num(0).clamp(0, 1) * 255 + 0.5).long()].float()
+    blended = (images + alpha * (overlay_colors - images) + 0.5).byte()
     return torch.where(maps.isnan()[..., None], images, blended)

@@ -1,16 +1,18 @@
-"""What figures were measured on."""
+"""The machine that figures were measured on."""
 
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
 
 import fastcam
 
+Hardware: TypeAlias = dict[str, str | int | None]
 
-def hardware() -> dict[str, Any]:
-    """Processor, threads, instruction set, GPU and versions."""
+
+def hardware() -> Hardware:
+    """Return processor, threads, instruction set, GPU and versions."""
     info = fastcam.build_info()
     return {
         "processor": _processor(),
@@ -22,11 +24,11 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def described(found: dict[str, Any]) -> str:
-    """One line about the machine."""
+def describe(machine: Hardware) -> str:
+    """Return one line about the machine."""
     return (
-        f"Measured on {found['threads']} threads of an {found['processor']} ({found['instruction_set']}), "
-        f"PyTorch {found['torch']}; {'no GPU' if found['gpu'] is None else found['gpu']}."
+        f"Measured on {machine['threads']} threads of an {machine['processor']} ({machine['instruction_set']}), "
+        f"PyTorch {machine['torch']}; {'no GPU' if machine['gpu'] is None else machine['gpu']}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Every op on tensors as they occur: the channel reductions on a last layer, maps and images of 224 x 224."""
+"""All ops on tensors of realistic sizes: last-layer activations for reductions, maps and images of 224 x 224."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class OpCase:
     """One op on one set of tensors.
 
     Attributes:
-        op: its name.
-        label: the tensors in words.
-        call: the op.
-        eager: the same formula in eager PyTorch.
-        read: the tensors that must be read.
+        op: name of the op.
+        label: description of the tensors.
+        call: runs the op.
+        eager: runs the same formula in eager PyTorch.
+        read: the tensors that the op must read.
     """
 
     op: str
@@ -31,23 +31,23 @@ class OpCase:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device of the tensors."""
         return self.read[0].device
 
     @property
     def reduces(self) -> bool:
-        """Whether reading the input is the floor, beside which the output is small."""
-        return 10 * self.call().nbytes < sum(t.nbytes for t in self.read)
+        """Whether the output is small, so that reading the input is the lower bound."""
+        return 10 * self.call().nbytes < sum(tensor.nbytes for tensor in self.read)
 
     @property
     def bytes(self) -> int:
-        """What must move: every input read once, the output written once."""
-        return sum(t.nbytes for t in (*self.read, self.call()))
+        """The bytes that must be moved: every input read once, the output written once."""
+        return sum(tensor.nbytes for tensor in (*self.read, self.call()))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Activations and gradients of ResNet-50's last layer."""
+    """Random activations and gradients of the shape of ResNet-50's last layer."""
 
     label: str
     count: int
@@ -55,14 +55,14 @@ class Batch:
     layout: torch.memory_format = torch.contiguous_format
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Activations and gradients, on the default device."""
+        """Return activations and gradients, on the default device."""
         shape = (self.count, 2048, 7, 7)
         a = torch.rand(shape).to(self.dtype).contiguous(memory_format=self.layout)
         return a, (torch.randn(shape) * 1e-3).to(self.dtype).contiguous(memory_format=self.layout)
 
 
 _LAST, _HALF = torch.channels_last, torch.bfloat16
-# The first of each is larger than the caches: reading it is reading memory.
+# The first batch of each device is larger than the caches, so that reading it reads memory.
 BATCHES = {
     "cpu": (
         Batch("128x2048x7x7 float32", 128),
@@ -81,21 +81,21 @@ _LAYOUTS = {"": torch.contiguous_format, " channels_last": torch.channels_last}
 
 
 def op_cases(device: torch.device | str = "cpu", batches: int | None = None, only: Sequence[str] = ()) -> list[OpCase]:
-    """The cases on a device.
+    """Return the cases on a device.
 
     Args:
-        device: where the tensors lie.
-        batches: the channel reductions on the first so many of ``BATCHES``; None for all.
+        device: of the tensors.
+        batches: number of ``BATCHES`` for the channel reductions; None for all.
         only: names of ops; empty for all.
     """
     torch.manual_seed(0)
-    found: list[OpCase] = []
+    cases: list[OpCase] = []
     with torch.device(device):
         if not only or set(only) & set(_REDUCTIONS):
             for batch in BATCHES["cuda" if torch.device(device).type == "cuda" else "cpu"][:batches]:
-                found += _reductions(batch)
-        found += [_upsampling(), _occlusion(), *_masks(), *_gathers(), _overlay()]
-    return [case for case in found if not only or case.op in only]
+                cases += _reductions(batch)
+        cases += [_upsampling(), _occlusion(), *_masks(), *_gathers(), _overlay()]
+    return [case for case in cases if not only or case.op in only]
 
 
 _REDUCTIONS = ("grad_cam", "grad_cam_pp", "xgrad_cam", "layer_cam", "channel_mean", "weighted_channel_sum")
@@ -145,10 +145,10 @@ def _occlusion() -> OpCase:
 
 def _masks() -> list[OpCase]:
     """The inputs of Score-CAM: images under maps of a last layer, in both layouts."""
-    maps, found = torch.rand(4, 8, 7, 7), []
+    maps, cases = torch.rand(4, 8, 7, 7), []
     for label, layout in _LAYOUTS.items():
         images = torch.rand(4, 3, 224, 224).contiguous(memory_format=layout)
-        found.append(
+        cases.append(
             OpCase(
                 "mask_images",
                 f"4x3x224x224, 8 maps{label}",
@@ -157,19 +157,19 @@ def _masks() -> list[OpCase]:
                 (images, maps),
             )
         )
-    return found
+    return cases
 
 
 def _gathers() -> list[OpCase]:
-    """What a 3x3 convolution of a first stage reads of 8x8 patches, in both layouts."""
+    """Windows that a 3x3 convolution of a first stage reads for 8x8 patches, in both layouts."""
     origins = torch.randint(0, 49, (64, 2))
     images, windows, size = torch.randint(0, 4, (64,)), origins - 2, (12, 12)
-    found = []
+    cases = []
     for label, layout in _LAYOUTS.items():
         clean = torch.rand(4, 64, 56, 56).contiguous(memory_format=layout)
         patches = torch.rand(64, 64, 8, 8).contiguous(memory_format=layout)
         inputs = (clean, images, patches, origins, windows, size)
-        found.append(
+        cases.append(
             OpCase(
                 "gather_patches",
                 f"64 of 12x12 from 4x64x56x56{label}",
@@ -178,11 +178,11 @@ def _gathers() -> list[OpCase]:
                 (patches,),
             )
         )
-    return found
+    return cases
 
 
 def _overlay() -> OpCase:
-    """Pictures of a batch."""
+    """Overlays for a batch of images."""
     images, maps = torch.randint(0, 256, (32, 224, 224, 3), dtype=torch.uint8), torch.rand(32, 224, 224)
     colors = torch.from_numpy(render.colors("jet")).to(images.device)
     return OpCase(

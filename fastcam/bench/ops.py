@@ -1,38 +1,44 @@
-"""Every op beside eager PyTorch and beside reading its input once, which is the floor of a reduction.
+"""Time the ops, compared with eager PyTorch and with reading the input once, the lower bound of a reduction.
 
-The read is the time torch needs to sum the tensors that the op must read. On a GPU the floor is the bytes that must
-move, at the speed of a copy.
+Reading is timed as the sum of the tensors that the op must read. On a GPU the lower bound is the time to copy as many
+bytes as must be moved.
 """
-
-from typing import Any
 
 import torch
 
 from fastcam.bench.op_cases import OpCase
-from fastcam.bench.timing import Patience, interleave, timed, waiting
+from fastcam.bench.rows import OpRow
+from fastcam.bench.timing import Call, Patience, interleave, synchronizer, time_call
 
-_SAMPLE = 0.02  # seconds, or one call: what one sample lasts
+_MIN_SAMPLE_SECONDS = 0.02
 
 
 class DisagreementError(Exception):
-    """Two contestants do not return the same, so that their times mean nothing."""
+    """An op and eager PyTorch return different results, so that their times cannot be compared."""
 
 
-def measure(case: OpCase, patience: Patience) -> dict[str, Any]:
-    """Agreement first, then op, eager and read in turn; a row to print and to keep.
+def measure(case: OpCase, patience: Patience) -> OpRow:
+    """Check the agreement with eager PyTorch, then time op, eager formula and read alternately.
 
     Raises:
-        DisagreementError: where op and eager PyTorch differ by more than rounding.
+        DisagreementError: if they differ by more than rounding.
     """
-    calls = {"op": case.call, "eager": case.eager, "read": lambda: [t.sum() for t in case.read]}
-    wait = waiting(case.device)
+    calls: dict[str, Call] = {
+        "op": case.call,
+        "eager": case.eager,
+        "read": lambda: [tensor.sum() for tensor in case.read],
+    }
+    synchronize = synchronizer(case.device)
     difference = _difference(case)
-    turns = {name: max(2, patience.turns(max(_SAMPLE, timed(call, wait)[0]))) for name, call in calls.items()}
+    turns = {
+        name: max(2, patience.turns(max(_MIN_SAMPLE_SECONDS, time_call(call, synchronize)[0])))
+        for name, call in calls.items()
+    }
     if case.device.type == "cuda":
         source = torch.empty(2**28, device=case.device)
         target = torch.empty_like(source)
         calls["copy"], turns["copy"] = lambda: target.copy_(source), turns["op"]
-    timings = interleave(calls, turns, _SAMPLE, wait)
+    timings = interleave(calls, turns, _MIN_SAMPLE_SECONDS, synchronize)
     op, eager, read, *copy = (timings[name].median for name in calls)
     return {
         "op": case.op,
@@ -48,10 +54,10 @@ def measure(case: OpCase, patience: Patience) -> dict[str, Any]:
 
 
 def _difference(case: OpCase) -> float:
-    """The largest between op and eager, as a share of the largest value."""
+    """Return the largest difference between op and eager PyTorch, as a share of the largest value."""
     ours, theirs = case.call().double(), case.eager().double()
     difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
-    # Eager bf16 rounds every intermediate; the op rounds none. A byte may be the next one.
+    # Eager bf16 rounds every intermediate, the op none. Bytes may differ by one.
     tolerance = 1e-4 if case.read[0].dtype == torch.float32 else 5e-2
     if not difference <= tolerance:
         raise DisagreementError(

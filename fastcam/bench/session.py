@@ -1,4 +1,4 @@
-"""One run of ``fastcam bench``: what is measured, in which order, and what is kept of it."""
+"""One run of ``fastcam bench``: the cases, their order, and the JSON file of the results."""
 
 import difflib
 import json
@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,15 +13,16 @@ import fastcam
 from fastcam import ops
 from fastcam.bench import methods, peers
 from fastcam.bench import ops as op_measuring
-from fastcam.bench.contest import Case, Setting, enlivened
+from fastcam.bench.contest import Case, Reshape, Setting, randomize_zeros
 from fastcam.bench.hardware import hardware
 from fastcam.bench.op_cases import OpCase, op_cases
+from fastcam.bench.rows import MethodRow, OpRow
 from fastcam.bench.timing import Patience
 from fastcam.classifiers.models import Classifier
 
 
 def check_names(only: Sequence[str]) -> None:
-    """Refuses what is neither an op nor a method.
+    """Refuse names that are neither an op nor a method.
 
     Raises:
         ValueError: with similar names.
@@ -36,15 +36,20 @@ def check_names(only: Sequence[str]) -> None:
 
 
 def setting_of(
-    name: str, classifier: Classifier, batch: int, device: torch.device, layer: str | None = None, reshape: Any = None
+    name: str,
+    classifier: Classifier,
+    batch: int,
+    device: torch.device,
+    layer: str | None = None,
+    reshape: Reshape | None = None,
 ) -> Setting:
-    """Random images for the classifier; where its weights are random too, with statistics that are not all zeros.
+    """Return a setting with random images; random weights get batch-norm statistics that are not all zeros.
 
     Raises:
-        ValueError, TypeError: for what is no classifier, and for a layer that is not there or cannot be found.
+        ValueError, TypeError: for a model that is no classifier, an unknown layer, and where none can be found.
     """
     torch.manual_seed(0)
-    model = enlivened(classifier.model) if classifier.random_weights else classifier.model
+    model = randomize_zeros(classifier.model) if classifier.random_weights else classifier.model
     colors = len(classifier.preprocessing.mean)
     images = torch.randn(batch, colors, *classifier.preprocessing.size)
     return Setting.of(name, model.to(device), images.to(device), layer, reshape)
@@ -52,41 +57,41 @@ def setting_of(
 
 @dataclass
 class Session:
-    """What is measured, and the rows found so far.
+    """The cases to measure, and the rows measured so far.
 
     Attributes:
         at: the model and its images.
-        patience: how long for each contestant.
+        patience: the number of samples of a contestant.
         only: names of ops and methods; empty for all.
-        op_rows: one for each op and batch.
-        method_rows: one for each method and contestant.
-        disagreements: who was not timed, since it does not return the same, in sentences.
-        unable: which method or tool does not work on this model, and why.
+        op_rows: one per op and batch.
+        method_rows: one per method and contestant.
+        disagreements: messages about contestants that were not timed since their results differ.
+        unable: messages about methods and tools that do not work on this model.
     """
 
     at: Setting
     patience: Patience
     only: tuple[str, ...] = ()
-    op_rows: list[dict[str, Any]] = field(default_factory=list)
-    method_rows: list[dict[str, Any]] = field(default_factory=list)
+    op_rows: list[OpRow] = field(default_factory=list)
+    method_rows: list[MethodRow] = field(default_factory=list)
     disagreements: list[str] = field(default_factory=list)
     unable: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        wanted = [name for name in self.only if name in ops.__all__]
+        op_names = [name for name in self.only if name in ops.__all__]
         self._ops: list[OpCase] = []
-        if wanted or not self.only:
-            self._ops = op_cases(self.at.images.device, batches=1, only=wanted)
+        if op_names or not self.only:
+            self._ops = op_cases(self.at.images.device, batches=1, only=op_names)
         self._methods: list[Case] = methods.every_case(self.at.size, self.only)
 
     def __len__(self) -> int:
-        """How many steps :meth:`run` takes."""
+        """The number of steps of :meth:`run`."""
         return len(self._ops) + len(self._methods)
 
     def run(self) -> Iterator[str]:
-        """Measures step by step; says before each what comes."""
+        """Measure step by step, and yield the name of each op or method before it is measured."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tools' about their own workings
+            warnings.simplefilter("ignore")  # of other tools about their own internals
             for op in self._ops:
                 yield op.op
                 self._measure_op(op)
@@ -102,16 +107,16 @@ class Session:
             self.disagreements.append(str(error))
 
     def _measure_method(self, case: Case) -> None:
-        found = methods.measure(case, self.at, self.patience)
-        self.method_rows += found
-        for row in found:
+        rows = methods.measure(case, self.at, self.patience)
+        self.method_rows += rows
+        for row in rows:
             if row["refused"]:
-                listed = self.unable if row["difference"] is None else self.disagreements
-                listed.append(f"{row['method']} by {row['tool']}: {row['refused']}")
+                messages = self.unable if row["difference"] is None else self.disagreements
+                messages.append(f"{row['method']} by {row['tool']}: {row['refused']}")
 
     def write(self, file: Path) -> None:
-        """Keeps the rows with the hardware and the tools' versions as JSON."""
-        kept = {
+        """Write the rows with the hardware and the tools' versions as JSON."""
+        result = {
             "hardware": hardware() | {"device": str(self.at.images.device)},
             "tools": {tool.name: tool.version for tool in peers.installed()},
             "model": self.at.name,
@@ -120,4 +125,4 @@ class Session:
             "ops": self.op_rows,
             "methods": self.method_rows,
         }
-        file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

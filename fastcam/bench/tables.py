@@ -1,14 +1,15 @@
-"""The tables of the benchmarks; needs rich."""
+"""The benchmark tables; needs rich."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from fastcam.bench.rows import MethodRow, OpRow
 
-def op_table(rows: Sequence[dict[str, Any]], title: str = "Ops") -> Table:
-    """Every op beside eager PyTorch and its floor."""
+
+def op_table(rows: Sequence[OpRow], title: str = "Ops") -> Table:
+    """Return the table of all ops, compared with eager PyTorch and the time of reading the input."""
     on_gpu = any(row["copy_bandwidth_share"] for row in rows)
     caption = "x read: in times of reading the input once, the floor of a reduction"
     table = Table("op", "on", title=title, caption=caption)
@@ -28,8 +29,8 @@ def op_table(rows: Sequence[dict[str, Any]], title: str = "Ops") -> Table:
     return table
 
 
-def method_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
-    """Every method in everybody's hands, in times of a bare forward pass."""
+def method_table(rows: Sequence[MethodRow], title: str) -> Table:
+    """Return the table of all methods by tool, in multiples of a bare forward pass."""
     caption = "+-: half the interquartile range; difference: from fastcam, as a share of the range"
     table = Table("method", "tool", title=title, caption=caption)
     for name in ("ms", "+-", "x forward"):
@@ -44,12 +45,13 @@ def method_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     return table
 
 
-def _figures(row: dict[str, Any]) -> list[str]:
-    if row["milliseconds"] is None:
+def _figures(row: MethodRow) -> list[str]:
+    milliseconds, spread, times_forward = row["milliseconds"], row["spread"], row["times_forward"]
+    if milliseconds is None or spread is None or times_forward is None:
         return ["", "", "", "not timed" if row["difference"] is None else f"{row['difference']:.0e}: not timed"]
     return [
-        f"{row['milliseconds']:.1f}",
-        f"{row['spread'] / 2:.1f}" if row["rounds"] > 1 else "once",
-        f"{row['times_forward']:.2f}",
+        f"{milliseconds:.1f}",
+        f"{spread / 2:.1f}" if row["rounds"] > 1 else "once",
+        f"{times_forward:.2f}",
         f"{row['difference']:.0e}" if row["difference"] is not None else escape(row["note"]),
     ]

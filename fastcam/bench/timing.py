@@ -1,15 +1,16 @@
-"""Interleaved timing: only ratios within one run count, so every contestant runs in every round."""
+"""Interleaved timing: only ratios within one run are reliable, so every contestant runs in every round."""
 
 import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 
-Calls = Mapping[str, Callable[[], Any]]
+Call: TypeAlias = Callable[[], object]
+Synchronize: TypeAlias = Callable[[], None]  # waits until the device has finished all work
 Result = TypeVar("Result")
 
 
@@ -23,13 +24,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Patience:
-    """How many samples a contestant gets, by how long one takes.
+    """The number of samples of a contestant, by the duration of a call.
 
     Attributes:
         seconds: for all samples of one contestant.
-        rounds: at most so many samples, at least 2.
-        fewest: at least so many samples, at least 2; for the slow ones they take longer than ``seconds``.
-        once: seconds of a call from which the one that was checked is the only sample.
+        rounds: the most samples, at least 2.
+        fewest: the fewest samples, at least 2; slow contestants then take longer than ``seconds``.
+        once: contestants whose call takes longer than this many seconds are timed once.
     """
 
     seconds: float
@@ -39,41 +40,41 @@ class Patience:
 
     @classmethod
     def of(cls, seconds: float) -> "Patience":
-        """As many samples as fit into the seconds, 50 at most; what takes longer than that is timed once."""
+        """Return 2 to 50 samples within the seconds; contestants whose call takes longer are timed once."""
         return cls(seconds, 50, 2, seconds)
 
-    def turns(self, took: float) -> int:
-        """The samples of a contestant whose call took so many seconds."""
-        if took > self.once:
+    def turns(self, seconds: float) -> int:
+        """Return the number of samples of a contestant whose call took this many seconds."""
+        if seconds > self.once:
             return 1
-        return min(self.rounds, max(self.fewest, int(self.seconds / took)))
+        return min(self.rounds, max(self.fewest, int(self.seconds / seconds)))
 
 
 def interleave(
-    calls: Calls,
+    calls: Mapping[str, Call],
     rounds: int | Mapping[str, int],
-    at_least: float = 0.0,
-    finish: Callable[[], Any] = lambda: None,
+    min_sample_seconds: float = 0.0,
+    finish: Synchronize = lambda: None,
     *,
     warm: bool = False,
 ) -> dict[str, Timing]:
-    """Times every contestant once a round, after one untimed round.
+    """Time every contestant once per round, after one untimed round.
 
     Args:
-        calls: what to call, by name.
-        rounds: how many samples each gets, at least 2; where that differs, those of the slow ones are spread evenly
-            over the rounds.
-        at_least: seconds; a sample repeats its call until it lasts about so long, and counts the mean.
-        finish: waits for what the calls of a sample have started, on a device that does not wait by itself.
-        warm: whether all were called just before; then there is no untimed round.
+        calls: the contestants by name.
+        rounds: the number of samples, at least 2, of all contestants or of each; fewer samples are spread evenly over
+            the rounds.
+        min_sample_seconds: a sample repeats its call to last about this long, and is the mean.
+        finish: waits for an asynchronous device to finish the calls of a sample.
+        warm: whether all contestants were called just before; then there is no untimed round.
     """
-    repeats = {name: 1 if warm else _repeats(call, at_least, finish) for name, call in calls.items()}
+    repeats = {name: 1 if warm else _repeats(call, min_sample_seconds, finish) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    wanted = dict.fromkeys(calls, rounds) if isinstance(rounds, int) else rounds
-    total = max(wanted.values(), default=0)
+    counts = dict.fromkeys(calls, rounds) if isinstance(rounds, int) else rounds
+    total = max(counts.values(), default=0)
     for turn in range(total):
         for name, call in calls.items():
-            if turn * wanted[name] // total == (turn + 1) * wanted[name] // total:
+            if turn * counts[name] // total == (turn + 1) * counts[name] // total:
                 continue
             start = time.perf_counter()
             for _ in range(repeats[name]):
@@ -83,25 +84,25 @@ def interleave(
     return {name: _summary(values) for name, values in samples.items()}
 
 
-def timed(call: Callable[[], Result], finish: Callable[[], Any] = lambda: None) -> tuple[float, Result]:
-    """The seconds of one call, and what it returned."""
+def time_call(call: Callable[[], Result], finish: Synchronize = lambda: None) -> tuple[float, Result]:
+    """Return the seconds of one call, and its result."""
     start = time.perf_counter()
-    found = call()
+    result = call()
     finish()
-    return time.perf_counter() - start, found
+    return time.perf_counter() - start, result
 
 
-def waiting(device: torch.device) -> Callable[[], Any]:
-    """What waits until the device has done all that was asked of it."""
+def synchronizer(device: torch.device) -> Synchronize:
+    """Return the function that waits until the device has finished all work."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return torch.mps.synchronize if device.type == "mps" else lambda: None
 
 
-def _repeats(call: Callable[[], Any], at_least: float, finish: Callable[[], Any]) -> int:
+def _repeats(call: Call, min_sample_seconds: float, finish: Synchronize) -> int:
     call()
     finish()
-    return max(1, round(at_least / timed(call, finish)[0])) if at_least else 1
+    return max(1, round(min_sample_seconds / time_call(call, finish)[0])) if min_sample_seconds else 1
 
 
 def _summary(samples: list[float]) -> Timing:

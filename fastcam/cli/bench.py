@@ -26,7 +26,7 @@ def bench(
     with mistakes_in_one_sentence():
         check_model(model, weights)
         from fastcam.bench import peers, tables
-        from fastcam.bench.hardware import described, hardware
+        from fastcam.bench.hardware import describe, hardware
         from fastcam.bench.session import Session, check_names, setting_of
         from fastcam.bench.timing import Patience
         from fastcam.classifiers import models
@@ -51,7 +51,7 @@ def bench(
         console.print(tables.method_table(session.method_rows, f"{model}, layer {at.layer}, batch {batch}"))
     for each in session.unable:
         typer.echo(f"Not timed: {each}")
-    typer.echo(described(hardware()))
+    typer.echo(describe(hardware()))
     if peers.missing():
         typer.echo(f"To compare with more tools: pip install {' '.join(peers.missing())}")
     for each in session.disagreements:

@@ -47,6 +47,8 @@ def mistakes_in_one_sentence() -> Iterator[None]:
     """What the engine says about a mistake, without a stack trace, and exit code 2."""
     try:
         yield
+    except typer.Exit:  # a RuntimeError, too
+        raise
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         sentence = " ".join(str(error).split())
         for argument, option in _OPTIONS.items():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,24 +19,24 @@ from fastcam.cli import options
 from fastcam.cli.console import complain, mistakes_in_one_sentence, output
 
 if TYPE_CHECKING:
-    from fastcam.dataset import Progress as Done
+    from fastcam.dataset import Progress as RunProgress
 
 MAP_CODES = (
-    "Exit codes: 0 all fine; 1 some images have no map, their rows say why; 2 bad usage, or the folder cannot be "
-    "written; 3 stopped by a signal, the same command goes on."
+    "Exit codes: 0 success; 1 some images have no map, see the status of their rows; 2 bad usage, or the folder cannot "
+    "be written; 3 interrupted by a signal, the same command resumes."
 )
 VERIFY_CODES = "Exit codes: 0 all as it was committed; 1 something is damaged; 2 no folder of maps."
 
 
 class Resolution(StrEnum):
-    """How large maps are kept."""
+    """The size of the stored maps."""
 
     native = "native"
     input = "input"
 
 
 class MapType(StrEnum):
-    """How the values of maps are kept."""
+    """The data type of the stored maps."""
 
     float16 = "float16"
     float32 = "float32"
@@ -43,14 +44,14 @@ class MapType(StrEnum):
 
 
 class Decoder(StrEnum):
-    """What reads JPEG files."""
+    """The decoder of JPEG files."""
 
     torchcodec = "torchcodec"
     pillow = "pillow"
 
 
 class Format(StrEnum):
-    """What maps are exported to."""
+    """The export formats."""
 
     overlays = "overlays"
     zarr = "zarr"
@@ -62,7 +63,7 @@ def map_(
         str, typer.Argument(help="Folder, .tar (WebDataset), .parquet or .txt list, a glob or an fsspec URL of such.")
     ],
     model: options.Model,
-    out: Annotated[Path, typer.Option(help="Folder for the maps; the same command goes on in it.")],
+    out: Annotated[Path, typer.Option(help="Output folder; the same command resumes in it.")],
     weights: options.Weights = None,
     trust_model: options.Trust = False,
     method: options.Methods = None,
@@ -71,9 +72,11 @@ def map_(
     classes: options.ClassNames = None,
     num_classes: options.ClassCount = None,
     device: options.Device = None,
-    resolution: Annotated[Resolution, typer.Option(help="As large as the layer's, or the input.")] = Resolution.native,
+    resolution: Annotated[
+        Resolution, typer.Option(help="Size of the layer's map, or of the input.")
+    ] = Resolution.native,
     dtype: Annotated[MapType, typer.Option(help="Of the maps; uint8 is scaled to 0..255.")] = MapType.float16,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at a time.", show_default="8, GPU 64")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.", show_default="8, GPU 64")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Images per Parquet file.")] = 1024,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger images are not decoded.")] = 50,
@@ -90,18 +93,20 @@ def map_(
     mean: options.Colours = None,
     std: options.Colours = None,
     ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster, host:port; auto for that here.")
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster, host:port; auto for a local one.")
     ] = None,
-    ray_cores: Annotated[int | None, typer.Option(min=1, help="Of an actor without a GPU.", show_default="8")] = None,
+    ray_cores: Annotated[
+        int | None, typer.Option(min=1, help="Cores per actor without a GPU.", show_default="8")
+    ] = None,
     json_log: Annotated[bool, typer.Option("--json-log", help="A JSON line per shard on standard output.")] = False,
 ) -> None:
-    """Write a map for every image of a dataset; run it again to go on where it was interrupted."""
+    """Write a map for every image of a dataset; run it again to resume after an interruption."""
     with mistakes_in_one_sentence():
         methods = list(dict.fromkeys(method or ["grad_cam"]))
         options.check_methods(methods)
         options.check_model(model, weights)
         method_options, class_names = options.method_options(option or []), options.class_names(classes)
-        dataset = _dataset()
+        dataset = _import_dataset()
         place = options.device_of(device)
         classifier = options.load_classifier(model, weights, class_names, num_classes, place, trust_model)
         settings: dict[str, Any] = {
@@ -123,13 +128,13 @@ def map_(
             **method_options,
         }
     try:
-        with mistakes_in_one_sentence(), _reported(json_log) as report:
+        with mistakes_in_one_sentence(), _show_progress(json_log) as report:
             done = dataset.run(source, classifier, out, report=report, **settings)
     except dataset.InterruptedRunError as error:
         complain(str(error))
         raise typer.Exit(3) from None
     with mistakes_in_one_sentence():
-        failed = sum(each.failed for each in dataset.open(out).commits)
+        failed = sum(commit.failed for commit in dataset.open(out).commits)
     if not json_log:
         earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
         typer.echo(f"{done.total} images in {out}: {failed} without a map{earlier}; {done.rate:.1f} images a second")
@@ -137,14 +142,14 @@ def map_(
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="What `fastcam map` wrote.")],
-    repair: Annotated[bool, typer.Option("--repair", help="Set damaged shards aside, to be made anew.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Output folder of `fastcam map`.")],
+    repair: Annotated[bool, typer.Option("--repair", help="Set damaged shards aside, to be made again.")] = False,
 ) -> None:
     """Rehash every shard of a folder of maps."""
     with mistakes_in_one_sentence():
         _check_folder(folder)
-        damaged = _dataset().verify(folder, repair)
-        count = len(_dataset().open(folder).store.spans()) + (len(damaged) if repair else 0)
+        damaged = _import_dataset().verify(folder, repair)
+        count = len(_import_dataset().open(folder).store.spans()) + (len(damaged) if repair else 0)
     for _, reason in damaged:
         complain(reason)
     typer.echo(f"{count - len(damaged)} of {count} shards are as they were committed")
@@ -152,47 +157,47 @@ def verify(
 
 
 def stats(
-    folder: Annotated[Path, typer.Argument(help="What `fastcam map` wrote.")],
-    mean_maps: Annotated[Path | None, typer.Option(help="Folder for the mean map of every class, PNG.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Output folder of `fastcam map`.")],
+    mean_maps: Annotated[Path | None, typer.Option(help="Folder for PNG files of the mean map per class.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Predicted classes to list.")] = 10,
 ) -> None:
-    """Show what a folder of maps holds: counts, failures, predictions."""
+    """Show the counts, failures and predictions of a folder of maps."""
     with mistakes_in_one_sentence():
         _check_folder(folder)
-        maps = _dataset().open(folder)
-        found = maps.stats()
+        maps = _import_dataset().open(folder)
+        counts = maps.stats()
         written = 0 if mean_maps is None else _write_means(maps.mean_maps(), mean_maps)
     table = Table("what", "count")
-    table.add_row("images", f"{found.images} of {found.total}")
-    table.add_row("without a map", str(found.failed))
-    table.add_row("rows", str(found.rows))
-    table.add_row("shards", f"{len(maps.commits)}, {found.bytes / 1e6:.1f} MB")
-    table.add_row("from the first commit to the last", f"{found.seconds:.0f} s")
-    for status, count in found.statuses.items():
+    table.add_row("images", f"{counts.images} of {counts.total}")
+    table.add_row("without a map", str(counts.failed))
+    table.add_row("rows", str(counts.rows))
+    table.add_row("shards", f"{len(maps.commits)}, {counts.bytes / 1e6:.1f} MB")
+    table.add_row("from the first commit to the last", f"{counts.seconds:.0f} s")
+    for status, count in counts.statuses.items():
         table.add_row(f"status: {escape(status)}", str(count))
-    for each, count in list(found.predicted.items())[:top]:
-        table.add_row(f"predicted class {each}", str(count))
+    for index, count in list(counts.predicted.items())[:top]:
+        table.add_row(f"predicted class {index}", str(count))
     output().print(table)
     if mean_maps is not None:
         typer.echo(f"{written} mean maps in {mean_maps}")
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="What `fastcam map` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="Output folder of `fastcam map`.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     to: Annotated[Format, typer.Option(help="PNG overlays, a Zarr v3 group, or WebDataset tar files.")],
-    source: Annotated[str | None, typer.Option(help="For overlays: the images the maps were made of.")] = None,
+    source: Annotated[str | None, typer.Option(help="For overlays: the source of the maps.")] = None,
     colormap: Annotated[str, typer.Option(help="jet, or any name known to matplotlib.")] = "jet",
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
 ) -> None:
-    """Write the full-size maps of a folder for other programs."""
+    """Export the full-size maps of a folder."""
     with mistakes_in_one_sentence():
         _check_folder(folder)
-        dataset = _dataset()
+        dataset = _import_dataset()
         maps = dataset.open(folder)
         if to is Format.overlays:
             if source is None:
-                raise ValueError("overlays need --source: the images the maps were made of")
+                raise ValueError("overlays need --source: the source of the maps")
             count = dataset.to_overlays(maps, out, source, colormap=colormap, alpha=alpha)
         else:
             count = {Format.zarr: dataset.to_zarr, Format.webdataset: dataset.to_webdataset}[to](maps, out)
@@ -200,13 +205,13 @@ def export(
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuses a folder without maps before torch is imported, as :class:`fastcam.dataset.Maps` does after."""
+    """Refuse a folder without maps before torch is imported, as :class:`fastcam.dataset.Maps` does later."""
     if not (folder / "run.json").exists():
         raise ValueError(f"{str(folder)!r} holds no maps: there is no run.json")
 
 
-def _dataset() -> Any:
-    """The package, imported when it is wanted: it has dependencies of its own."""
+def _import_dataset() -> ModuleType:
+    """Return the package, imported when it is needed: it has optional dependencies."""
     try:
         from fastcam import dataset
     except ImportError as error:
@@ -215,10 +220,10 @@ def _dataset() -> Any:
 
 
 @contextlib.contextmanager
-def _reported(json_log: bool) -> Iterator[Callable[["Done"], None]]:
-    """What shows the progress: JSON lines, or a bar where standard error is a terminal."""
+def _show_progress(json_log: bool) -> Iterator[Callable[["RunProgress"], None]]:
+    """Yield the function that reports progress: as JSON lines, or as a bar if standard error is a terminal."""
     if json_log:
-        yield _log
+        yield _log_commit
         return
     console = Console(stderr=True)
     columns = (
@@ -234,14 +239,14 @@ def _reported(json_log: bool) -> Iterator[Callable[["Done"], None]]:
         yield lambda done: bar.update(task, total=done.total, completed=done.done, rate=done.rate, failed=done.failed)
 
 
-def _log(done: "Done") -> None:
+def _log_commit(done: "RunProgress") -> None:
     if done.commit is not None:
         news = {"images": done.done, "of": done.total, "failed": done.failed, "rate": round(done.rate, 3)}
         print(json.dumps({"event": "commit", **asdict(done.commit), **news}), flush=True)
 
 
 def _write_means(means: dict[tuple[str, str, int | None], Any], folder: Path) -> int:
-    """One picture per method, layer and class; their number."""
+    """Write one PNG file per method, layer and class; return their number."""
     from PIL import Image
 
     from fastcam import render

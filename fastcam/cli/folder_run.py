@@ -70,7 +70,7 @@ class FolderRun:
     """
 
     classifier: Classifier
-    explainer: Explainer
+    explainer: Explainer[dict[str, Explanation]]
     targets: Asked
     device: torch.device
     out: Path
@@ -138,7 +138,8 @@ def _per_target(explanation: Explanation, index: int) -> list[tuple[int, int, st
     """(position, class, status) of each class explained of one image, without those asked for twice."""
     if explanation.targets is None:
         raise ValueError("overlays are named after class indices; this explanation has none")
-    classes, status = explanation.targets[index].tolist(), explanation.status[index]
-    if not isinstance(classes, list):
-        return [(0, classes, status)]
-    return [(classes.index(each), each, status[classes.index(each)]) for each in dict.fromkeys(classes)]
+    classes, status = explanation.targets[index], explanation.status[index]
+    if isinstance(status, str):
+        return [(0, int(classes), status)]
+    indices: list[int] = classes.tolist()
+    return [(indices.index(each), each, status[indices.index(each)]) for each in dict.fromkeys(indices)]

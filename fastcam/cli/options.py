@@ -118,7 +118,7 @@ def reshape_transform(tokens: Reshape | None) -> "Callable[[Tensor], Tensor] | N
     """The function of that name."""
     if tokens is None:
         return None
-    return {Reshape.vit: fastcam.vit_reshape, Reshape.swin: fastcam.swin_reshape}[tokens]
+    return fastcam.vit_reshape if tokens is Reshape.vit else fastcam.swin_reshape
 
 
 def load_classifier(

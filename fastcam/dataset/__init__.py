@@ -1,4 +1,4 @@
-"""Maps of whole datasets: resumable, in Parquet shards that nothing tears.
+"""Maps of whole datasets: resumable runs, stored as crash-safe Parquet shards.
 
 >>> fastcam.dataset.run("photos/", model, "maps/", method=["grad_cam", "layer_cam"], target=["top3"])
 >>> maps = fastcam.dataset.open("maps/")
@@ -16,10 +16,11 @@ from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Limits
 from fastcam.dataset.export import to_overlays, to_webdataset, to_zarr
 from fastcam.dataset.reader import Maps, Stats
-from fastcam.dataset.runner import InterruptedRunError, Progress
-from fastcam.dataset.store import Commit, DamagedError, Span
+from fastcam.dataset.records import Commit, DamagedError, Span
+from fastcam.dataset.runner import Progress
+from fastcam.dataset.signals import InterruptedRunError
 
-open = Maps  # reads as files do: fastcam.dataset.open(folder)
+open = Maps  # for calls like fastcam.dataset.open(folder)
 
 __all__ = [
     "Cluster",

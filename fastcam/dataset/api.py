@@ -1,4 +1,4 @@
-"""The way in: from what a user names to a run."""
+"""The public functions that run and verify."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -12,20 +12,24 @@ from fastcam.classifiers.models import Classifier
 from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset import table
 from fastcam.dataset.cluster import Cluster
-from fastcam.dataset.decode import Decoder, Limits, check_decoder, usual_decoder
+from fastcam.dataset.decode import Decoder, Limits, check_decoder, default_decoder
 from fastcam.dataset.identity import identity
 from fastcam.dataset.job import Job, device_of
 from fastcam.dataset.loading import Loader
+from fastcam.dataset.records import Span
 from fastcam.dataset.runner import Progress, Report
-from fastcam.dataset.sources import source_of
-from fastcam.dataset.store import Span, Store
+from fastcam.dataset.sources import SourceLike, source_of
+from fastcam.dataset.store import Store
 from fastcam.model.layers import TargetLayer
 from fastcam.postprocess import Fusion
 from fastcam.preparation.prepare import Precision
 
+DEFAULT_BATCH_SIZE = 64
+DEFAULT_CPU_BATCH_SIZE = 8
+
 
 def run(
-    source: Any,
+    source: SourceLike,
     model: nn.Module | Classifier,
     out: str | Path,
     *,
@@ -48,50 +52,50 @@ def run(
     report: Report | None = None,
     **options: Any,
 ) -> Progress:
-    """Writes a saliency map for every image of a dataset; goes on where an earlier call was interrupted.
+    """Write a saliency map for every image of a dataset; resume an earlier run that was interrupted.
 
-    What is committed survives a killed process, and a power failure on a file system that honours fsync; what was not
-    is made anew, the same. An image that cannot be read becomes a row that says why.
+    Committed shards survive a killed process, and a power failure on a file system that honours fsync; the others are
+    made again, with the same content. An image that cannot be read becomes a row with the reason.
 
     Args:
         source: a folder, ``.tar`` (WebDataset), ``.parquet`` or ``.txt`` file, a glob or fsspec URL of such, a list of
-            paths, or a PyTorch dataset or unshuffled DataLoader (its samples: PIL images, or tensors ready for the
-            model, alone or with a label).
-        model: in evaluation mode, on the device it is to run on.
-        out: the folder for the maps.
-        method: a registry name, or several of one pass.
+            paths, or a PyTorch dataset or unshuffled DataLoader (samples: PIL images or preprocessed tensors, alone or
+            with a label).
+        model: a model in evaluation mode, on the device to run on.
+        out: output folder.
+        method: a registry name, or several that share a pass.
         target: class indices, names, or "top3" for the highest three; one or several.
-        target_layer: as for :class:`fastcam.Explainer`; of several each gets its rows unless ``fuse`` joins them.
-        fuse: how the maps of several layers become one.
+        target_layer: as for :class:`fastcam.Explainer`; several layers get rows of their own unless ``fuse`` is given.
+        fuse: reduction of the maps of several layers to one.
         reshape_transform: as for :class:`fastcam.Explainer`.
-        preprocessing: from a photograph to the model's input; None takes the classifier's, else ImageNet's usual one.
-        resolution: "native", maps as large as the layer's, or "input", as large as the model's input.
+        preprocessing: converts a photograph to the model's input; None takes the classifier's, else ImageNet's.
+        resolution: "native", the size of the layer's map, or "input", the size of the model's input.
         dtype: "float16", "float32", or "uint8" for maps scaled to [0, 1] and then to 0..255.
-        batch_size: images at a time; None takes 8 on a CPU, 64 elsewhere. Halved where memory runs out.
+        batch_size: images per batch; None takes 8 on a CPU, 64 elsewhere. Halved when memory runs out.
         shard_size: images per Parquet file.
-        workers: threads that read and decode; None takes one per core, eight at most.
-        limits: what an image may be at most.
-        decoder: of JPEG files, "torchcodec" or "pillow"; None takes torchcodec where it is installed. The other formats
-            are read by Pillow.
+        workers: threads that read and decode; None takes one per core, at most eight.
+        limits: limits of the images.
+        decoder: of JPEG files, "torchcodec" or "pillow"; None takes torchcodec if it is installed. Pillow reads all
+            other formats.
         precision: as for :class:`fastcam.Explainer`.
         compile: as for :class:`fastcam.Explainer`.
         ray: None runs in this process; a :class:`Cluster`, or its address, on the nodes of a Ray cluster.
         report: called with the :class:`Progress` after every batch and commit.
-        options: of the method.
+        options: options of the method.
 
     Returns:
         The progress at the end.
 
     Raises:
         InterruptedRunError: after SIGINT or SIGTERM.
-        OSError: where the folder cannot be written; what is committed stays.
-        ValueError, TypeError, RuntimeError: with a sentence; nothing was lost.
+        OSError: if the folder cannot be written; committed shards are kept.
+        ValueError, TypeError, RuntimeError: for invalid arguments or a failed run; committed shards are kept.
     """
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size), ("workers", workers)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"`{name}` must be a positive whole number, got {value!r}")
     classifier = model if isinstance(model, Classifier) else Classifier(model, preprocessing or Preprocessing())
-    explainer = {
+    explainer_options = {
         "method": [method] if isinstance(method, str) else list(method),
         "target_layer": target_layer,
         "fuse": fuse,
@@ -100,68 +104,69 @@ def run(
         "compile": compile,
         **options,
     }
-    asked = Asked(tuple(map(str, [target] if isinstance(target, str | int) else target)))
-    decoder = decoder or usual_decoder()
+    classes = Asked(tuple(map(str, [target] if isinstance(target, str | int) else target)))
+    decoder = decoder or default_decoder()
     check_decoder(decoder)
     loader = Loader(preprocessing or classifier.preprocessing, limits or Limits(), decoder)
-    images, maps = source_of(source), table.Maps(resolution, dtype)
+    images, map_format = source_of(source), table.MapFormat(resolution, dtype)
+    default_batch_size = DEFAULT_CPU_BATCH_SIZE if device_of(classifier.model).type == "cpu" else DEFAULT_BATCH_SIZE
+    batch_size = batch_size or default_batch_size
     settings = {
-        **explainer,
+        **explainer_options,
         "target_layer": _layer_names(classifier.model, target_layer),
-        "target": asked.texts,
+        "target": classes.texts,
         "shard_size": shard_size,
-        "batch_size": batch_size or (8 if device_of(classifier.model).type == "cpu" else 64),
+        "batch_size": batch_size,
     }
     job = Job(
         source=images,
         classifier=classifier,
-        explainer=explainer,
-        asked=asked,
+        explainer_options=explainer_options,
+        classes=classes,
         loader=loader,
-        maps=maps,
+        map_format=map_format,
         folder=Path(out),
-        identity=identity(classifier.model, images, loader, maps, **settings),
-        batch_size=settings["batch_size"],
+        identity=identity(classifier.model, images, loader, map_format, **settings),
+        batch_size=batch_size,
         shard_size=shard_size,
         workers=workers,
     )
-    return _done(job, report or (lambda progress: None), ray)
+    return _run_job(job, report or (lambda progress: None), ray)
 
 
-def _done(job: Job, report: Report, ray: Cluster | str | None) -> Progress:
-    """The job after its run."""
-    engine = job.engine()  # settings that cannot be are refused before anything is written
-    with contextlib.closing(job.store()) as store:
+def _run_job(job: Job, report: Report, ray: Cluster | str | None) -> Progress:
+    explainer = job.make_explainer()  # raises for invalid settings before anything is written
+    with contextlib.closing(job.open_store()) as store:
         if ray is not None:
             return Cluster.of(ray).run(job, store, report)
-        return job.runner(engine, store, report).run(len(job.source), job.todo(store))
+        return job.make_runner(explainer, store, report).run(len(job.source), job.missing_spans(store))
 
 
 def verify(folder: str | Path, repair: bool = False) -> list[tuple[Span, str]]:
-    """Rehashes every committed shard.
+    """Rehash every committed shard.
 
     Args:
-        folder: what :func:`run` wrote.
-        repair: sets damaged shards aside, so that the next run makes them anew.
+        folder: output folder of :func:`run`.
+        repair: whether to set damaged shards aside, so that the next run makes them again.
 
     Returns:
-        The damaged ones, and what is wrong with each.
+        The damaged shards, each with a description of the damage.
 
     Raises:
-        ValueError: where the folder holds no maps.
+        ValueError: for a folder that holds no maps.
     """
     store = Store(folder)
-    found = list(store.damaged())
+    damaged = list(store.damaged())
     if repair:
-        for span, _ in found:
-            store.give_up(span)
-    return found
+        for span, _ in damaged:
+            store.set_shard_aside(span)
+    return damaged
 
 
-def _layer_names(model: nn.Module, target_layer: TargetLayer) -> Any:
-    """What the user named, modules by their names."""
+def _layer_names(model: nn.Module, target_layer: TargetLayer) -> object:
+    """Return the target layers with modules replaced by their names."""
     if isinstance(target_layer, nn.Module):
-        return next((name for name, each in model.named_modules() if each is target_layer), repr(target_layer))
+        return next((name for name, module in model.named_modules() if module is target_layer), repr(target_layer))
     if isinstance(target_layer, list | tuple):
-        return [_layer_names(model, each) for each in target_layer]
+        return [_layer_names(model, layer) for layer in target_layer]
     return target_layer

@@ -1,4 +1,4 @@
-"""Bytes of a stranger's image to a photograph: looked at before anything is allocated, and never a crash."""
+"""Decoding of untrusted image files: the header is checked before memory is allocated, every error is a ValueError."""
 
 import contextlib
 import functools
@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from PIL import Image
@@ -14,17 +14,17 @@ from torch import Tensor
 
 from fastcam.classifiers.preprocessing import Pixels, opened, rgb
 
-Decoder = Literal["torchcodec", "pillow"]
+Decoder: TypeAlias = Literal["torchcodec", "pillow"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an image may be at most.
+    """Limits of the images that are read.
 
     Attributes:
-        pixels: width times height.
-        bytes: of the file.
-        formats: Pillow's names of the formats that are read.
+        pixels: maximum of width times height.
+        bytes: maximum size of the file.
+        formats: Pillow's names of the accepted formats.
     """
 
     pixels: int = 50_000_000
@@ -32,19 +32,19 @@ class Limits:
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
     def check_bytes(self, count: int) -> None:
-        """Refuses a file that is too large.
+        """Refuse a file that is too large.
 
         Raises:
-            ValueError: with the reason.
+            ValueError: for more than ``bytes`` bytes.
         """
         if count > self.bytes:
             raise ValueError(f"the file has {count:,} bytes, more than {self.bytes:,}")
 
     def check(self, image: Image.Image, count: int) -> None:
-        """Refuses an image, of whose file the header alone was read, that is too large.
+        """Refuse an image that is too large, from its header.
 
         Raises:
-            ValueError: with the reason.
+            ValueError: for too many bytes or pixels.
         """
         self.check_bytes(count)
         pixels = image.width * image.height
@@ -52,76 +52,77 @@ class Limits:
             raise ValueError(f"the picture has {pixels:,} pixels, more than {self.pixels:,}")
 
 
-def usual_decoder() -> Decoder:
-    """Torchcodec where it is installed and works, else Pillow."""
-    return "pillow" if _decode_jpeg() is None else "torchcodec"
+def default_decoder() -> Decoder:
+    """Return "torchcodec" if it is installed and works, else "pillow"."""
+    return "pillow" if _find_decode_jpeg() is None else "torchcodec"
 
 
 def check_decoder(decoder: str) -> None:
-    """Refuses a decoder that cannot be.
+    """Refuse an unknown decoder, or one that is not installed.
 
     Raises:
-        ValueError: with a sentence.
+        ValueError: for such a decoder.
     """
     if decoder not in get_args(Decoder):
         raise ValueError(f"`decoder` must be one of {', '.join(get_args(Decoder))}, got {decoder!r}")
-    if decoder == "torchcodec" and _decode_jpeg() is None:
+    if decoder == "torchcodec" and _find_decode_jpeg() is None:
         raise ValueError("`decoder` torchcodec needs the package, 0.16 or newer: pip install torchcodec")
 
 
 @functools.cache
-def _decode_jpeg() -> Callable[..., Tensor] | None:
+def _find_decode_jpeg() -> Callable[..., Tensor] | None:
+    """Return torchcodec's JPEG decoder, if it is installed."""
     try:
         from torchcodec import decoders
-    except (ImportError, RuntimeError, OSError):  # not there, or without the libraries it needs
+    except (ImportError, RuntimeError, OSError):  # not installed, or its libraries are missing
         return None
-    return getattr(decoders, "decode_jpeg", None)  # since 0.16
+    return getattr(decoders, "decode_jpeg", None)  # new in 0.16
 
 
-def pixels(data: bytes, limits: Limits, decoder: Decoder) -> Pixels:
-    """The photograph's upright pixels, (H, W, 3).
+def decode_pixels(data: bytes, limits: Limits, decoder: Decoder) -> Pixels:
+    """Return the pixels of an encoded image, upright, (H, W, 3) uint8.
 
     Args:
         data: the encoded image.
-        limits: what it may be at most.
-        decoder: of JPEG files; any other format is read by Pillow.
+        limits: limits of the image.
+        decoder: of JPEG files; Pillow reads all other formats.
 
     Raises:
-        ValueError: with the reason in one sentence, whatever is wrong with the bytes.
+        ValueError: for data that cannot be decoded or exceed the limits.
     """
-    decode_jpeg = _decode_jpeg() if decoder == "torchcodec" else None
-    if decode_jpeg is not None and _header(data, limits) == "JPEG":
-        with contextlib.suppress(RuntimeError, ValueError):  # Pillow says better what is wrong with it
+    decode_jpeg = _find_decode_jpeg() if decoder == "torchcodec" else None
+    if decode_jpeg is not None and _check_header(data, limits) == "JPEG":
+        with contextlib.suppress(RuntimeError, ValueError):  # Pillow's error message is better
             return decode_jpeg(data, mode="RGB").permute(1, 2, 0).numpy()
-    return np.array(decode(data, limits))
+    return np.array(decode_image(data, limits))
 
 
-def _header(data: bytes, limits: Limits) -> str | None:
-    """The format, where it has the usual colours."""
-    with _told(), opened(io.BytesIO(data), limits.formats) as image:
+def _check_header(data: bytes, limits: Limits) -> str | None:
+    """Check the limits; return the format of an RGB or grey image, None for other modes."""
+    with _readable_errors(), opened(io.BytesIO(data), limits.formats) as image:
         limits.check(image, len(data))
         return image.format if image.mode in ("RGB", "L") else None
 
 
-def decode(data: bytes, limits: Limits) -> Image.Image:
-    """The photograph, upright and in RGB, read by Pillow.
+def decode_image(data: bytes, limits: Limits) -> Image.Image:
+    """Return an encoded image, upright and in RGB, decoded by Pillow.
 
     Raises:
-        ValueError: with the reason in one sentence, whatever is wrong with the bytes.
+        ValueError: for data that cannot be decoded or exceed the limits.
     """
-    with _told(), opened(io.BytesIO(data), limits.formats) as image:
+    with _readable_errors(), opened(io.BytesIO(data), limits.formats) as image:
         limits.check(image, len(data))
         return rgb(image)
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Whatever Pillow makes of the bytes becomes a sentence."""
+def _readable_errors() -> Iterator[None]:
+    """Turn any error of Pillow into a ValueError with a readable message."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of doubtful metadata and of sizes below our own limit
+            warnings.simplefilter("ignore")  # about metadata, and about sizes within our limits
             yield
     except ValueError:
         raise
-    except Exception as error:  # Pillow's parsers raise whatever the bytes make of them: KeyError, IndexError, ...
+    except Exception as error:  # Pillow's parsers raise KeyError, IndexError, ... on damaged files
         raise ValueError(f"this picture cannot be read: {type(error).__name__}: {error}") from error

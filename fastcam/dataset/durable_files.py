@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever dies in between."""
+"""Crash-safe files: each exists completely or not at all."""
 
 import contextlib
 import fcntl
@@ -12,18 +12,18 @@ _SUFFIX = ".tmp"
 
 
 def write_once(file: Path, data: bytes) -> bool:
-    """Writes a file that must not be there yet; after the return it survives a killed process and a power failure.
+    """Write a new file; after the return it survives a killed process and a power failure.
 
-    The bytes go to a file of another name, that one to the disk; then it is linked to its name, which fails where that
-    is taken, and the folder goes to the disk.
+    The bytes are written to a temporary file and synced; then it is linked to its final name, which fails if that
+    exists, and the folder is synced.
 
     Returns:
-        False where the file is there already; it is left as it is.
+        False if the file exists already; it is not changed.
 
     Raises:
-        OSError: where the disk is full, broken or read-only; nothing is left behind.
+        OSError: if the disk is full, broken or read-only; the temporary file is removed.
     """
-    with _told_of(file), _temporary(file.parent) as (temporary, descriptor):
+    with _path_in_errors(file), _temporary_file(file.parent) as (temporary, descriptor):
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
@@ -37,8 +37,8 @@ def write_once(file: Path, data: bytes) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk."""
-    with _told_of(folder):
+    """Sync the directory entries of a folder to the disk."""
+    with _path_in_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -47,26 +47,26 @@ def sync_folder(folder: Path) -> None:
 
 
 def set_aside(file: Path) -> Path:
-    """Renames a damaged file, so that another can take its place; nothing is deleted."""
+    """Rename a damaged file, to free its name; nothing is deleted."""
     aside = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.damaged")
     file.rename(aside)
     sync_folder(file.parent)
     return aside
 
 
-def shared_lock(file: Path) -> BinaryIO:
-    """The file, open and locked together with others for as long as it is open."""
+def open_locked(file: Path) -> BinaryIO:
+    """Open a file with a shared lock, held until it is closed."""
     while True:
-        found = file.open("rb")
-        fcntl.flock(found, fcntl.LOCK_SH)
+        locked = file.open("rb")
+        fcntl.flock(locked, fcntl.LOCK_SH)
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(found.fileno()), file.stat()):
-                return found
-        found.close()  # somebody put another in its place
+            if os.path.samestat(os.fstat(locked.fileno()), file.stat()):
+                return locked
+        locked.close()  # another process replaced the file
 
 
-def is_ours_alone(locked: BinaryIO) -> bool:
-    """Whether nobody else holds a lock of the file; from then on nobody can."""
+def is_only_lock(locked: BinaryIO) -> bool:
+    """Whether no other process holds a lock on the file; if so, the lock becomes exclusive."""
     try:
         fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -75,16 +75,16 @@ def is_ours_alone(locked: BinaryIO) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed processes left half-written; the files that living ones write are locked, and stay."""
-    for each in folder.glob(f".*{_SUFFIX}"):
-        with contextlib.suppress(OSError), each.open("rb") as file:
+    """Remove the temporary files of killed processes; those of running ones are locked, and stay."""
+    for path in folder.glob(f".*{_SUFFIX}"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            each.unlink()
+            path.unlink()
 
 
 @contextlib.contextmanager
-def _told_of(path: Path) -> Iterator[None]:
-    """What goes wrong says where."""
+def _path_in_errors(path: Path) -> Iterator[None]:
+    """Add the path to OSErrors."""
     try:
         yield
     except OSError as error:
@@ -92,11 +92,11 @@ def _told_of(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[tuple[Path, int]]:
+def _temporary_file(folder: Path) -> Iterator[tuple[Path, int]]:
     path = folder / f".{uuid.uuid4().hex}{_SUFFIX}"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a sign of life, see `sweep`
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # marks the file as in use, see `sweep`
         yield path, descriptor
     finally:
         os.unlink(path)

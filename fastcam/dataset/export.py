@@ -1,4 +1,4 @@
-"""Maps of a dataset for other programs: overlays, a Zarr group, WebDataset tar files."""
+"""Export of a dataset's maps: overlays, a Zarr group, WebDataset tar files."""
 
 import io
 import itertools
@@ -6,42 +6,44 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from fastcam import render
 from fastcam.classifiers.preprocessing import Preprocessing, write_png
-from fastcam.dataset.decode import Limits, decode
+from fastcam.dataset.decode import Limits, decode_image
 from fastcam.dataset.reader import Maps
-from fastcam.dataset.sources import source_of
+from fastcam.dataset.sources import SourceLike, source_of
+from fastcam.dataset.table import Row
 
-Row = dict[str, Any]
-_FACTS = ("image_id", "path", "sha256", "label", "target", "predicted", "score", "method", "layer", "status")
+ZARR_CHUNK_SIZE = 64  # maps
+_T = TypeVar("_T")
+_COLUMNS = ("image_id", "path", "sha256", "label", "target", "predicted", "score", "method", "layer", "status")
 
 
-def to_overlays(maps: Maps, out: str | Path, source: Any, *, colormap: str = "jet", alpha: float = 0.5) -> int:
-    """PNG files of the maps over what the model saw of the images, in the folders of the source.
+def to_overlays(maps: Maps, out: str | Path, source: SourceLike, *, colormap: str = "jet", alpha: float = 0.5) -> int:
+    """Write PNG files of the maps over the images as cropped for the model, in the folder structure of the source.
 
     Args:
-        maps: what to draw.
-        out: the folder; a file is called ID.METHOD.png, with layer and class where an image has several.
-        source: what :func:`fastcam.dataset.run` was given; images of encoded bytes.
-        colormap: "jet" or any name known to matplotlib.
-        alpha: share of the colour, 0 to 1.
+        maps: the maps.
+        out: output folder; files are named ID.METHOD.png, with layer and class if an image has several.
+        source: the source that was passed to :func:`fastcam.dataset.run`; its images must be encoded bytes.
+        colormap: "jet" or the name of a matplotlib colormap.
+        alpha: opacity of the colours, 0 to 1.
 
     Returns:
         The number of files.
 
     Raises:
-        ValueError: for another source than that of the maps, or maps that are no pictures.
-        OSError: where the folder cannot be written.
+        ValueError: for a source other than that of the maps, or maps that do not fit its images.
+        OSError: if the folder cannot be written.
     """
     images = source_of(source)
     if images.digest() != maps.identity["source"]:
         raise ValueError("`source` is not the one that the maps were made of")
-    seen_as = _preprocessing(maps.identity["preprocessing"])
+    preprocessing = _read_preprocessing(maps.identity["preprocessing"])
     limits, count = Limits(**{**maps.identity["limits"], "formats": tuple(maps.identity["limits"]["formats"])}), 0
     for commit in maps.commits:
         for item in images.items(commit.start, commit.stop):
@@ -50,14 +52,14 @@ def to_overlays(maps: Maps, out: str | Path, source: Any, *, colormap: str = "je
                 continue
             data = item.read(limits)
             if not isinstance(data, bytes):
-                raise ValueError("overlays are drawn on encoded images; this source has none")
-            picture = np.asarray(seen_as.crop(decode(data, limits)).convert("RGB"))
-            found = np.stack(maps.maps(item.id))
-            if found.shape[1:] != picture.shape[:2]:
-                raise ValueError(f"maps of shape {found.shape[1:]} do not lie on images of {picture.shape[:2]}")
-            drawn = render.overlay(np.stack([picture] * len(rows)), found, colormap, alpha)
-            for row, pixels in zip(rows, drawn, strict=True):
-                file = Path(out) / f"{_inside(item.id)}.{_suffix(row, rows)}.png"
+                raise ValueError("overlays need encoded images; this source has none")
+            picture = np.asarray(preprocessing.crop(decode_image(data, limits)).convert("RGB"))
+            values = np.stack(maps.maps(item.id))
+            if values.shape[1:] != picture.shape[:2]:
+                raise ValueError(f"maps of shape {values.shape[1:]} do not fit images of shape {picture.shape[:2]}")
+            overlays = render.overlay(np.stack([picture] * len(rows)), values, colormap, alpha)
+            for row, pixels in zip(rows, overlays, strict=True):
+                file = Path(out) / f"{_relative_path(item.id)}.{_row_suffix(row, rows)}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_png(Image.fromarray(pixels), file)
                 count += 1
@@ -65,74 +67,74 @@ def to_overlays(maps: Maps, out: str | Path, source: Any, *, colormap: str = "je
 
 
 def to_zarr(maps: Maps, out: str | Path, dtype: str = "float16") -> int:
-    """A Zarr v3 group: full-size ``maps`` (rows, *S) in [0, 1], and an array of every other column beside them.
+    """Write a Zarr v3 group: full-size ``maps`` (rows, *S) in [0, 1], and one array per other column.
 
-    Where a column has none there stands "" or -1.
+    Missing values are "" or -1.
 
     Args:
-        maps: what to write.
-        out: the folder; it must not exist yet.
+        maps: the maps.
+        out: output folder; it must not exist.
         dtype: of the maps.
 
     Returns:
         The number of rows.
 
     Raises:
-        ValueError: where there is nothing to write, or zarr is not installed.
-        FileExistsError: where the folder is there.
+        ValueError: if there are no maps, or zarr is not installed.
+        FileExistsError: if the folder exists.
     """
     try:
         import zarr
     except ImportError:
         raise ValueError('Zarr needs the package: pip install "zarr>=3"') from None
-    rows, count = maps.each(), sum(each.rows - each.failed for each in maps.commits)
+    rows, count = maps.each(), sum(commit.rows - commit.failed for commit in maps.commits)
     first = next(rows, None)
     if first is None:
         raise ValueError("there are no maps to write")
     size = first[1].shape
     if Path(out).exists():
-        raise FileExistsError(17, "the folder is there already", str(out))
+        raise FileExistsError(17, "the folder already exists", str(out))
     group = zarr.open_group(str(out), mode="w-", zarr_format=3)
     group.attrs.update({"identity": maps.identity})
-    kept = group.create_array("maps", shape=(count, *size), dtype=dtype, chunks=(min(64, count), *size))
-    facts: dict[str, list[Any]] = {name: [] for name in _FACTS}
+    array = group.create_array("maps", shape=(count, *size), dtype=dtype, chunks=(min(ZARR_CHUNK_SIZE, count), *size))
+    columns: dict[str, list[str | float | None]] = {name: [] for name in _COLUMNS}
     start = 0
-    for batch in _batches(itertools.chain([first], rows), 64):
-        kept[start : start + len(batch)] = np.stack([found for _, found in batch])
+    for batch in _batches(itertools.chain([first], rows), ZARR_CHUNK_SIZE):
+        array[start : start + len(batch)] = np.stack([values for _, values in batch])
         start += len(batch)
-        for name, values in facts.items():
-            values += [row[name] for row, _ in batch]
-    for name, values in facts.items():
-        if all(value is None or isinstance(value, str) for value in values):
-            group.create_array(name, shape=count, dtype=str)[:] = np.array([value or "" for value in values], object)
+        for name, cells in columns.items():
+            cells += [row[name] for row, _ in batch]
+    for name, cells in columns.items():
+        if all(cell is None or isinstance(cell, str) for cell in cells):
+            group.create_array(name, shape=count, dtype=str)[:] = np.array([cell or "" for cell in cells], object)
         else:
-            group.create_array(name, data=np.array([-1 if value is None else value for value in values]))
+            group.create_array(name, data=np.array([-1 if cell is None else cell for cell in cells]))
     return count
 
 
 def to_webdataset(maps: Maps, out: str | Path, per_tar: int = 10_000) -> int:
-    """Tar files of samples: ``KEY.json`` with the row, ``KEY.npy`` with the full-size map as float16.
+    """Write tar files of samples: ``KEY.json`` with the row, ``KEY.npy`` with the full-size map as float16.
 
     Args:
-        maps: what to write.
-        out: the folder; files are called maps-000000.tar and so on.
-        per_tar: rows in a file.
+        maps: the maps.
+        out: output folder; files are named maps-000000.tar and so on.
+        per_tar: rows per file.
 
     Returns:
         The number of rows.
 
     Raises:
-        OSError: where the folder cannot be written, or holds such files already.
+        OSError: if the folder cannot be written, or has such files already.
     """
     folder, count = Path(out), 0
     folder.mkdir(parents=True, exist_ok=True)
     for number, batch in enumerate(_batches(maps.each(), per_tar)):
         with tarfile.open(folder / f"maps-{number:06d}.tar", "x") as tar:
-            for row, found in batch:
+            for row, values in batch:
                 buffer = io.BytesIO()
-                np.save(buffer, found.astype(np.float16))
-                facts = json.dumps({name: row[name] for name in _FACTS}).encode()
-                for suffix, data in (("json", facts), ("npy", buffer.getvalue())):
+                np.save(buffer, values.astype(np.float16))
+                columns = json.dumps({name: row[name] for name in _COLUMNS}).encode()
+                for suffix, data in (("json", columns), ("npy", buffer.getvalue())):
                     member = tarfile.TarInfo(f"{count:09d}.{suffix}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
@@ -140,25 +142,28 @@ def to_webdataset(maps: Maps, out: str | Path, per_tar: int = 10_000) -> int:
     return count
 
 
-def _preprocessing(values: Mapping[str, Any]) -> Preprocessing:
-    found: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in values.items()}
-    return Preprocessing(**found)
+def _read_preprocessing(fields: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing from its JSON object."""
+    arguments: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return Preprocessing(**arguments)
 
 
-def _inside(name: str) -> str:
-    """A path below the folder, whatever an id says."""
+def _relative_path(name: str) -> str:
+    """Return an image id as a path that stays below the output folder."""
     return "/".join(part for part in name.replace("://", "/").split("/") if part not in ("", ".", ".."))
 
 
-def _suffix(row: Row, rows: list[Row]) -> str:
-    """What tells a row of an image from its others."""
+def _row_suffix(row: Row, rows: list[Row]) -> str:
+    """Return the part of a file name that distinguishes a row from the image's other rows."""
     parts = [row["method"]]
     for name in ("layer", "target"):
-        if len({each[name] for each in rows}) > 1:
+        if len({other[name] for other in rows}) > 1:
             parts.append(str(row[name]))
     return ".".join(parts)
 
 
-def _batches(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:
+def _batches(rows: Iterator[_T], size: int) -> Iterator[list[_T]]:
     while batch := list(itertools.islice(rows, size)):
         yield batch

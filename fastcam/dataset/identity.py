@@ -1,28 +1,28 @@
-"""What a run's maps are of: two runs of one identity make the same maps."""
+"""The identity of a run: two runs with the same identity make the same maps."""
 
 import hashlib
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import nn
 
 import fastcam
 from fastcam.dataset.loading import Loader
+from fastcam.dataset.records import JsonObject
 from fastcam.dataset.sources import Source
-from fastcam.dataset.table import Maps
+from fastcam.dataset.table import MapFormat
 
 FORMAT = 2
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and values of a model's state, and its code where that is part of it."""
+    """Return the SHA-256 of the names, types, shapes and values of a model's state, and of its stored graph if any."""
     digest = hashlib.sha256(type(model).__qualname__.encode())
     if isinstance(model, torch.jit.ScriptModule):
         digest.update(str(model.inlined_graph).encode())
     for module in model.modules():
         graph = vars(module).get("graph") or vars(module).get("_graph")
-        if isinstance(graph, torch.fx.Graph):  # of a program of torch.export
+        if isinstance(graph, torch.fx.Graph):  # a program of torch.export
             digest.update(str(graph).encode())
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, torch.Tensor):
@@ -33,28 +33,28 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def identity(model: nn.Module, source: Source, loader: Loader, maps: Maps, **settings: Any) -> dict[str, Any]:
-    """Everything that decides what the maps are, as JSON has it."""
+def identity(model: nn.Module, source: Source, loader: Loader, map_format: MapFormat, **settings: object) -> JsonObject:
+    """Return everything that determines the maps, as a JSON object."""
     return {
         "format": FORMAT,
         "fastcam": fastcam.__version__,
         "weights": weights_digest(model),
         "source": source.digest(),
         "images": len(source),
-        "preprocessing": _plain(asdict(loader.preprocessing)),
-        "limits": _plain(asdict(loader.limits)),
+        "preprocessing": _to_json(asdict(loader.preprocessing)),
+        "limits": _to_json(asdict(loader.limits)),
         "decoder": loader.decoder,
-        "maps": asdict(maps),
-        **{name: _plain(value) for name, value in settings.items()},
+        "maps": asdict(map_format),
+        **{name: _to_json(value) for name, value in settings.items()},
     }
 
 
-def _plain(value: Any) -> Any:
-    """As it comes back from JSON."""
+def _to_json(value: object) -> object:
+    """Return a value as it is after a round trip through JSON; objects become their names."""
     if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): _to_json(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_to_json(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return getattr(value, "__qualname__", None) or repr(value)

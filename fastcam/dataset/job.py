@@ -1,4 +1,4 @@
-"""What a run is to do, apart from where: one machine does it itself, a cluster's nodes are sent it."""
+"""The settings of a run, independent of the machine: used on this one, or sent to the nodes of a cluster."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +11,11 @@ from torch import nn
 from fastcam.classifiers.class_choice import Asked
 from fastcam.classifiers.models import Classifier
 from fastcam.dataset.loading import Loader
-from fastcam.dataset.runner import Report, Runner, usual_workers
+from fastcam.dataset.records import JsonObject, Span
+from fastcam.dataset.runner import Report, Runner, default_workers
 from fastcam.dataset.sources import Source
-from fastcam.dataset.store import Span, Store
-from fastcam.dataset.table import Maps
+from fastcam.dataset.store import Store
+from fastcam.dataset.table import MapFormat
 from fastcam.explainer import Explainer
 
 
@@ -24,77 +25,85 @@ class Job:
 
     Attributes:
         source: the images.
-        classifier: the model and what one must know of it.
-        explainer: keyword arguments of :class:`fastcam.Explainer`.
-        asked: what to explain of every image.
-        loader: from an image to the model's input.
-        maps: how maps are kept.
-        folder: where to.
-        identity: what the maps are of, see :func:`fastcam.dataset.identity.identity`.
-        batch_size: images at a time.
+        classifier: the model, its preprocessing and class names.
+        explainer_options: keyword arguments of :class:`fastcam.Explainer`.
+        classes: the classes to explain for each image.
+        loader: converts an image to the model's input.
+        map_format: format of the stored maps.
+        folder: output folder.
+        identity: all settings that determine the maps, see :func:`fastcam.dataset.identity.identity`.
+        batch_size: images per batch.
         shard_size: images per shard.
-        workers: threads that read and decode; None takes what is usual where it runs.
+        workers: threads that read and decode; None takes the default of the machine.
     """
 
     source: Source
     classifier: Classifier
-    explainer: Mapping[str, Any]
-    asked: Asked
+    explainer_options: Mapping[str, Any]
+    classes: Asked
     loader: Loader
-    maps: Maps
+    map_format: MapFormat
     folder: Path
-    identity: Mapping[str, Any]
+    identity: JsonObject
     batch_size: int
     shard_size: int
     workers: int | None
 
-    def store(self) -> Store:
-        """The folder, begun if need be.
+    def open_store(self) -> Store:
+        """Return the store of the output folder, created if necessary.
 
         Raises:
-            ValueError: where it holds the maps of another run.
-            OSError: where it cannot be written.
+            ValueError: if the folder holds the maps of another run.
+            OSError: if the folder cannot be written.
         """
         return Store(self.folder, self.identity)
 
     def spans(self) -> list[Span]:
-        """All shards."""
+        """Return the spans of all shards."""
         count = len(self.source)
         return [Span(start, min(start + self.shard_size, count)) for start in range(0, count, self.shard_size)]
 
-    def todo(self, store: Store) -> list[Span]:
-        """The shards that are still to be made."""
-        return [each for each in self.spans() if not store.is_done(each)]
+    def missing_spans(self, store: Store) -> list[Span]:
+        """Return the spans of the shards that are not committed."""
+        return [span for span in self.spans() if not store.is_done(span)]
 
-    def engine(self) -> Explainer:
-        """What explains the images.
+    def make_explainer(self) -> "Explainer[Any]":
+        """Return the explainer of the model.
 
         Raises:
-            ValueError, TypeError: for a model, a method or an option that cannot be.
+            ValueError, TypeError: for an invalid model, method or option.
         """
-        return Explainer(self.classifier.model, batch_size=self.batch_size, **self.explainer)
+        return Explainer(self.classifier.model, batch_size=self.batch_size, **self.explainer_options)
 
-    def runner(self, engine: Explainer, store: Store, report: Report, **changes: Any) -> Runner:
-        """What makes the shards in this process."""
-        settings: dict[str, Any] = {
-            "source": self.source,
-            "loader": self.loader,
-            "explainer": engine,
-            "target": self.asked.target(self.classifier),
-            "maps": self.maps,
-            "store": store,
-            "device": device_of(self.classifier.model),
-            "batch_size": self.batch_size,
-            "workers": self.workers or usual_workers(),
-            "report": report,
-        }
-        return Runner(**{**settings, **changes})
+    def make_runner(
+        self, explainer: "Explainer[Any]", store: Store, report: Report, workers: int | None = None
+    ) -> Runner:
+        """Return the runner that makes shards in this process.
+
+        Args:
+            explainer: of the model.
+            store: folder of the run.
+            report: called after every batch and every commit.
+            workers: threads that read and decode; None takes the job's.
+        """
+        return Runner(
+            source=self.source,
+            loader=self.loader,
+            explainer=explainer,
+            target=self.classes.target(self.classifier),
+            map_format=self.map_format,
+            store=store,
+            device=device_of(self.classifier.model),
+            batch_size=self.batch_size,
+            workers=workers or self.workers or default_workers(),
+            report=report,
+        )
 
     def with_model(self, model: nn.Module) -> "Job":
-        """The same with a copy of the model."""
+        """Return the job with another copy of the model."""
         return replace(self, classifier=replace(self.classifier, model=model))
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model is."""
-    return next((each.device for each in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    """Return the device of a model's first parameter or buffer; the CPU for a model without any."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))

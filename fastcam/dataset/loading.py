@@ -1,32 +1,31 @@
-"""From items to model inputs, on threads, in order."""
+"""Loading of images as model inputs: on threads, in order."""
 
 import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from fastcam.classifiers.preprocessing import Preprocessing
-from fastcam.dataset.decode import Decoder, Limits, pixels
+from fastcam.dataset.decode import Decoder, Limits, decode_pixels
+from fastcam.dataset.records import Span
 from fastcam.dataset.sources import Item, Source
-from fastcam.dataset.store import Span
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """An image ready for the model, or the reason why there is none.
+class LoadedImage:
+    """A model input, or the reason why there is none.
 
     Attributes:
-        item: what it was made from.
-        label: what the dataset says it shows.
-        sha256: of the encoded bytes, or of the values where a PyTorch dataset gave those.
+        item: the image in the source.
+        label: the dataset's own label, if any.
+        sha256: of the encoded bytes, or of the values of a PyTorch dataset's sample.
         tensor: (C, *S), or None.
-        reason: one sentence, where there is no tensor.
+        reason: one line, if there is no tensor.
     """
 
     item: Item
@@ -38,11 +37,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Loader:
-    """How images are loaded.
+    """The conversion of images to model inputs.
 
     Attributes:
-        preprocessing: from a photograph to the model's input.
-        limits: what an image may be at most.
+        preprocessing: converts a photograph to the model's input.
+        limits: limits of the images.
         decoder: of JPEG files.
     """
 
@@ -50,61 +49,76 @@ class Loader:
     limits: Limits
     decoder: Decoder = "pillow"
 
-    def __call__(self, item: Item) -> Loaded:
-        """Loads one image; whatever is wrong with it becomes the reason."""
+    def __call__(self, item: Item) -> LoadedImage:
+        """Load one image; any error becomes the reason."""
         label, sha256 = item.label, None
         try:
-            found = item.read(self.limits)
-            if isinstance(found, tuple | list):
-                found, *rest = found
-                label = _label(rest[0]) if rest else label
-            sha256 = hashlib.sha256(_content(found)).hexdigest()
-            return Loaded(item, label, sha256, self._tensor(found))
-        except Exception as error:  # of a stranger's file, or of the code of a user's dataset
-            sentence = " ".join(str(error).split()) or type(error).__name__
+            image = item.read(self.limits)
+            if isinstance(image, tuple | list):
+                image, *rest = image
+                label = _label_text(rest[0]) if rest else label
+            content = _check_type(image)
+            sha256 = hashlib.sha256(_content_bytes(content)).hexdigest()
+            return LoadedImage(item, label, sha256, self._to_tensor(content))
+        except Exception as error:  # damaged files, or errors in the code of the user's dataset
+            reason = " ".join(str(error).split()) or type(error).__name__
             expected = isinstance(error, ValueError | OSError)
-            return Loaded(item, label, sha256, None, sentence if expected else f"{type(error).__name__}: {sentence}")
+            return LoadedImage(item, label, sha256, None, reason if expected else f"{type(error).__name__}: {reason}")
 
-    def _tensor(self, found: Any) -> Tensor:
-        if isinstance(found, Tensor):
-            return found
-        return self.preprocessing(pixels(found, self.limits, self.decoder) if isinstance(found, bytes) else found)
-
-
-def _content(found: Any) -> bytes:
-    if isinstance(found, bytes):
-        return found
-    if isinstance(found, Tensor):
-        return found.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-    if isinstance(found, Image.Image):
-        return found.tobytes()
-    raise TypeError(f"a sample must begin with a tensor or a PIL image, got {type(found).__name__}")
+    def _to_tensor(self, image: bytes | Tensor | Image.Image) -> Tensor:
+        if isinstance(image, Tensor):
+            return image
+        if isinstance(image, bytes):
+            return self.preprocessing(decode_pixels(image, self.limits, self.decoder))
+        return self.preprocessing(image)
 
 
-def _label(value: Any) -> str | None:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    return str(value) if isinstance(value, str | int | float) else None
+def _check_type(image: object) -> bytes | Tensor | Image.Image:
+    if isinstance(image, bytes | Tensor | Image.Image):
+        return image
+    raise TypeError(f"a sample must begin with a tensor or a PIL image, got {type(image).__name__}")
 
 
-def in_order(
+def _content_bytes(image: bytes | Tensor | Image.Image) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Tensor):
+        return image.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return image.tobytes()
+
+
+def _label_text(label: object) -> str | None:
+    if isinstance(label, Tensor) and label.numel() == 1:
+        label = label.item()
+    return str(label) if isinstance(label, str | int | float) else None
+
+
+def load_in_order(
     source: Source, spans: Iterator[Span], loader: Loader, threads: Executor, window: int
-) -> Iterator[tuple[Span, Iterator[Loaded]]]:
-    """The images span by span, at most so many loaded before they are wanted, also those of the next span.
+) -> Iterator[tuple[Span, Iterator[LoadedImage]]]:
+    """Yield each span and its images, loaded ahead on threads, across span boundaries.
 
-    The images of a span must be taken before the next span is.
+    The images of a span must be consumed before the next span is requested.
+
+    Args:
+        source: the images.
+        spans: the spans to load.
+        loader: loads one image.
+        threads: run the loader.
+        window: maximum number of images loaded ahead.
     """
-    pending: deque[tuple[Span, Future[Loaded]]] = deque()
-    work = ((span, item) for span in spans for item in source.items(span.start, span.stop))
+    pending: deque[tuple[Span, Future[LoadedImage]]] = deque()
+    items = ((span, item) for span in spans for item in source.items(span.start, span.stop))
 
     def fill() -> None:
         while len(pending) < window:
-            found = next(work, None)
-            if found is None:
+            entry = next(items, None)
+            if entry is None:
                 return
-            pending.append((found[0], threads.submit(loader, found[1])))
+            span, item = entry
+            pending.append((span, threads.submit(loader, item)))
 
-    def of(span: Span) -> Iterator[Loaded]:
+    def images_of(span: Span) -> Iterator[LoadedImage]:
         while pending and pending[0][0] == span:
             future = pending.popleft()[1]
             fill()
@@ -113,4 +127,4 @@ def in_order(
     fill()
     while pending:
         span = pending[0][0]
-        yield span, of(span)
+        yield span, images_of(span)

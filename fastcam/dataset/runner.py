@@ -1,41 +1,44 @@
-"""A run over a dataset: shard by shard, reading, computing and writing at the same time."""
+"""A run over a dataset, shard by shard: loading, computing and writing overlap."""
 
 import contextlib
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
-from fastcam.dataset.loading import Loaded, Loader, in_order
+from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
+from fastcam.dataset.records import Commit, Span
+from fastcam.dataset.signals import INTERRUPTED, InterruptedRunError, stop_event
 from fastcam.dataset.sources import Source
-from fastcam.dataset.store import Commit, Span, Store
-from fastcam.dataset.table import Maps, rows_of
+from fastcam.dataset.store import Store
+from fastcam.dataset.table import MapFormat, Row, make_rows
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.model.batching import is_out_of_memory
 from fastcam.targets import Target
 
-Report = Callable[["Progress"], None]
+MAX_DEFAULT_WORKERS = 8
+
+Report: TypeAlias = Callable[["Progress"], None]
+RowsById: TypeAlias = dict[str, list[Row]]
 
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         total: images of the dataset.
-        done: images that are in committed shards or computed; those of earlier runs among them.
+        done: images that are committed or computed, by this run or earlier ones.
         new: images computed by this run.
         failed: images without a map, in this run.
         seconds: since this run began.
-        commit: the shard that was just committed, if that is the news.
+        commit: the shard that was just committed, if this is the report of a commit.
     """
 
     total: int
@@ -47,78 +50,74 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return self.new / self.seconds if self.seconds else 0.0
-
-
-class InterruptedRunError(Exception):
-    """The run was asked to stop; what is committed stays, the shard in work was dropped."""
 
 
 @dataclass
 class Runner:
-    """One run.
+    """One run in this process.
 
     Attributes:
         source: the images.
-        loader: from an image to the model's input.
-        explainer: the model and the methods, a list of them.
-        target: what to explain of every image.
-        maps: how maps are kept.
-        store: where to.
+        loader: converts an image to the model's input.
+        explainer: the model and a list of methods.
+        target: target of each explanation.
+        map_format: format of the stored maps.
+        store: folder of the run.
         device: of the model.
-        batch_size: images at a time; halved where memory runs out.
-        workers: threads that read and decode; with 0 every image is read when it is its turn.
+        batch_size: images per batch; halved when memory runs out.
+        workers: threads that read and decode; 0 reads images without threads, one at a time.
         report: called after every batch and every commit.
     """
 
     source: Source
     loader: Loader
-    explainer: Explainer
+    explainer: "Explainer[Any]"
     target: Target
-    maps: Maps
+    map_format: MapFormat
     store: Store
     device: torch.device
     batch_size: int
     workers: int
     report: Report
     progress: Progress = field(init=False, default_factory=lambda: Progress(0))
-    _began: float = field(init=False, default_factory=time.monotonic)
-    _size: tuple[int, ...] = field(init=False, default=())  # of the model's input, in the shard in work
-    _worked: bool = field(init=False, default=False)  # whether any image was ever explained with these settings
+    _start: float = field(init=False, default_factory=time.monotonic)
+    _input_size: tuple[int, ...] = field(init=False, default=())  # of the model's input, in the current shard
+    _has_worked: bool = field(init=False, default=False)  # whether any image was ever explained with these settings
 
-    def run(self, total: int, todo: Sequence[Span]) -> Progress:
-        """Makes shards, and reports.
+    def run(self, total: int, missing: Sequence[Span]) -> Progress:
+        """Make shards, and report the progress.
 
         Args:
             total: images of the dataset.
-            todo: the shards that are not committed.
+            missing: the shards that are not committed.
 
         Raises:
             InterruptedRunError: after SIGINT or SIGTERM.
-            OSError: where a shard cannot be written.
-            ValueError, TypeError, RuntimeError: where the model, its layers or the targets do not go together.
+            OSError: for a shard that cannot be written.
+            ValueError, TypeError, RuntimeError: for a model, layers or targets that do not fit together.
         """
-        self.progress = Progress(total, total - sum(each.stop - each.start for each in todo))
-        with stop_asked() as stop:
-            for commit in self.make(todo, stop):
-                self._tell(commit)
+        self.progress = Progress(total, total - sum(span.stop - span.start for span in missing))
+        with stop_event() as stop:
+            for commit in self.make(missing, stop):
+                self._report(commit)
         return self.progress
 
-    def make(self, todo: Sequence[Span], stop: threading.Event) -> Iterator[Commit]:
-        """Makes shards: reads, computes and writes at the same time; yields the record of each as it is committed.
+    def make(self, missing: Sequence[Span], stop: threading.Event) -> Iterator[Commit]:
+        """Make shards; yield the record of each when it is committed.
 
         Raises:
-            InterruptedRunError: where the event is set.
+            InterruptedRunError: if the event is set.
             OSError, ValueError, TypeError, RuntimeError: as :meth:`run`.
         """
-        records = (self.store.read_commit(each) for each in self.store.spans())
-        self._worked = self._worked or any(each.rows > each.failed for each in records)
-        with ThreadPoolExecutor(1, "fastcam-write") as writer, self._streams(todo) as streams:
+        commits = (self.store.read_commit(span) for span in self.store.spans())
+        self._has_worked = self._has_worked or any(commit.rows > commit.failed for commit in commits)
+        with ThreadPoolExecutor(1, "fastcam-write") as writer, self._load(missing) as shards:
             pending: Future[Commit] | None = None
             try:
-                for span, images in streams:
-                    rows = self._rows(images, stop)
+                for span, images in shards:
+                    rows = self._make_rows(images, stop)
                     if pending is not None:
                         yield pending.result()
                     pending = writer.submit(self.store.commit, span, rows, self._recipe)
@@ -126,136 +125,118 @@ class Runner:
                     yield pending.result()
             except InterruptedRunError:
                 if pending is not None:
-                    pending.result()  # a shard that cannot be written is worse news
+                    pending.result()  # a write error takes precedence
                 raise
 
     @contextlib.contextmanager
-    def _streams(self, todo: Sequence[Span]) -> Iterator[Iterator[tuple[Span, Iterator[Loaded]]]]:
-        """The images of every shard, loaded ahead where there are threads for it."""
+    def _load(self, missing: Sequence[Span]) -> Iterator[Iterator[tuple[Span, Iterator[LoadedImage]]]]:
+        """Yield the images of every shard, loaded ahead if there are worker threads."""
         if not self.workers:
-            yield ((span, map(self.loader, self.source.items(span.start, span.stop))) for span in todo)
+            yield ((span, map(self.loader, self.source.items(span.start, span.stop))) for span in missing)
             return
         window = 2 * self.batch_size + self.workers
         with ThreadPoolExecutor(self.workers, "fastcam-decode") as threads:
             try:
-                yield in_order(self.source, iter(todo), self.loader, threads, window)
+                yield load_in_order(self.source, iter(missing), self.loader, threads, window)
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 
-    def _tell(self, commit: Commit | None = None) -> None:
-        self.progress.seconds = time.monotonic() - self._began
+    def _report(self, commit: Commit | None = None) -> None:
+        self.progress.seconds = time.monotonic() - self._start
         self.progress.commit = commit
         self.report(self.progress)
 
-    def _rows(self, images: Iterator[Loaded], stop: threading.Event) -> list[dict[str, Any]]:
-        """The rows of a shard, in the order of its images."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        batch: list[Loaded] = []
-        self._size = ()
+    def _make_rows(self, images: Iterator[LoadedImage], stop: threading.Event) -> list[Row]:
+        """Return the rows of a shard, in the order of its images."""
+        rows_by_id: RowsById = {}
+        batch: list[LoadedImage] = []
+        self._input_size = ()
         for image in images:
-            found[image.item.id] = [_failed(image, image.reason)]  # until there is better
+            rows_by_id[image.item.id] = [_failure_row(image, image.reason)]  # replaced after the batch is explained
             batch += [] if image.tensor is None else [image]
             if len(batch) >= self.batch_size:
-                found |= self._explained(batch)
+                rows_by_id |= self._explain(batch)
                 self._count(batch)
                 batch = []
             if image.tensor is None:
                 self._count([image])
             if stop.is_set():
-                raise InterruptedRunError("the run was stopped: what is committed stays, and the same call goes on")
-        found |= self._explained(batch)
+                raise InterruptedRunError(INTERRUPTED)
+        rows_by_id |= self._explain(batch)
         self._count(batch)
-        return [row for rows in found.values() for row in rows]
+        return [row for rows in rows_by_id.values() for row in rows]
 
-    def _count(self, images: Sequence[Loaded]) -> None:
+    def _count(self, images: Sequence[LoadedImage]) -> None:
         self.progress.new += len(images)
         self.progress.done += len(images)
-        self.progress.failed += sum(each.tensor is None for each in images)
-        self._tell()
+        self.progress.failed += sum(image.tensor is None for image in images)
+        self._report()
 
-    def _explained(self, batch: Sequence[Loaded]) -> dict[str, list[dict[str, Any]]]:
-        """Rows by image id; an image that the model cannot take is tried alone, and told of."""
+    def _explain(self, batch: Sequence[LoadedImage]) -> RowsById:
+        """Return rows by image id; after an error the images are explained one by one."""
         if not batch:
             return {}
         try:
-            return self._by_image(batch)
+            return self._explain_batch(batch)
         except Exception as error:
             if is_out_of_memory(error) and len(batch) > 1:
-                return self._halves(batch)
-            found = self._apart(batch, error)
-            if not self._worked:
-                raise  # it is the settings, not the images
-            return found
+                return self._explain_halves(batch)
+            rows_by_id = self._explain_one_by_one(batch, error)
+            if not self._has_worked:
+                raise  # the settings are wrong, not the images
+            return rows_by_id
 
-    def _apart(self, batch: Sequence[Loaded], error: Exception) -> dict[str, list[dict[str, Any]]]:
-        """Rows by image id, every image tried alone; of a single one it is known already what happens."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for each in batch:
+    def _explain_one_by_one(self, batch: Sequence[LoadedImage], error: Exception) -> RowsById:
+        """Return rows by image id, every image explained alone; a single one is known to fail with ``error``."""
+        rows_by_id: RowsById = {}
+        for image in batch:
             try:
                 if len(batch) == 1:
                     raise error
-                found |= self._by_image([each])
+                rows_by_id |= self._explain_batch([image])
             except Exception as reason:
                 self.progress.failed += 1
-                found[each.item.id] = [_failed(each, f"{type(reason).__name__}: {_line(reason)}")]
-        return found
+                rows_by_id[image.item.id] = [_failure_row(image, f"{type(reason).__name__}: {_first_line(reason)}")]
+        return rows_by_id
 
-    def _halves(self, batch: Sequence[Loaded]) -> dict[str, list[dict[str, Any]]]:
+    def _explain_halves(self, batch: Sequence[LoadedImage]) -> RowsById:
         half = len(batch) // 2
         self.batch_size = max(1, min(self.batch_size, half))
-        return self._explained(batch[:half]) | self._explained(batch[half:])
+        return self._explain(batch[:half]) | self._explain(batch[half:])
 
-    def _by_image(self, batch: Sequence[Loaded]) -> dict[str, list[dict[str, Any]]]:
-        tensors = [each.tensor for each in batch if each.tensor is not None]
-        images = torch.stack(tensors).to(self.device, non_blocking=True)
-        explanations: dict[Any, Explanation] = self.explainer(images, self.target)
-        parts = [rows_of(each, self.maps) for each in explanations.values()]
-        self._size, self._worked = tuple(images.shape[2:]), True
+    def _explain_batch(self, batch: Sequence[LoadedImage]) -> RowsById:
+        tensors = [image.tensor for image in batch if image.tensor is not None]
+        inputs = torch.stack(tensors).to(self.device, non_blocking=True)
+        explanations: Mapping[object, Explanation] = self.explainer(inputs, self.target)
+        rows_by_explanation = [make_rows(explanation, self.map_format) for explanation in explanations.values()]
+        self._input_size, self._has_worked = tuple(inputs.shape[2:]), True
         return {
-            each.item.id: [{**_facts(each), **row} for part in parts for row in part[index]]
-            for index, each in enumerate(batch)
+            image.item.id: [{**_image_columns(image), **row} for rows in rows_by_explanation for row in rows[index]]
+            for index, image in enumerate(batch)
         }
 
     @property
-    def _recipe(self) -> dict[str, Any]:
-        """What a reader needs to make full-size maps of the rows."""
-        return {"size": list(self._size), "interpolation": "linear, corners not aligned", "normalization": "min-max"}
+    def _recipe(self) -> dict[str, object]:
+        """The recipe for full-size maps, stored with the rows."""
+        return {
+            "size": list(self._input_size),
+            "interpolation": "linear, corners not aligned",
+            "normalization": "min-max",
+        }
 
 
-def _facts(image: Loaded) -> dict[str, Any]:
+def _image_columns(image: LoadedImage) -> Row:
     return {"image_id": image.item.id, "path": image.item.path, "sha256": image.sha256, "label": image.label}
 
 
-def _failed(image: Loaded, reason: str) -> dict[str, Any]:
-    return {**_facts(image), "status": reason}
+def _failure_row(image: LoadedImage, reason: str) -> Row:
+    return {**_image_columns(image), "status": reason}
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0]
 
 
-@contextlib.contextmanager
-def stop_asked() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second one ends the process as ever."""
-    event = threading.Event()
-    before: dict[int, Any] = {}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        event.set()
-        restore()
-
-    def restore() -> None:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    if threading.current_thread() is threading.main_thread():
-        before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        restore()
-
-
-def usual_workers() -> int:
-    """Threads that read and decode, where the user does not say: one per processor core, eight at most."""
-    return min(8, len(os.sched_getaffinity(0)))
+def default_workers() -> int:
+    """Return the default number of threads that read and decode: one per CPU core, at most eight."""
+    return min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))

@@ -1,11 +1,12 @@
-"""The rows of a shard: one per image, method, layer and target, as an Arrow table."""
+"""The rows of a shard as an Arrow table: one per image, method, layer and target."""
 
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor
 from fastcam import postprocess
 from fastcam.explanation import Explanation
 
-Resolution = Literal["native", "input"]
-MapType = Literal["float16", "float32", "uint8"]
+Resolution: TypeAlias = Literal["native", "input"]
+MapType: TypeAlias = Literal["float16", "float32", "uint8"]
+Row: TypeAlias = dict[str, Any]  # by column, see SCHEMA
+Map: TypeAlias = npt.NDArray[np.float32]  # (*S)
 
 SCHEMA = pa.schema(
     [
@@ -32,19 +35,19 @@ SCHEMA = pa.schema(
         pa.field("map", pa.binary()),
         pa.field("map_shape", pa.list_(pa.int32())),
         pa.field("map_dtype", pa.string()),
-        pa.field("map_scale", pa.float32()),  # values x scale is the map; null where it is scaled to 0..255
+        pa.field("map_scale", pa.float32()),  # factor from the values to the map; null for uint8
     ]
 )
 
 
 @dataclass(frozen=True)
-class Maps:
-    """How maps are kept.
+class MapFormat:
+    """The format of stored maps.
 
     Attributes:
-        resolution: "native", as large as the layer's; or "input", as large as the model's input.
-        dtype: "float16" or "float32" of the map as it is, divided by its largest magnitude; or "uint8" of the map
-            scaled to [0, 1].
+        resolution: "native", the size of the layer's map; or "input", the size of the model's input.
+        dtype: "float16" or "float32" for the raw map divided by its largest magnitude; "uint8" for the map scaled to
+            [0, 1] and then to 0..255.
     """
 
     resolution: Resolution = "native"
@@ -56,8 +59,8 @@ class Maps:
         if self.dtype not in get_args(MapType):
             raise ValueError(f"`dtype` must be one of {', '.join(get_args(MapType))}, got {self.dtype!r}")
 
-    def encoded(self, explanation: Explanation) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
-        """The values (N, [K,] *s) as they are kept, and their scales (N, [K])."""
+    def encode(self, explanation: Explanation) -> tuple[npt.NDArray[np.number], npt.NDArray[np.float32] | None]:
+        """Return the stored values (N, [K,] *s), and their scales (N, [K]) for floating point types."""
         at_input = self.resolution == "input"
         if self.dtype == "uint8":
             maps = (
@@ -73,24 +76,24 @@ class Maps:
 
 
 def native_size(explanation: Explanation) -> tuple[int, ...]:
-    """Spatial size of the map as the layer has it."""
+    """Return the spatial size of the layer's map."""
     return tuple(explanation.native.shape[explanation.scores.dim() :])
 
 
-def decoded(row: dict[str, Any], size: Sequence[int]) -> np.ndarray[Any, Any]:
-    """The map of a row at the size of the model's input, scaled to [0, 1], float32.
+def decode_map(row: Row, size: Sequence[int]) -> Map:
+    """Return the map of a row at the size of the model's input, scaled to [0, 1].
 
-    The recipe: values as ``map_dtype`` in ``map_shape``; bilinear (linear, trilinear) interpolation to ``size`` with
-    corners not aligned; less the minimum, over the maximum of what remains.
+    Steps: read the values as ``map_dtype`` in ``map_shape``; interpolate to ``size`` (linear, bilinear or trilinear,
+    corners not aligned); subtract the minimum, then divide by the maximum.
     """
     values = np.frombuffer(row["map"], row["map_dtype"]).reshape(row["map_shape"])
     tensor = torch.from_numpy(values.astype(np.float32))[None]
     return postprocess.resize(tensor, tuple(size), True)[0].numpy()
 
 
-def rows_of(explanation: Explanation, maps: Maps) -> list[list[dict[str, Any]]]:
-    """For every image the rows of its targets, without what belongs to the image itself."""
-    values, scales = maps.encoded(explanation)
+def make_rows(explanation: Explanation, map_format: MapFormat) -> list[list[Row]]:
+    """Return a list of rows for each image, one row per target, without the columns of the image."""
+    values, scales = map_format.encode(explanation)
     count = len(explanation)
     shape = (count, -1)
     per_target = values.reshape(count, -1, *values.shape[explanation.scores.dim() :])
@@ -99,8 +102,8 @@ def rows_of(explanation: Explanation, maps: Maps) -> list[list[dict[str, Any]]]:
     classes: list[list[int | None]] = [[None] * width] * count
     if explanation.targets is not None:
         classes = explanation.targets.cpu().reshape(shape).tolist()
-    statuses = [each if isinstance(each, list) else [each] for each in explanation.status]
-    predicted = _predicted(explanation.output, count)
+    statuses = [status if isinstance(status, list) else [status] for status in explanation.status]
+    predicted = _predicted_classes(explanation.output, count)
     return [
         [
             {
@@ -112,31 +115,31 @@ def rows_of(explanation: Explanation, maps: Maps) -> list[list[dict[str, Any]]]:
                 "status": statuses[i][k],
                 "map": per_target[i, k].tobytes(),
                 "map_shape": list(per_target.shape[2:]),
-                "map_dtype": maps.dtype,
+                "map_dtype": map_format.dtype,
                 "map_scale": None if scales is None else float(scales.reshape(shape)[i, k]),
             }
-            for k in _each_once(classes[i])
+            for k in _unique_positions(classes[i])
         ]
         for i in range(count)
     ]
 
 
-def _each_once(classes: list[int | None]) -> Iterator[int]:
-    """The positions of classes, without those asked for twice."""
-    for k, each in enumerate(classes):
-        if each is None or each not in classes[:k]:
+def _unique_positions(classes: list[int | None]) -> Iterator[int]:
+    """Yield the positions of classes, without repeated classes."""
+    for k, index in enumerate(classes):
+        if index is None or index not in classes[:k]:
             yield k
 
 
-def _predicted(output: Any, count: int) -> list[int | None]:
+def _predicted_classes(output: object, count: int) -> list[int | None]:
     if isinstance(output, Tensor) and output.dim() == 2 and len(output) == count:
-        found: list[int | None] = output.argmax(1).cpu().tolist()
-        return found
+        predicted: list[int | None] = output.argmax(1).cpu().tolist()
+        return predicted
     return [None] * count
 
 
-def shard_bytes(rows: list[dict[str, Any]], metadata: dict[str, str]) -> bytes:
-    """A Parquet file of these rows: the same bytes for the same rows, with a checksum in every page."""
+def encode_shard(rows: list[Row], metadata: dict[str, str]) -> bytes:
+    """Return a Parquet file of the rows: the same bytes for the same rows, with a checksum in every page."""
     table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
@@ -144,10 +147,10 @@ def shard_bytes(rows: list[dict[str, Any]], metadata: dict[str, str]) -> bytes:
 
 
 def read_shard(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table of a shard, its checksums verified.
+    """Return the table of a shard, its checksums verified.
 
     Raises:
-        ValueError: where the bytes are damaged.
+        ValueError: for damaged bytes.
     """
     try:
         return pq.read_table(

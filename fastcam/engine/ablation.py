@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcam.engine.scorer import Scorer, gathered
+from fastcam.engine.scorer import Scorer
+from fastcam.engine.settings import Reshape
 from fastcam.graph.next_affine import following_affine
 from fastcam.graph.pooled_head import Head
 from fastcam.model import capture
-from fastcam.model.batching import Block, is_out_of_memory
+from fastcam.model.batching import Block, is_out_of_memory, join_blocks
+from fastcam.model.elements import Element
 from fastcam.model.resume import NotResumableError, Resumed
-
-Reshape = Callable[[Tensor], Tensor]
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -27,7 +27,7 @@ def ablated_scores(
     head: Head | None,
     output: Tensor,
     reshape: Reshape | None = None,
-    element: capture.Element = None,
+    element: Element = None,
 ) -> Tensor:
     """(N, [K,] C): the scores with channel c of the layer's activations set to zero.
 
@@ -139,7 +139,7 @@ class _Share:
 
 
 def _resumed(
-    scorer: Scorer, layer: capture.Layer, kind: Any, raw: Tensor, positions: Tensor, element: capture.Element
+    scorer: Scorer, layer: capture.Layer, kind: Any, raw: Tensor, positions: Tensor, element: Element
 ) -> Tensor | None:
     """The scores by running what is behind a layer, or None where that does not give the clean scores back."""
     try:
@@ -157,7 +157,7 @@ def _resumed(
 
     try:
         cleanly = scorer.batches.quietly().each(len(raw), 2, lambda block: score(unchanged, block))
-        again = gathered(list(cleanly), len(raw), 2)
+        again = join_blocks(list(cleanly), len(raw), 2)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:  # of a model with tensors that do not fit
         if is_out_of_memory(error):
             raise
@@ -174,7 +174,7 @@ def _resumed(
 
 
 def _by_whole_forwards(
-    scorer: Scorer, layer: capture.Layer, raw: Tensor, positions: Tensor, element: capture.Element
+    scorer: Scorer, layer: capture.Layer, raw: Tensor, positions: Tensor, element: Element
 ) -> Tensor:
     zeroed, runs = _Zeroed(None, raw, positions), _runs(scorer, layer)
 

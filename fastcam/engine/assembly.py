@@ -1,6 +1,6 @@
-"""From evidence to explanations: every method's rule, its map reduced to one value a position, fused and named."""
+"""From evidence to explanations: every method's rule, its map reduced to one value per position, fused and named."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,154 +9,132 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from fastcam import ops, postprocess
-from fastcam.engine import evidence
+from fastcam.engine.evidence import Evidence
+from fastcam.engine.first_pass import Pass
+from fastcam.engine.settings import Settings
 from fastcam.explanation import Explanation
-from fastcam.methods.registry import Method, Reduction
-from fastcam.model import capture
+from fastcam.methods.registry import Method
+from fastcam.model.capture import Layer
+from fastcam.ops import numerics
 
 Explanations = Explanation | dict[str, Explanation] | dict[tuple[str, str], Explanation]
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a method says: its map (N, [K,] *s), and where it has them, attributions (N, [K,] C, *S) and details."""
+class _Result:
+    """The result of a rule: its map (N, [K,] *s), and where it has them, attributions (N, [K,] C, *S) and details."""
 
     native: Tensor
     attributions: Tensor | None = None
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Assembly:
-    """What becomes of the evidence.
+def explanations(run: Pass, shared: Evidence, layered: Sequence[Evidence], images: Tensor) -> Explanations:
+    """Return one explanation for every method and layer, in the form the user asked for.
 
-    Attributes:
-        methods: whose rules are applied.
-        one_method: whether the user named one, not a list.
-        fuse: how the maps of several layers become one; None returns each apart.
-        relu: as for :class:`fastcam.Explainer`.
-        reduce: as for :class:`fastcam.Explainer`.
-        differentiable: whether the graph is kept.
-        options: of the rules.
+    Args:
+        run: the one forward pass.
+        shared: the evidence for methods without a layer.
+        layered: the evidence for the others, layer by layer.
+        images: (N, C, *S), as they were given.
     """
-
-    methods: Sequence[Method]
-    one_method: bool
-    fuse: postprocess.Fusion | None
-    relu: bool | None
-    reduce: Reduction | None
-    differentiable: bool
-    options: dict[str, Any]
-
-    def explanations(
-        self,
-        run: evidence.Run,
-        shared: evidence.Evidence,
-        gathered: Sequence[evidence.Evidence],
-        images: Tensor,
-    ) -> Explanations:
-        """One for every method and layer, in the form the user asked for.
-
-        Args:
-            run: the one forward pass.
-            shared: what the methods without a layer need.
-            gathered: what the others need, layer by layer.
-            images: (N, C, *S), as they were given.
-        """
-        _check_axes(run.layers, gathered, images)
-        common = Explanation(
-            method="",
-            layer="",
-            images=images if self.differentiable else images.detach(),
-            output=run.output if self.differentiable else tree_map_only(Tensor, Tensor.detach, run.output),
-            scores=run.scorer.scores,
-            targets=run.scorer.bound.classes,
-            native=run.scorer.scores,
-        )
-        results: dict[tuple[str, str], Explanation] = {}
-        for method in self.methods:
-            if not method.has_layer:
-                results[method.name, ""] = _with(common, method, "", self._found(method, shared))
-                continue
-            found = [self._found(method, each) for each in gathered]
-            if len(found) > 1 and self.fuse is not None:
-                results[method.name, ""] = self._fused(common, method, run.layers, found)
-                continue
-            for layer, each in zip(run.layers, found, strict=True):
-                results[method.name, layer.name] = _with(common, method, layer.name, each)
-        return self._unwrapped(results, apart=len(run.layers) > 1 and self.fuse is None)
-
-    def _fused(
-        self, common: Explanation, method: Method, chosen: Sequence[capture.Layer], found: Sequence[_Found]
-    ) -> Explanation:
-        how = self.fuse or "mean"
-        natives = [each.native for each in found]
-        return replace(
-            common,
-            method=method.name,
-            layer=" + ".join(layer.name for layer in chosen),
-            native=postprocess.fuse(natives, postprocess.finest(natives, len(common.size)), how),
-            fused=postprocess.fuse(natives, common.size, how),
-        )
-
-    def _unwrapped(self, results: dict[tuple[str, str], Explanation], apart: bool) -> Explanations:
-        if self.one_method and len(results) == 1:
-            return next(iter(results.values()))
-        if self.one_method:
-            return {layer: each for (_, layer), each in results.items()}
-        if not apart:
-            return {name: each for (name, _), each in results.items()}
-        return results
-
-    def _found(self, method: Method, given: evidence.Evidence) -> _Found:
-        """What the method says of one layer, or of the input."""
-        relu = method.relu if self.relu is None else self.relu
-        known = method.all_options(self.options)
-        options = {name: value for name, value in self.options.items() if name in known}
-        if method.fused is not None and given.gradients is not None:
-            return _Found(method.fused(given.activations, given.gradients, relu=relu, **options))
-        result = method.rule(*given.arguments(method), **options)
-        value, details = result if isinstance(result, tuple) else (result, {})
-        if method.returns == "attributions":
-            how = self.reduce or method.reduction(self.options)
-            return _Found(_finish(postprocess.reduce_colour(value, how, self._axes(given)), relu), value, details)
-        if method.returns == "weights":
-            return _Found(_reduce(given, value, relu), details=details)
-        return _Found(_finish(_shaped_map(value, method, given), relu), details=details)
-
-    @staticmethod
-    def _axes(given: evidence.Evidence) -> int:
-        return given.given["images"].dim() - 2
+    _check_axes(run.layers, layered, images)
+    settings = run.settings
+    scores = run.kept(run.scores)
+    common = Explanation(
+        method="",
+        layer="",
+        images=run.kept(images),
+        output=tree_map_only(Tensor, run.kept, run.output),
+        scores=scores,
+        targets=run.bound.classes,
+        native=scores,
+    )
+    by_name: dict[tuple[str, str], Explanation] = {}
+    for method in settings.methods:
+        if not method.has_layer:
+            by_name[method.name, ""] = _explanation(common, method, "", _apply(settings, method, shared))
+            continue
+        results = [_apply(settings, method, evidence) for evidence in layered]
+        if len(results) > 1 and settings.fuse is not None:
+            by_name[method.name, ""] = _fused(common, method, run.layers, results, settings.fuse)
+            continue
+        for layer, result in zip(run.layers, results, strict=True):
+            by_name[method.name, layer.name] = _explanation(common, method, layer.name, result)
+    return _unwrap(by_name, settings.one_method, apart=len(run.layers) > 1 and settings.fuse is None)
 
 
-def _with(common: Explanation, method: Method, layer: str, found: _Found) -> Explanation:
+def _fused(
+    common: Explanation,
+    method: Method,
+    layers: Sequence[Layer],
+    results: Sequence[_Result],
+    fuse: postprocess.Fusion,
+) -> Explanation:
+    natives = [result.native for result in results]
+    return replace(
+        common,
+        method=method.name,
+        layer=" + ".join(layer.name for layer in layers),
+        native=postprocess.fuse(natives, postprocess.finest(natives, len(common.size)), fuse),
+        fused=postprocess.fuse(natives, common.size, fuse),
+    )
+
+
+def _unwrap(by_name: dict[tuple[str, str], Explanation], one_method: bool, apart: bool) -> Explanations:
+    if one_method and len(by_name) == 1:
+        return next(iter(by_name.values()))
+    if one_method:
+        return {layer: explanation for (_, layer), explanation in by_name.items()}
+    if not apart:
+        return {method: explanation for (method, _), explanation in by_name.items()}
+    return by_name
+
+
+def _apply(settings: Settings, method: Method, evidence: Evidence) -> _Result:
+    """The result of a method for one layer, or for the input."""
+    relu, options = settings.relu_of(method), settings.options_of(method)
+    if method.fused is not None and evidence.gradients is not None:
+        return _Result(method.fused(evidence.activations, evidence.gradients, relu=relu, **options))
+    outcome = method.rule(*evidence.arguments(method), **options)
+    value, details = outcome if isinstance(outcome, tuple) else (outcome, {})
+    if method.returns == "attributions":
+        axes = evidence.values["images"].dim() - 2
+        maps = postprocess.reduce_colour(value, settings.reduction_of(method), axes)
+        return _Result(_finish(maps, relu), value, details)
+    if method.returns == "weights":
+        return _Result(_reduce(evidence, value, relu), details=details)
+    return _Result(_finish(_shaped_map(value, method, evidence), relu), details=details)
+
+
+def _explanation(common: Explanation, method: Method, layer: str, result: _Result) -> Explanation:
     finite = common.scores.isfinite()  # a score that is not finite leaves gradients that may be, and mean nothing
     return replace(
         common,
         method=method.name,
         layer=layer,
-        native=torch.where(finite.reshape(*finite.shape, *[1] * len(common.size)), found.native, torch.nan),
-        attributions=found.attributions,
-        details=found.details,
+        native=torch.where(finite.reshape(*finite.shape, *[1] * len(common.size)), result.native, torch.nan),
+        attributions=result.attributions,
+        details=result.details,
     )
 
 
 def _finish(maps: Tensor, relu: bool) -> Tensor:
-    return ops.reference.rectify(maps) if relu else maps
+    return numerics.rectify(maps) if relu else maps
 
 
-def _shaped_map(value: Tensor, method: Method, given: evidence.Evidence) -> Tensor:
+def _shaped_map(value: Tensor, method: Method, evidence: Evidence) -> Tensor:
     """A map with flat positions (N, [1 or K,] P) as (N, [K,] *s); without a layer it has its shape already."""
     if not method.is_flat:
         return value
-    scores = given.given["scores"]
-    return value.expand(*scores.shape, value.shape[-1]).unflatten(-1, given.activations.shape[2:])
+    scores = evidence.values["scores"]
+    return value.expand(*scores.shape, value.shape[-1]).unflatten(-1, evidence.activations.shape[2:])
 
 
-def _reduce(given: evidence.Evidence, weights: Tensor, relu: bool) -> Tensor:
+def _reduce(evidence: Evidence, weights: Tensor, relu: bool) -> Tensor:
     """sum_c w_c A_c for weights (N, [K,] C) or, per element, (N, [K,] C, P)."""
-    per_element = weights.dim() > given.given["scores"].dim() + 1
-    return _weighted(given.activations, weights, per_element, relu)
+    per_element = weights.dim() > evidence.values["scores"].dim() + 1
+    return _weighted(evidence.activations, weights, per_element, relu)
 
 
 def _weighted(activations: Tensor, weights: Tensor, per_element: bool, relu: bool) -> Tensor:
@@ -166,11 +144,12 @@ def _weighted(activations: Tensor, weights: Tensor, per_element: bool, relu: boo
     return ops.weighted_channel_sum(activations, shaped.to(activations.dtype), relu)
 
 
-def _check_axes(chosen: Sequence[capture.Layer], gathered: Sequence[evidence.Evidence], images: Tensor) -> None:
-    axes = images.dim() - 2
-    for layer, found in zip(chosen, gathered, strict=True):
-        if found.activations.dim() - 2 != axes:
+def _check_axes(layers: Sequence[Layer], layered: Sequence[Evidence], images: Tensor) -> None:
+    expected = images.dim() - 2
+    for layer, evidence in zip(layers, layered, strict=True):
+        axes = evidence.activations.dim() - 2
+        if axes != expected:
             raise ValueError(
-                f"target layer {layer.name!r} gives maps with {found.activations.dim() - 2} spatial axes for images "
-                f"with {axes}; choose another layer or pass reshape_transform= (fastcam.vit_reshape for transformers)"
+                f"target layer {layer.name!r} gives maps with {axes} spatial axes for images with {expected}; "
+                "choose another layer or pass reshape_transform= (fastcam.vit_reshape for transformers)"
             )

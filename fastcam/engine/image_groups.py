@@ -1,8 +1,8 @@
-"""Large batches in groups of the size that is fastest: the groups, and one explanation from theirs."""
+"""Large batches cut into groups of the fastest size, and the groups' explanations joined."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,23 +10,24 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastcam import targets
+from fastcam.engine.assembly import Explanations
 from fastcam.explanation import Explanation
 from fastcam.model.inputs import Inputs
 
-# More than so many photographs of 224 x 224 at a time leave a processor's caches: 8 take the least time an image.
-_PHOTOGRAPHS, _PHOTOGRAPH = 8, 3 * 224 * 224
+# Larger groups fall out of the CPU caches; 8 images of 224 x 224 are fastest per image.
+_IMAGES, _IMAGE_SIZE = 8, 3 * 224 * 224
 
 
 def usual_size(images: Tensor) -> int:
-    """The number of images at a time that suits their device where nothing was measured."""
+    """Return the group size that suits the images' device, for models without a measured one."""
     count = len(images)
     if images.device.type != "cpu":
         return count
-    return max(1, _PHOTOGRAPHS * _PHOTOGRAPH * count // images.numel())
+    return max(1, _IMAGES * _IMAGE_SIZE * count // images.numel())
 
 
 def is_divisible(target: targets.Target, count: int) -> bool:
-    """Whether a target says for each of so many images, without the others, what to explain."""
+    """Whether a target for ``count`` images can be split by image."""
     if isinstance(target, list | tuple):
         return len(target) == count and not any(callable(each) for each in target)
     if isinstance(target, Tensor | np.ndarray):
@@ -35,11 +36,12 @@ def is_divisible(target: targets.Target, count: int) -> bool:
 
 
 def part_of(inputs: Inputs, target: targets.Target, images: range) -> tuple[Inputs, targets.Target]:
-    """Some of the images with their targets."""
+    """Return some of the images with their targets."""
     rows = torch.arange(images.start, images.stop)
-    found = inputs.with_copies(inputs.images[images.start : images.stop], rows)
-    has_rows = isinstance(target, list | tuple) or (isinstance(target, Tensor | np.ndarray) and target.ndim > 0)
-    return found, target[images.start : images.stop] if has_rows else target
+    part = inputs.with_copies(inputs.images[images.start : images.stop], rows)
+    if isinstance(target, list | tuple) or (isinstance(target, Tensor | np.ndarray) and target.ndim > 0):
+        return part, cast("targets.Target", target[images.start : images.stop])
+    return part, target
 
 
 def is_joinable(output: Any, count: int) -> bool:
@@ -47,23 +49,28 @@ def is_joinable(output: Any, count: int) -> bool:
     return all(isinstance(each, Tensor) and each.dim() > 0 and len(each) == count for each in tree_leaves(output))
 
 
-def joined(parts: Sequence[Any], images: Tensor) -> Any:
-    """One explanation, or dict of them, from those of the groups in order.
+def join(parts: Sequence[Explanations], images: Tensor) -> Explanations:
+    """Join the explanations of all groups, in order, into one of the same form.
 
     Args:
-        parts: what the groups gave, all alike.
+        parts: one per group, all of one form.
         images: (N, C, *S), all.
     """
     first = parts[0]
-    if isinstance(first, dict):
-        return {key: joined([each[key] for each in parts], images) for key in first}
-    values = {each.name: [getattr(part, each.name) for part in parts] for each in fields(Explanation)}
-    together = {name: _together(each) for name, each in values.items() if name not in ("images", "method", "layer")}
-    return replace(first, images=images, **together)
+    if isinstance(first, Explanation):
+        return _join(cast("Sequence[Explanation]", parts), images)
+    groups = cast("Sequence[dict[str, Explanation]]", parts)
+    return {name: _join([group[name] for group in groups], images) for name in groups[0]}
 
 
-def _together(parts: Sequence[Any]) -> Any:
-    first = parts[0]
+def _join(parts: Sequence[Explanation], images: Tensor) -> Explanation:
+    names = [field.name for field in fields(Explanation) if field.name not in ("images", "method", "layer")]
+    joined = {name: _join_values([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], images=images, **joined)
+
+
+def _join_values(values: Sequence[Any]) -> Any:
+    first = values[0]
     if isinstance(first, Mapping) and not first:
         return first
-    return tree_map(lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *parts)
+    return tree_map(lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *values)

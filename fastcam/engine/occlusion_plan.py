@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fastcam import targets
-from fastcam.incremental import LEAST_GAIN, NotIncrementalError, Sweep
+from fastcam.incremental import MIN_GAIN, NotIncrementalError, Sweep
 from fastcam.methods.occlusion import geometry, windows_of
 from fastcam.model import capture
+from fastcam.model.running import is_training
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def occlusion_plan(
     Raises:
         ValueError: for a model in training mode, and for windows that do not fit.
     """
-    if capture.is_training(model):
+    if is_training(model):
         raise ValueError("a model in training mode has no plan: call model.eval() first")
     image = _image(model, image_size)
     size = tuple(image.shape[2:])
@@ -113,7 +114,7 @@ def occlusion_plan(
     except NotIncrementalError as error:
         return OcclusionPlan((), len(windows), 0, 1.0, 1.0, str(error))
     gain = sweep.gain(windows, "work")
-    reason = "" if gain >= LEAST_GAIN else f"patches would make it {gain:.2f} times as fast"
+    reason = "" if gain >= MIN_GAIN else f"patches would make it {gain:.2f} times as fast"
     groups = sweep.buckets(windows)
     return OcclusionPlan(_layers(sweep, windows, groups), len(windows), len(groups), sweep.gain(windows), gain, reason)
 
@@ -149,15 +150,17 @@ def _callers(model: nn.Module) -> Iterator[Callable[[], str]]:
 
 
 def _layers(sweep: Sweep, windows: Tensor, groups: Sequence[Tensor]) -> tuple[LayerShare, ...]:
-    known = sweep.known
-    plans = [sweep.plan(windows[each]) for each in groups]
-    found = []
-    for place, (operation, multiplications) in enumerate(zip(known.operations, known.multiplications, strict=True)):
+    analysis = sweep.analysis
+    plans = [sweep.plan(windows[group]) for group in groups]
+    layers = []
+    for index, (operation, multiplications) in enumerate(
+        zip(analysis.operations, analysis.multiplications, strict=True)
+    ):
         if not multiplications and "pool" not in operation.name:
             continue
-        shares = [each.steps[place].share * len(each.start) for each in plans]
-        shape = known.shape(operation.returned[0])
+        shares = [plan.steps[index].share * len(plan.start) for plan in plans]
+        shape = analysis.shape(operation.outputs[0])
         size = tuple(shape[2:]) if len(shape) == 4 else ()
         name = operation.name.removesuffix("_with_indices")
-        found.append(LayerShare(operation.module, name, size, sum(shares) / len(windows), multiplications))
-    return tuple(found)
+        layers.append(LayerShare(operation.module, name, size, sum(shares) / len(windows), multiplications))
+    return tuple(layers)

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from fastcam import incremental, targets
-from fastcam.graph.relu_rules import ReluRule, relu_rule
+from fastcam.engine.input_gradients import input_gradients
 from fastcam.model import capture
-from fastcam.model.batching import Batches, Block
+from fastcam.model.batching import Batches, Block, join_blocks
+from fastcam.model.elements import Select
 from fastcam.model.inputs import Inputs
+from fastcam.model.running import is_training
 
 Result = TypeVar("Result")
-Select = Callable[[Any], Any] | int | str | None
-
-RELU_RULES: dict[str, ReluRule] = {"guided_gradients": "guided", "deconvnet_gradients": "deconvnet"}
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,9 @@ class Scorer:
 
     def predictions(self, copies: Tensor, block: Block) -> dict[str, Tensor]:
         """Scores (n, m, [K]) of copies (n, m, C, *S); of a classifier ``top_class`` (n, m) and ``probability`` too."""
-        return self._told(self.output(copies, block), block)
+        return self._predictions_of(self.output(copies, block), block)
 
-    def _told(self, output: Any, block: Block) -> dict[str, Tensor]:
+    def _predictions_of(self, output: Any, block: Block) -> dict[str, Tensor]:
         """Predictions (n, m, ...) from what the model said of a block's copies."""
         rows, shape = block.rows, (len(block.images), len(block.variants))
         found = {"scores": self.bound(output, rows)}
@@ -90,7 +89,7 @@ class Scorer:
                 found["probability"] = targets.Logit.pick(output.softmax(1), self.bound.classes, rows)
         return {name: each.unflatten(0, shape) for name, each in found.items()}
 
-    def behind_windows(
+    def occluded_predictions(
         self, windows: Tensor, start: Tensor, engine: incremental.Engine, images: range
     ) -> list[tuple[Block, dict[str, Tensor]]] | None:
         """Predictions for the images behind every window, from what each window changes; None where that cannot be.
@@ -115,7 +114,9 @@ class Scorer:
             rows = torch.full((len(copies),), image)
             return self.run(self.inputs.with_copies(copies, rows), from_start=False)
 
-        return incremental.predicted(run, self.images, start, windows, self._told, self.batches, engine, images)
+        return incremental.predict_windows(
+            run, self.images, start, windows, self._predictions_of, self.batches, engine, images
+        )
 
     def _why_dense(self) -> str:
         """Why patches are out of the question; nothing where they are not."""
@@ -123,7 +124,7 @@ class Scorer:
             return "it needs images with two axes"
         if self.differentiable:
             return "maps with gradients need whole forward passes"
-        return "the model is in training mode" if capture.is_training(self.model) else ""
+        return "the model is in training mode" if is_training(self.model) else ""
 
     def scores_of(self, variants: int, make: Callable[[Block], Tensor]) -> Tensor:
         """(N, [K,] variants): the scores of all copies that ``make`` gives, (n, m, C, *S) for a block."""
@@ -131,7 +132,7 @@ class Scorer:
 
     def collect(self, variants: int, work: Callable[[Block], Tensor], size: float = 1.0) -> Tensor:
         """(N, ..., variants): results (n, m, ...) of the work for all blocks."""
-        return gathered(list(self.each(variants, work, size=size)), len(self.images), variants).movedim(1, -1)
+        return join_blocks(list(self.each(variants, work, size=size)), len(self.images), variants).movedim(1, -1)
 
     def gradients(self, copies: Tensor, block: Block, *kinds: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores (n, m, [K]) and gradients (n, m, [K,] C, *S) with respect to copies (n, m, C, *S), by kind.
@@ -150,7 +151,7 @@ class Scorer:
         kept = scores if self.differentiable else scores.detach()
         return kept.unflatten(0, shape), {kind: each.unflatten(0, shape) for kind, each in found.items()}
 
-    def at(self, copies: Tensor, block: Block, scores: Tensor) -> "Scorer":
+    def for_copies(self, copies: Tensor, block: Block, scores: Tensor) -> "Scorer":
         """The same targets for copies (n, m, C, *S) in the place of the images, with their scores (n, m, [K])."""
         rows = block.rows
         bound = targets.Bound(lambda output, which: self.bound(output, rows[which.to(rows.device)]))
@@ -159,27 +160,3 @@ class Scorer:
         return Scorer(
             self.model, inputs, bound, scores.flatten(0, 1), batches, self.select, self.layer, self.differentiable
         )
-
-
-def input_gradients(
-    scores: Tensor, images: Tensor, kinds: Sequence[str], differentiable: bool = False, *, keep_graph: bool = False
-) -> dict[str, Tensor]:
-    """Gradients (N, [K,] C, *S) of the scores with respect to the images, by kind, from one recorded forward pass."""
-    found = {}
-    for kind in kinds:
-        options = {"keep_graph": keep_graph or kind != kinds[-1], "differentiable": differentiable}
-        if kind in RELU_RULES:
-            with relu_rule(scores, RELU_RULES[kind]):
-                (found[kind],) = capture.gradients(scores, [images], ["the images"], **options)
-        else:
-            (found[kind],) = capture.gradients(scores, [images], ["the images"], **options)
-    return found
-
-
-def gathered(parts: Sequence[tuple[Block, Tensor]], images: int, variants: int) -> Tensor:
-    """Results (n, m, ...) of all blocks as one tensor (N, variants, ...)."""
-    first = parts[0][1]
-    whole = first.new_empty((images, variants, *first.shape[2:]))
-    for block, part in parts:
-        whole[block.place] = part
-    return whole

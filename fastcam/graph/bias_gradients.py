@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastcam.model import capture
+from fastcam.model.gradients import gradients
 
 Visit = Callable[["BiasGradient"], None]
 
@@ -88,7 +88,7 @@ class Watch:
         self._visit = functools.partial(visit, index)
         try:
             keep = {"keep_graph": index < count - 1, "differentiable": self.differentiable}
-            return capture.gradients(column, [images], ["the images"], **keep)[0]
+            return gradients(column, [images], ["the images"], **keep)[0]
         finally:
             self._visit = None
 

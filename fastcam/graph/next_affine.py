@@ -1,30 +1,24 @@
 """Which linear layer or convolution comes next behind a layer, read from the recorded graph."""
 
-from collections import defaultdict
 from typing import Any
 
 from torch import Tensor, nn
 
+from fastcam.graph import walk
 from fastcam.model.capture import Layer
 
-# Nodes that keep channels apart and turn a channel of zeros into zeros.
+# Prefixes of nodes that keep channels apart and turn a channel of zeros into zeros.
 _CHANNEL_BY_CHANNEL = (
+    *walk.VIEWS,
     "AdaptiveAvgPool",
     "AdaptiveMaxPool",
-    "AliasBackward",
     "AvgPool",
-    "CloneBackward",
     "GeluBackward",
     "HardswishBackward",
     "MaxPool",
     "MkldnnAdaptiveAvgPool",
     "ReluBackward",
-    "ReshapeAliasBackward",
     "SiluBackward",
-    "SqueezeBackward",
-    "UnsafeViewBackward",
-    "UnsqueezeBackward",
-    "ViewBackward",
 )
 _AFFINE = {"AddmmBackward0": "_saved_mat2", "ConvolutionBackward0": "_saved_weight"}  # and where each keeps its weight
 
@@ -50,8 +44,8 @@ def following_affine(model: nn.Module, output: Any, activations: Tensor) -> Laye
 
 
 def _next_affine(output: Tensor, activations: Tensor) -> Any:
-    users = _users(output)
-    node = next((each for each in users if getattr(each, "variable", None) is activations), activations.grad_fn)
+    users = walk.users(output)
+    node = next((source for source in users if walk.is_source(source, activations)), activations.grad_fn)
     while node is not None and len(users[node]) == 1:
         (node,) = users[node]
         if node.name() in _AFFINE:
@@ -65,23 +59,6 @@ def _has_channels(node: Any, activations: Tensor) -> bool:
     """Whether what a view looks at has the rows and channels of the activations, or is flat behind the rows."""
     sizes = getattr(node, "_saved_self_sym_sizes", activations.shape)
     return tuple(sizes[:2]) == tuple(activations.shape[:2]) or (len(sizes) == 2 and sizes[0] == len(activations))
-
-
-def _users(output: Tensor) -> dict[Any, list[Any]]:
-    """For every node of the graph behind the output, the nodes that use what it stands for."""
-    users: dict[Any, list[Any]] = defaultdict(list)
-    pending, seen = [output.grad_fn], {output.grad_fn}
-    while pending:
-        node = pending.pop()
-        if node is None:
-            continue
-        for following, _ in node.next_functions:
-            if following is not None:
-                users[following].append(node)
-            if following not in seen:
-                seen.add(following)
-                pending.append(following)
-    return users
 
 
 def _is_plain(module: Any) -> bool:

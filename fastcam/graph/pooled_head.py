@@ -7,17 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-# Nodes that only move or reshape values; between pooling and classifier they keep (N, C).
-_TRANSPARENT = (
-    "AliasBackward0",
-    "CloneBackward0",
-    "ReshapeAliasBackward0",
-    "SqueezeBackward",
-    "ToCopyBackward0",
-    "UnsafeViewBackward0",
-    "UnsqueezeBackward0",
-    "ViewBackward0",
-)
+from fastcam.graph import walk
 
 
 @dataclass(frozen=True)
@@ -45,13 +35,13 @@ def recognize(output: Any, activations: Tensor, with_graph: bool = False) -> Hea
     pooling: Literal["mean", "max"] | None = None
     weight: Tensor | None = None
     node: Any = output.grad_fn
-    while node is not None and not _is_source(node, activations):
+    while node is not None and not walk.is_source(node, activations):
         found = _classifier(node) if weight is None else None
         pooled = _pooling(node, activations) if pooling is None else None
         if found is not None and pooling != "max":
             weight, following = found
             others = [other for i, (other, _) in enumerate(node.next_functions) if i != following]
-            if any(_reaches(other, activations) for other in others):
+            if any(walk.depends_on(other, activations) for other in others):
                 return None
         elif pooled is not None:
             pooling, following = pooled, 0
@@ -64,17 +54,6 @@ def recognize(output: Any, activations: Tensor, with_graph: bool = False) -> Hea
         return None
     fits = weight.shape[1] == activations.shape[1] and output.shape == (activations.shape[0], weight.shape[0])
     return Head(pooling, weight if with_graph else weight.detach()) if fits else None
-
-
-def _is_source(node: Any, activations: Tensor) -> bool:
-    return node is activations.grad_fn or getattr(node, "variable", None) is activations
-
-
-def _reaches(node: Any, activations: Tensor) -> bool:
-    """Whether what a node stands for depends on the activations."""
-    if node is None:
-        return False
-    return _is_source(node, activations) or any(_reaches(other, activations) for other, _ in node.next_functions)
 
 
 def _classifier(node: Any) -> tuple[Tensor, int] | None:
@@ -125,4 +104,4 @@ def _is_transparent(node: Any, activations: Tensor) -> bool:
         sizes, strides = node._saved_size, node._saved_stride
         in_place = strides[1] == 1 and (sizes[0] == 1 or strides[0] == sizes[1]) and not node._saved_storage_offset
         return sizes[0] == activations.shape[0] and math.prod(sizes[2:]) == 1 and in_place
-    return node.name().startswith(_TRANSPARENT)
+    return node.name().startswith((*walk.VIEWS, "ToCopyBackward"))

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fastcam.graph import walk
+
 ReluRule = Literal["guided", "deconvnet"]
 Slopes = tuple[Tensor | None, ...]
 
@@ -50,7 +52,7 @@ def relu_rule(scores: Tensor, rule: ReluRule, chosen: Callable[[Any], bool] = re
     Raises:
         RuntimeError: where TorchScript has compiled operations into one, so that the rectifiers cannot be seen.
     """
-    nodes = list(_nodes(scores))
+    nodes = list(walk.nodes(scores))
     if any("DifferentiableGraph" in node.name() for node in nodes):
         raise RuntimeError(
             "TorchScript has compiled this model for training, and its rectifiers cannot be seen any more; explain the "
@@ -88,17 +90,3 @@ def cuts_at_zero(node: Any) -> bool:
 
 def _positive(gradient: Tensor | None) -> Tensor | None:
     return None if gradient is None else gradient.clamp(min=0)
-
-
-def _nodes(scores: Tensor) -> Iterator[Any]:
-    """Every node of the graph behind the scores."""
-    pending, seen = [scores.grad_fn], {scores.grad_fn}
-    while pending:
-        node = pending.pop()
-        if node is None:
-            continue
-        yield node
-        for following, _ in node.next_functions:
-            if following not in seen:
-                seen.add(following)
-                pending.append(following)

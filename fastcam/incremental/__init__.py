@@ -1,6 +1,6 @@
-"""A sweep of windows over an image that computes only what each window can change."""
+"""Occlusion of an image by many windows, recomputing only the part of every feature map that a window changes."""
 
-from fastcam.incremental.scores import LEAST_GAIN, Engine, check_engine, predicted
+from fastcam.incremental.scores import MIN_GAIN, Engine, check_engine, predict_windows
 from fastcam.incremental.sweep import NotIncrementalError, Sweep
 
-__all__ = ["LEAST_GAIN", "Engine", "NotIncrementalError", "Sweep", "check_engine", "predicted"]
+__all__ = ["MIN_GAIN", "Engine", "NotIncrementalError", "Sweep", "check_engine", "predict_windows"]

@@ -1,85 +1,92 @@
-"""Which windows are done together: patches of one size waste least, and many at a time are fast."""
-
-from typing import Any
+"""Groups of windows that run together: small groups of similar patches waste least, large groups run fastest."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcam.incremental.plan import MOST, Known, plan
+from fastcam.incremental.plan import MAX_PATCH_SHARE, TraceAnalysis, make_plan
 from fastcam.incremental.regions import Region
 
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[np.floating]
 Counts = NDArray[np.int64]
 
-# Multiplications that take as long as what comes with every operation whatever its size, and as reading a weight.
-_OF_A_CALL, _OF_A_WEIGHT = 2e7, 40.0
+CALL_COST = 2e7  # fixed cost of one operation, in multiply-adds
+CONSTANT_READ_COST = 40.0  # cost of reading one weight, in multiply-adds
 
 
-def buckets(known: Known, start: Region) -> list[NDArray[np.intp]]:
-    """The numbers of the M windows, in groups whose patches have nearly the same sizes.
+def find_buckets(analysis: TraceAnalysis, start: Region) -> list[NDArray[np.intp]]:
+    """Return the indices of the M windows, in groups whose patches have similar sizes.
 
-    Beginning with windows whose patches are alike everywhere, the two groups are joined that save most, as long as any
-    do: in one group all patches are as large as the largest, in two every operation is called twice.
+    Within a group all patches are as large as the largest; every group runs every operation once. Starting from groups
+    with equal patches, pairs of groups are merged as long as this lowers the estimated cost.
     """
-    sizes, weights = _sizes(known, start)
-    kinds, inverse = np.unique(sizes.reshape(len(sizes), -1), axis=0, return_inverse=True)
-    kinds, counts = kinds.reshape(len(kinds), *sizes.shape[1:]), np.bincount(inverse.reshape(-1))
-    label = _joined(kinds, counts, weights, _of_calls(known))[inverse.reshape(-1)]
-    return [np.flatnonzero(label == each) for each in np.unique(label)]
+    shares, costs = _patch_shares(analysis, start)
+    groups, inverse = np.unique(shares.reshape(len(shares), -1), axis=0, return_inverse=True)
+    groups, counts = groups.reshape(len(groups), *shares.shape[1:]), np.bincount(inverse.reshape(-1))
+    labels = _merge_groups(groups, counts, costs, _group_cost(analysis))[inverse.reshape(-1)]
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
-def _of_calls(known: Known) -> float:
-    """What a group costs besides its windows."""
-    return _OF_A_CALL * len(known.operations) + _OF_A_WEIGHT * known.weights
+def _group_cost(analysis: TraceAnalysis) -> float:
+    """Return the cost of one group, independent of its windows."""
+    return CALL_COST * len(analysis.operations) + CONSTANT_READ_COST * analysis.constant_count
 
 
-def _sizes(known: Known, start: Region) -> tuple[Floats, Floats]:
-    """The share of every map that each window changes (M, L, 2), by axis, and what whole maps cost (L,)."""
-    shares, weights = [], []
-    steps = plan(known, start, most=np.inf).steps
-    for step, work in zip(steps, known.work, strict=True):
+def _patch_shares(analysis: TraceAnalysis, start: Region) -> tuple[Floats, Floats]:
+    """Return the share of every map that each window changes (M, L, 2), by axis, and the cost of whole maps (L,)."""
+    layer_shares, layer_costs = [], []
+    steps = make_plan(analysis, start, max_share=np.inf).steps
+    for step, work in zip(steps, analysis.work, strict=True):
         if step.region is not None and work:
-            size = known.layouts[step.operation.returned[0]].size
-            shares.append((step.region.high - step.region.low) / np.asarray(size))
-            weights.append(work)
-    if not shares:
+            size = analysis.layouts[step.operation.outputs[0]].size
+            layer_shares.append((step.region.high - step.region.low) / np.asarray(size))
+            layer_costs.append(work)
+    if not layer_shares:
         return np.ones((len(start), 1, 2), np.float32), np.ones(1, np.float32)
-    alike, inverse = np.unique(np.stack(shares), axis=0, return_inverse=True)  # layers with the same patches count once
-    merged = np.bincount(inverse.reshape(-1), weights)
-    return alike.swapaxes(0, 1).astype(np.float32), merged.astype(np.float32)
+    # Layers with equal shares are merged into one.
+    shares, inverse = np.unique(np.stack(layer_shares), axis=0, return_inverse=True)
+    costs = np.bincount(inverse.reshape(-1), layer_costs)
+    return shares.swapaxes(0, 1).astype(np.float32), costs.astype(np.float32)
 
 
-def _joined(sizes: Floats, counts: Counts, weights: Floats, call: float) -> Counts:
-    """The group that each of G groups becomes part of: those are joined that save most by each other, again and again.
+def _merge_groups(shares: Floats, counts: Counts, costs: Floats, group_cost: float) -> Counts:
+    """Greedily merge pairs of groups that each save most with the other, until none saves.
 
     Args:
-        sizes: (G, L, 2), the largest share of every map along both axes.
+        shares: (G, L, 2), the largest share of every map along both axes.
         counts: (G,), of windows.
-        weights: (L,), what whole maps cost.
-        call: what a group costs besides.
+        costs: (L,), of whole maps.
+        group_cost: of one group, independent of its windows.
+
+    Returns:
+        (G,), the new group of each group.
     """
-    label = np.arange(len(counts))
+    labels = np.arange(len(counts))
     while True:
-        costs = _cost(sizes, counts, weights)
-        saved = np.stack(
+        window_costs = _window_costs(shares, counts, costs)
+        savings = np.stack(
             [
-                costs + costs[each] + call - _cost(np.maximum(sizes, sizes[each]), counts + counts[each], weights)
-                for each in range(len(counts))
+                window_costs
+                + window_costs[group]
+                + group_cost
+                - _window_costs(np.maximum(shares, shares[group]), counts + counts[group], costs)
+                for group in range(len(counts))
             ]
         )
-        np.fill_diagonal(saved, 0.0)
-        best = saved.argmax(1)
-        own = np.arange(len(counts))
-        joins = (best[best] == own) & (saved[own, best] > 0)
-        if not joins.any():
-            return label
-        to = np.unique(np.where(joins, np.minimum(own, best), own), return_inverse=True)[1].reshape(-1)
-        together = np.zeros((to.max() + 1, *sizes.shape[1:]), np.float32)
-        np.maximum.at(together, to, sizes)
-        sizes, counts, label = together, np.bincount(to, counts).astype(np.int64), to[label]
+        np.fill_diagonal(savings, 0.0)
+        best = savings.argmax(1)
+        groups = np.arange(len(counts))
+        is_merged = (best[best] == groups) & (savings[groups, best] > 0)
+        if not is_merged.any():
+            return labels
+        targets = np.where(is_merged, np.minimum(groups, best), groups)
+        new_labels = np.unique(targets, return_inverse=True)[1].reshape(-1)
+        merged_shares = np.zeros((new_labels.max() + 1, *shares.shape[1:]), np.float32)
+        np.maximum.at(merged_shares, new_labels, shares)
+        shares = merged_shares
+        counts, labels = np.bincount(new_labels, counts).astype(np.int64), new_labels[labels]
 
 
-def _cost(sizes: Floats, counts: Counts, weights: Floats) -> Floats:
-    """(G,): of groups without the calls."""
-    shares = sizes.prod(-1)
-    return counts * (np.where(shares < MOST, shares, 1.0) @ weights)
+def _window_costs(shares: Floats, counts: Counts, costs: Floats) -> Floats:
+    """Return the cost (G,) of the windows of each group."""
+    areas = shares.prod(-1)
+    return counts * (np.where(areas < MAX_PATCH_SHARE, areas, 1.0) @ costs)

@@ -1,22 +1,23 @@
-"""What the operations of ATen do to maps of which only a patch has changed."""
+"""The locality of ATen operations: the part of the output that changes when a patch of the input changes."""
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fastcam.incremental.convolving import Packed
-from fastcam.incremental.folding import is_norm
 from fastcam.incremental.layouts import Layout
+from fastcam.incremental.packed_convolution import PackedWeight
 from fastcam.incremental.regions import Pair, Sliding
 from fastcam.incremental.separable import Separable
-from fastcam.incremental.tape import Operation, Slot, Tape
+from fastcam.incremental.tape import Argument, ATenFunction, Operation, Slot, Tape
+from fastcam.incremental.tape_batch_norm import is_batch_norm
 
-# "pointwise": every element comes from those at its place; "viewed": other axes, the same elements; "merged": pointwise
-# in several tensors; "pooled": the mean over all places; "mixing": anything else, for which whole maps are needed.
-Nature = Literal["pointwise", "viewed", "merged", "pooled", "mixing"] | Sliding | Separable
+# "pointwise": every output depends on the inputs at its own position. "view": the same elements with other axes.
+# "elementwise_join": pointwise in several inputs. "global_mean": the mean over all positions. "global": anything else,
+# which needs whole maps.
+Locality: TypeAlias = Literal["pointwise", "view", "elementwise_join", "global_mean", "global"] | Sliding | Separable
 
 _POINTWISE = {
     "_to_copy",
@@ -53,18 +54,13 @@ _POINTWISE = {
     "tanh",
     "threshold",
 }
-_JOINED = {"add", "cat", "div", "lerp", "maximum", "minimum", "mul", "sub"}
+_JOINS = {"add", "cat", "div", "lerp", "maximum", "minimum", "mul", "sub"}
 _PERMUTATIONS = {"permute", "transpose", "t"}
-VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "as_strided"} | _PERMUTATIONS
-_ALONG = {
-    "slice": 1,
-    "split": 2,
-    "split_with_sizes": 2,
-    "_softmax": 1,
-    "_log_softmax": 1,
-    "glu": 1,
-}  # one axis: which argument
-_PRODUCTS = {"addmm": 1, "mm": 0}  # with a matrix, and which argument the rows are
+RESHAPES = {"view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "as_strided"}
+VIEWS = RESHAPES | _PERMUTATIONS
+# Operations along one axis, and the index of the argument that names it.
+_AXIS_ARGUMENT = {"slice": 1, "split": 2, "split_with_sizes": 2, "_softmax": 1, "_log_softmax": 1, "glu": 1}
+_ROWS_ARGUMENT = {"addmm": 1, "mm": 0}  # products with a matrix, and the index of the argument that holds the rows
 _CHANNEL_REDUCTIONS = {"mean", "sum", "amax", "amin", "var", "linalg_vector_norm"}
 _RESAMPLINGS = {
     "_adaptive_avg_pool2d",
@@ -82,59 +78,56 @@ _RESAMPLINGS = {
 }
 
 
-def natures(tape: Tape) -> tuple[list[Nature], dict[Slot, Layout]]:
-    """What every operation does, and the layout of every slot.
+def localities_and_layouts(tape: Tape) -> tuple[list[Locality], dict[Slot, Layout]]:
+    """Return the locality of every operation and the layout of every slot.
 
     Raises:
-        UnrecordableError: for what depends on the other images of a batch.
+        UnrecordableError: for operations that depend on the other images of a batch.
     """
     height, width = tape.values[0].shape[2:]
     layouts = {Slot(0): Layout(("n", "c", "h", "w"), (height, width))}
-    found: list[Nature] = []
+    localities: list[Locality] = []
     for operation in tape.operations:
-        nature = _nature(tape, operation, layouts)
-        found.append(nature)
-        for slot in operation.returned:
-            layouts[slot] = _layout(tape, operation, nature, layouts, slot)
-    return found, layouts
+        locality = _locality(tape, operation, layouts)
+        localities.append(locality)
+        for slot in operation.outputs:
+            layouts[slot] = _output_layout(tape, operation, locality, layouts, slot)
+    return localities, layouts
 
 
-def _nature(tape: Tape, operation: Operation, layouts: dict[Slot, Layout]) -> Nature:
-    read = [layouts[each] for each in operation.read]
-    if not all(each.has_places for each in read):
-        return "viewed" if _is_view(operation) else "mixing"
-    if len(set(operation.read)) > 1:
-        agree = len(set(read)) == 1
-        return "merged" if operation.name in _JOINED and agree and _joins_places(operation, read[0]) else "mixing"
-    if _is_view(operation):
-        return "viewed"
-    if read[0].is_maps:
-        moved = _moving(tape, operation)
-        if moved is not None:
-            return moved
-    return "pointwise" if _is_pointwise(tape, operation, read[0]) else "mixing"
+def _locality(tape: Tape, operation: Operation, layouts: dict[Slot, Layout]) -> Locality:
+    inputs = [layouts[slot] for slot in operation.inputs]
+    if not all(layout.has_positions for layout in inputs):
+        return "view" if operation.name in VIEWS else "global"
+    if len(set(operation.inputs)) > 1:
+        has_one_layout = len(set(inputs)) == 1
+        is_join = operation.name in _JOINS and has_one_layout and _joins_positions(operation, inputs[0])
+        return "elementwise_join" if is_join else "global"
+    if operation.name in VIEWS:
+        return "view"
+    if inputs[0].is_maps:
+        locality = _neighbourhood(tape, operation)
+        if locality is not None:
+            return locality
+    return "pointwise" if _is_pointwise(tape, operation, inputs[0]) else "global"
 
 
-def _is_view(operation: Operation) -> bool:
-    return operation.name in VIEWS
-
-
-def _moving(tape: Tape, operation: Operation) -> Nature | None:
-    """Of an operation on maps that reads other places than it writes."""
-    size, after = (tuple(tape.values[each.number].shape[2:]) for each in (operation.read[0], operation.returned[0]))
+def _neighbourhood(tape: Tape, operation: Operation) -> Locality | None:
+    """Return the locality of an operation on maps that reads other positions than it writes; None for others."""
+    size, new_size = (tuple(tape.values[slot.number].shape[2:]) for slot in (operation.inputs[0], operation.outputs[0]))
     sliding = _sliding(operation)
     if sliding is not None:
         return sliding
-    if _pools_all(operation):
-        return "pooled"
-    if operation.name in _RESAMPLINGS and len(after) == 2 and _resamples(operation) and size != after:
-        frozen = _frozen((operation.arguments[1:], tuple(operation.keywords.items())))
+    if _is_global_mean(operation):
+        return "global_mean"
+    if operation.name in _RESAMPLINGS and len(new_size) == 2 and _is_resampling(operation) and size != new_size:
+        frozen = _freeze((operation.arguments[1:], tuple(operation.keywords.items())))
         return _separable(operation.function, *frozen, size)
     return None
 
 
-def _resamples(operation: Operation) -> bool:
-    """Whether places are all that it changes, and nothing comes in from outside."""
+def _is_resampling(operation: Operation) -> bool:
+    """Whether slicing or padding acts on positions alone, and pads with zeros."""
     if operation.name == "slice":
         return _axis(operation, 1) % 4 in (2, 3)
     if operation.name == "constant_pad_nd":
@@ -144,113 +137,121 @@ def _resamples(operation: Operation) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _separable(function: Any, arguments: tuple[Any, ...], keywords: tuple[Any, ...], size: Pair) -> Separable:
+def _separable(
+    function: ATenFunction, arguments: tuple[Argument, ...], keywords: tuple[tuple[str, Argument], ...], size: Pair
+) -> Separable:
     return Separable.of(lambda maps: function(maps, *arguments, **dict(keywords)), size)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(each) for each in value) if isinstance(value, list | tuple) else value
+def _freeze(value: Argument) -> Argument:
+    """Return a hashable copy: tuples in place of lists."""
+    return tuple(_freeze(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _is_pointwise(tape: Tape, operation: Operation, layout: Layout) -> bool:
-    """Whether every element comes from those at its place."""
-    name, given = operation.name, operation.arguments
-    if name == "_adaptive_avg_pool2d":  # to the size it has
-        return tape.values[operation.read[0].number].shape == tape.values[operation.returned[0].number].shape
-    if name in _ALONG:
-        return layout.labels[_axis(operation, _ALONG[name])] == "c"
+    """Whether every output depends on the inputs at its own position alone."""
+    name, arguments = operation.name, operation.arguments
+    if name == "_adaptive_avg_pool2d":  # an identity where the size stays the same
+        return tape.values[operation.inputs[0].number].shape == tape.values[operation.outputs[0].number].shape
+    if name in _AXIS_ARGUMENT:
+        return layout.labels[_axis(operation, _AXIS_ARGUMENT[name])] == "c"
     if name == "native_layer_norm":
-        return set(layout.labels[-len(given[1]) :]) == {"c"}
+        return set(layout.labels[-len(arguments[1]) :]) == {"c"}
     if name in _CHANNEL_REDUCTIONS:
-        return _keeps_places(tape, operation, layout)
-    if name in _PRODUCTS:
-        return isinstance(given[_PRODUCTS[name]], Slot) and layout.labels[1] == "c"
-    return is_norm(operation) or (name in _POINTWISE | _JOINED and _has_constants_of_channels(operation, layout))
+        return _reduces_channels(tape, operation, layout)
+    if name in _ROWS_ARGUMENT:
+        return isinstance(arguments[_ROWS_ARGUMENT[name]], Slot) and layout.labels[1] == "c"
+    return is_batch_norm(operation) or (name in _POINTWISE | _JOINS and _has_channel_constants(operation, layout))
 
 
-def _keeps_places(tape: Tape, operation: Operation, layout: Layout) -> bool:
+def _reduces_channels(tape: Tape, operation: Operation, layout: Layout) -> bool:
     """Whether a reduction goes over channels alone, and keeps their axis."""
-    source, result = (tape.values[each.number] for each in (operation.read[0], operation.returned[0]))
+    source, result = (tape.values[slot.number] for slot in (operation.inputs[0], operation.outputs[0]))
     if source.dim() != result.dim():
         return False
-    axes = [axis for axis in range(source.dim()) if source.shape[axis] != result.shape[axis]]
-    given = [each for each in operation.arguments[1:] if isinstance(each, list | tuple)]
-    return bool(given) and all(layout.labels[axis] == "c" for axis in (*axes, *given[0]))
+    changed_axes = [axis for axis in range(source.dim()) if source.shape[axis] != result.shape[axis]]
+    axes = [argument for argument in operation.arguments[1:] if isinstance(argument, list | tuple)]
+    return bool(axes) and all(layout.labels[axis] == "c" for axis in (*changed_axes, *axes[0]))
 
 
-def _has_constants_of_channels(operation: Operation, layout: Layout) -> bool:
-    """Whether the other tensors are the same at every place."""
-    others = [each for each in tree_leaves((operation.arguments, operation.keywords)) if isinstance(each, Tensor)]
+def _has_channel_constants(operation: Operation, layout: Layout) -> bool:
+    """Whether the constant tensors are the same at every position."""
+    leaves = tree_leaves((operation.arguments, operation.keywords))
     return all(
         length == 1 or label == "c"
-        for each in others
-        for length, label in zip(reversed(each.shape), reversed(layout.labels), strict=False)
+        for leaf in leaves
+        if isinstance(leaf, Tensor)
+        for length, label in zip(reversed(leaf.shape), reversed(layout.labels), strict=False)
     )
 
 
-def _joins_places(operation: Operation, layout: Layout) -> bool:
-    """Whether tensors are joined place by place."""
+def _joins_positions(operation: Operation, layout: Layout) -> bool:
+    """Whether tensors are joined position by position."""
     if operation.name == "cat":
-        inner = all(isinstance(each, Slot) for each in operation.arguments[0])
-        return inner and layout.labels[_axis(operation, 1)] == "c"
-    return _has_constants_of_channels(operation, layout)
+        is_of_slots = all(isinstance(tensor, Slot) for tensor in operation.arguments[0])
+        return is_of_slots and layout.labels[_axis(operation, 1)] == "c"
+    return _has_channel_constants(operation, layout)
 
 
-def _axis(operation: Operation, position: int) -> int:
-    given = operation.arguments
-    return int(given[position] if len(given) > position else operation.keywords.get("dim", 0))
+def _axis(operation: Operation, index: int) -> int:
+    """Return the axis that an operation is given, positionally or as ``dim``."""
+    arguments = operation.arguments
+    return int(arguments[index] if len(arguments) > index else operation.keywords.get("dim", 0))
 
 
-def _pools_all(operation: Operation) -> bool:
-    """Whether an operation takes the mean over all places of maps."""
-    given = operation.arguments
+def _is_global_mean(operation: Operation) -> bool:
+    """Whether an operation takes the mean over all positions of maps."""
+    arguments = operation.arguments
     if operation.name == "_adaptive_avg_pool2d":
-        return tuple(given[1]) == (1, 1)
-    over = given[1] if operation.name == "mean" and len(given) > 1 else None
-    return isinstance(over, list | tuple) and {each % 4 for each in over} == {2, 3} and not operation.keywords
+        return tuple(arguments[1]) == (1, 1)
+    axes = arguments[1] if operation.name == "mean" and len(arguments) > 1 else None
+    return isinstance(axes, list | tuple) and {axis % 4 for axis in axes} == {2, 3} and not operation.keywords
 
 
 def _sliding(operation: Operation) -> Sliding | None:
-    """The geometry of a convolution or pooling."""
-    given = operation.arguments
+    """Return the geometry of a convolution or pooling; None for others."""
+    arguments = operation.arguments
     if operation.name == "convolution":
-        weight, transposed = given[1], given[6]
-        fits = isinstance(weight, Tensor | Packed) and len(weight.shape) == 4 and not transposed
-        return Sliding(_pair(weight.shape[2:]), *(_pair(each) for each in given[3:6])) if fits else None
+        weight, transposed = arguments[1], arguments[6]
+        if not isinstance(weight, Tensor | PackedWeight) or len(weight.shape) != 4 or transposed:
+            return None
+        return Sliding(_pair(weight.shape[2:]), *(_pair(argument) for argument in arguments[3:6]))
     if operation.name in ("max_pool2d_with_indices", "avg_pool2d"):
-        stride = given[2] if len(given) > 2 and given[2] else given[1]
-        padding = given[3] if len(given) > 3 else [0]
-        dilation = given[4] if operation.name != "avg_pool2d" and len(given) > 4 else [1]
-        return Sliding(*(_pair(each) for each in (given[1], stride, padding, dilation)))
+        stride = arguments[2] if len(arguments) > 2 and arguments[2] else arguments[1]
+        padding = arguments[3] if len(arguments) > 3 else [0]
+        dilation = arguments[4] if operation.name != "avg_pool2d" and len(arguments) > 4 else [1]
+        return Sliding(*(_pair(argument) for argument in (arguments[1], stride, padding, dilation)))
     return None
 
 
-def _pair(given: Sequence[int]) -> Pair:
-    return (int(given[0]), int(given[-1]))
+def _pair(values: Sequence[int]) -> Pair:
+    return (int(values[0]), int(values[-1]))
 
 
-def _layout(tape: Tape, operation: Operation, nature: Nature, layouts: dict[Slot, Layout], slot: Slot) -> Layout:
-    first = layouts[operation.read[0]]
+def _output_layout(
+    tape: Tape, operation: Operation, locality: Locality, layouts: dict[Slot, Layout], slot: Slot
+) -> Layout:
+    layout = layouts[operation.inputs[0]]
     shape = tape.values[slot.number].shape
-    if nature == "viewed":
-        return _viewed(tape, operation, first, shape)
-    if nature == "pooled":
-        return Layout(("n", "c", "*", "*")[: len(shape)], first.size)
-    if isinstance(nature, Sliding | Separable):
-        return Layout(first.labels, (shape[2], shape[3]))
-    if nature in ("pointwise", "merged") and len(shape) == len(first.labels):
-        return first
-    return first.without_places(len(shape))
+    if locality == "view":
+        return _view_layout(tape, operation, layout, shape)
+    if locality == "global_mean":
+        return Layout(("n", "c", "*", "*")[: len(shape)], layout.size)
+    if isinstance(locality, Sliding | Separable):
+        return Layout(layout.labels, (shape[2], shape[3]))
+    if locality in ("pointwise", "elementwise_join") and len(shape) == len(layout.labels):
+        return layout
+    return layout.without_positions(len(shape))
 
 
-def _viewed(tape: Tape, operation: Operation, layout: Layout, after: Sequence[int]) -> Layout:
-    source = tape.values[operation.read[0].number].shape
+def _view_layout(tape: Tape, operation: Operation, layout: Layout, new_shape: Sequence[int]) -> Layout:
+    shape = tape.values[operation.inputs[0].number].shape
     if operation.name not in _PERMUTATIONS:
-        return layout.viewed(source, after)
-    order = list(range(len(source)))
+        return layout.view(shape, new_shape)
+    order = list(range(len(shape)))
     if operation.name == "permute":
-        order = [each % len(source) for each in operation.arguments[1]]
+        order = [axis % len(shape) for axis in operation.arguments[1]]
     else:
-        one, other = operation.arguments[1:3] if operation.name == "transpose" else (0, len(source) - 1)
-        order[one], order[other] = order[other], order[one]
-    return layout.permuted(order)
+        first, second = operation.arguments[1:3] if operation.name == "transpose" else (0, len(shape) - 1)
+        order[first], order[second] = order[second], order[first]
+    return layout.permute(order)

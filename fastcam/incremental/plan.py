@@ -1,217 +1,227 @@
-"""What each operation has to compute for some windows: patches where that is enough, whole maps from there on."""
+"""The plan of a sweep: for every operation, whether it computes patches or whole maps for some windows."""
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fastcam.incremental.convolving import Packed
-from fastcam.incremental.folding import folded
 from fastcam.incremental.layouts import Layout
-from fastcam.incremental.operations import VIEWS, Nature, natures
+from fastcam.incremental.operations import VIEWS, Locality, localities_and_layouts
+from fastcam.incremental.packed_convolution import PackedWeight
 from fastcam.incremental.regions import Region, Sliding, union
 from fastcam.incremental.separable import Separable
-from fastcam.incremental.tape import Operation, Slot, Tape
+from fastcam.incremental.tape import ATenFunction, Operation, Slot, Tape
+from fastcam.incremental.tape_batch_norm import fold_batch_norms
 
 State = Region | Literal["whole"]
 
-MOST = 0.9  # of a map: where patches behind a layer take more than that, all of it is computed from there on
+MAX_PATCH_SHARE = 0.9  # of a map: where a layer's patches reach this share, whole maps are computed from there on
+ELEMENT_WRITE_COST = 20.0  # cost of writing one element, in convolution multiply-adds
 
-
-_OF_AN_ELEMENT = 20.0  # multiplications of a convolution that take as long as writing one
-
-# Operations that always return new memory, and those that may write over what they read.
-_NEW = {"convolution", "addmm", "native_batch_norm", "add", "mul", "sub", "cat"}
-_OVERWRITING = {
+# Operations that always return new memory, and those that have an in-place form worth using.
+_ALLOCATING = {"convolution", "addmm", "native_batch_norm", "add", "mul", "sub", "cat"}
+_IN_PLACE_CANDIDATES = {
     *("add", "mul", "sub", "clamp", "clamp_min", "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu"),
     *("mish", "relu", "sigmoid", "silu", "tanh"),
 }
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of a tape before any window is.
+class TraceAnalysis:
+    """Facts about a tape that hold for all windows.
 
     Attributes:
         tape: of one image.
-        operations: those that the output needs, in their order.
-        natures: what they do.
+        operations: those that the output depends on, in order.
+        localities: of the operations.
         layouts: of every slot.
-        multiplications: that each makes for whole maps of one image.
-        work: the time that each takes for them, in multiplications.
-        last: of every slot, the place in ``operations`` of the last one that reads it.
-        in_place: of every operation that may write over what it reads first, the form that does.
-        weights: how many numbers the operations read besides maps.
+        multiplications: of each operation, for whole maps of one image.
+        work: the cost of each operation for them, in multiply-adds.
+        last_reads: for every slot, the index in ``operations`` of the last one that reads it.
+        in_place: for every operation that may overwrite its first argument, by index, its in-place form.
+        constant_count: the number of elements of all constants, such as weights.
     """
 
     tape: Tape
     operations: list[Operation]
-    natures: list[Nature]
+    localities: list[Locality]
     layouts: dict[Slot, Layout]
     multiplications: list[float]
     work: list[float]
-    last: dict[Slot, int]
-    in_place: dict[int, Any]
-    weights: int
+    last_reads: dict[Slot, int]
+    in_place: dict[int, ATenFunction]
+    constant_count: int
 
     @classmethod
-    def of(cls, tape: Tape) -> "Known":
-        """Looks through a tape."""
-        tape = folded(tape)
-        kinds, layouts = natures(tape)
-        needed = {tape.output}
-        kept: list[tuple[Operation, Nature]] = []
-        for operation, nature in reversed(list(zip(tape.operations, kinds, strict=True))):
-            if not needed.isdisjoint(operation.returned):
-                needed.update(operation.read)
-                kept.insert(0, (operation, nature))
-        operations = [each for each, _ in kept]
-        constants = [each for operation in operations for each in tree_leaves(operation.arguments)]
-        read = [(slot, place) for place, each in enumerate(operations) for slot in each.read]
+    def of(cls, tape: Tape) -> "TraceAnalysis":
+        """Analyse a tape, with its batch norms folded."""
+        tape = fold_batch_norms(tape)
+        localities, layouts = localities_and_layouts(tape)
+        needed_slots = {tape.output}
+        needed: list[tuple[Operation, Locality]] = []
+        for operation, locality in reversed(list(zip(tape.operations, localities, strict=True))):
+            if not needed_slots.isdisjoint(operation.outputs):
+                needed_slots.update(operation.inputs)
+                needed.insert(0, (operation, locality))
+        operations = [operation for operation, _ in needed]
+        leaves = [leaf for operation in operations for leaf in tree_leaves(operation.arguments)]
+        reads = [(slot, index) for index, operation in enumerate(operations) for slot in operation.inputs]
+        multiplications = [_multiplications(tape, operation) for operation in operations]
+        writes = [ELEMENT_WRITE_COST * _written_elements(tape, operation) for operation in operations]
         return cls(
-            _with_needed_values(tape, kept, layouts),
+            _drop_unread_values(tape, needed, layouts),
             operations,
-            [nature for _, nature in kept],
+            [locality for _, locality in needed],
             layouts,
-            [_multiplications(tape, each) for each in operations],
-            [_multiplications(tape, each) + _OF_AN_ELEMENT * _elements(tape, each) for each in operations],
-            dict(read),
-            _in_place(tape, operations),
-            sum(math.prod(each.shape) for each in constants if isinstance(each, Tensor | Packed)),
+            multiplications,
+            [arithmetic + write for arithmetic, write in zip(multiplications, writes, strict=True)],
+            dict(reads),
+            _in_place_forms(tape, operations),
+            sum(math.prod(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor | PackedWeight)),
         )
 
     def shape(self, slot: Slot) -> Sequence[int]:
-        """Of a slot, for one image."""
+        """Return the shape of a slot's whole maps for one image."""
         return self.tape.values[slot.number].shape
 
 
 @dataclass(frozen=True)
-class Step:
-    """An operation and how it is done.
+class PlanStep:
+    """One operation and whether it computes patches or whole maps.
 
     Attributes:
         operation: from the tape.
-        nature: what it does to patches; None where it is done on whole maps.
-        region: where the resulting patches are, unless the result is whole.
+        locality: of the operation; None where it runs on whole maps.
+        region: of the resulting patches; None where the result is whole.
         share: of the whole map that each window's patch takes.
     """
 
     operation: Operation
-    nature: Nature | None
+    locality: Locality | None
     region: Region | None
     share: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the output follows from the images' patches.
+    """The steps from the patches of the image to the output.
 
     Attributes:
-        start: the windows' region on the images.
-        steps: one for each operation that the output needs.
-        states: of every slot, its region, or "whole".
+        start: the windows' region on the image.
+        steps: one for each operation that the output depends on.
+        states: the region of every slot, or "whole".
     """
 
     start: Region
-    steps: list[Step]
+    steps: list[PlanStep]
     states: dict[Slot, State]
 
-    def cost(self, whole: Sequence[float]) -> float:
-        """Of all windows together, from what every operation costs on whole maps."""
-        return len(self.start) * sum(step.share * each for step, each in zip(self.steps, whole, strict=True))
+    def cost(self, whole_costs: Sequence[float]) -> float:
+        """Return the cost of all windows together, given the cost of every operation on whole maps of one image."""
+        return len(self.start) * sum(step.share * cost for step, cost in zip(self.steps, whole_costs, strict=True))
 
 
-def plan(known: Known, start: Region, most: float = MOST) -> Plan:
-    """Decides for every operation, from the geometry alone.
+def make_plan(analysis: TraceAnalysis, start: Region, max_share: float = MAX_PATCH_SHARE) -> Plan:
+    """Plan every operation, from the geometry alone.
 
     Args:
-        known: of the tape of one image.
-        start: of M windows on the image.
-        most: the share of a map from which on all of it is computed.
+        analysis: of the tape of one image.
+        start: the region of M windows on the image.
+        max_share: the share of a map at which whole maps are computed instead of patches.
     """
     states: dict[Slot, State] = {Slot(0): start}
     steps = []
-    for operation, nature in zip(known.operations, known.natures, strict=True):
-        region = _after(known, operation, nature, states, most)
-        share = 1.0 if region is None else _share(region, known.layouts[operation.returned[0]])
-        done = nature if region is not None or (nature == "pooled" and _is_patched(operation, states)) else None
-        steps.append(Step(operation, done, region, share))
-        states |= dict.fromkeys(operation.returned, region or "whole")
+    for operation, locality in zip(analysis.operations, analysis.localities, strict=True):
+        region = _output_region(analysis, operation, locality, states, max_share)
+        share = 1.0 if region is None else _patch_share(region, analysis.layouts[operation.outputs[0]])
+        reads_patches = region is not None or (locality == "global_mean" and _has_patched_inputs(operation, states))
+        steps.append(PlanStep(operation, locality if reads_patches else None, region, share))
+        states |= dict.fromkeys(operation.outputs, region or "whole")
     return Plan(start, steps, states)
 
 
-def _is_patched(operation: Operation, states: dict[Slot, State]) -> bool:
-    return all(isinstance(states[each], Region) for each in operation.read)
+def _has_patched_inputs(operation: Operation, states: Mapping[Slot, State]) -> bool:
+    return all(isinstance(states[slot], Region) for slot in operation.inputs)
 
 
-def _share(region: Region, layout: Layout) -> float:
+def _patch_share(region: Region, layout: Layout) -> float:
     return math.prod(region.size) / math.prod(layout.size)
 
 
-def _after(known: Known, operation: Operation, nature: Nature, states: dict[Slot, State], most: float) -> Region | None:
-    """Where an operation's patches are; None where whole maps are to be computed, or all places become one."""
-    regions = [each for each in (states[slot] for slot in operation.read) if isinstance(each, Region)]
-    if len(regions) < len(operation.read) or nature in ("mixing", "pooled"):
+def _output_region(
+    analysis: TraceAnalysis, operation: Operation, locality: Locality, states: Mapping[Slot, State], max_share: float
+) -> Region | None:
+    """Return the region of an operation's patches; None where its output is whole or has no positions."""
+    regions = [state for state in (states[slot] for slot in operation.inputs) if isinstance(state, Region)]
+    if len(regions) < len(operation.inputs) or locality in ("global", "global_mean"):
         return None
-    layout = known.layouts[operation.returned[0]]
-    if nature == "viewed":
-        return regions[0] if layout.has_places else None
-    if nature == "pointwise":
+    layout = analysis.layouts[operation.outputs[0]]
+    if locality == "view":
+        return regions[0] if layout.has_positions else None
+    if locality == "pointwise":
         return regions[0]
-    if nature == "merged":
+    if locality == "elementwise_join":
         return union(regions, layout.size)
-    return _moved(nature, regions[0], layout, most)
+    return _neighbourhood_region(locality, regions[0], layout, max_share)
 
 
-def _moved(nature: Nature, region: Region, layout: Layout, most: float) -> Region | None:
-    """Behind an operation that reads other places than it writes; None where that is most of the map."""
-    assert isinstance(nature, Sliding | Separable)
-    after = nature.after(region, layout.size) if isinstance(nature, Sliding) else nature.after(region)
-    return after if math.prod(after.size) < most * math.prod(layout.size) else None
+def _neighbourhood_region(locality: Locality, region: Region, layout: Layout, max_share: float) -> Region | None:
+    """Return the output region of a sliding or separable operation; None where it takes most of the map."""
+    assert isinstance(locality, Sliding | Separable)
+    if isinstance(locality, Sliding):
+        output = locality.output_region(region, layout.size)
+    else:
+        output = locality.output_region(region)
+    return output if math.prod(output.size) < max_share * math.prod(layout.size) else None
 
 
-def _with_needed_values(tape: Tape, kept: Sequence[tuple[Operation, Nature]], layouts: dict[Slot, Layout]) -> Tape:
-    """Without the memory of values that no window is cut from: what works on patches alone needs their shapes."""
-    needed = {tape.output}
-    for operation, nature in kept:
-        stays = nature == "pointwise" or (nature == "viewed" and layouts[operation.returned[0]].has_places)
-        needed.update(() if stays else operation.read)
-    numbers = {slot.number for slot in needed}
+def _drop_unread_values(
+    tape: Tape, needed: Sequence[tuple[Operation, Locality]], layouts: Mapping[Slot, Layout]
+) -> Tape:
+    """Free the values that are never read: operations that run on patches alone need only their inputs' shapes."""
+    read_slots = {tape.output}
+    for operation, locality in needed:
+        reads_patches_alone = locality == "pointwise" or (
+            locality == "view" and layouts[operation.outputs[0]].has_positions
+        )
+        read_slots.update(() if reads_patches_alone else operation.inputs)
+    numbers = {slot.number for slot in read_slots}
     values = [
-        each if number in numbers else torch.empty_like(each, device="meta") for number, each in enumerate(tape.values)
+        value if number in numbers else torch.empty_like(value, device="meta")
+        for number, value in enumerate(tape.values)
     ]
     return replace(tape, values=values)
 
 
-def _in_place(tape: Tape, operations: Sequence[Operation]) -> dict[int, Any]:
-    """By the place of every operation whose first argument is new memory that nothing else reads."""
-    readers = Counter([*(slot for each in operations for slot in each.read), tape.output])
-    new = {each.returned[0] for each in operations if each.name in _NEW}
-    found = {}
-    for place, each in enumerate(operations):
-        packet = getattr(torch.ops.aten, f"{each.name}_", None)
-        form = getattr(packet, each.function._overloadname, None)
-        first = each.arguments[0] if each.arguments else None
-        if each.name not in _OVERWRITING or form is None or first not in new or readers[first] != 1:
+def _in_place_forms(tape: Tape, operations: Sequence[Operation]) -> dict[int, ATenFunction]:
+    """Return in-place forms, by index, of operations whose first argument is new memory that nothing else reads."""
+    readers = Counter([*(slot for operation in operations for slot in operation.inputs), tape.output])
+    new_slots = {operation.outputs[0] for operation in operations if operation.name in _ALLOCATING}
+    forms: dict[int, ATenFunction] = {}
+    for index, operation in enumerate(operations):
+        packet = getattr(torch.ops.aten, f"{operation.name}_", None)
+        form = getattr(packet, operation.function._overloadname, None)
+        first = operation.arguments[0] if operation.arguments else None
+        if operation.name not in _IN_PLACE_CANDIDATES or form is None or first not in new_slots or readers[first] != 1:
             continue
-        if tape.values[first.number].dtype == tape.values[each.returned[0].number].dtype:
-            found[place] = form
-    return found
+        if tape.values[first.number].dtype == tape.values[operation.outputs[0].number].dtype:
+            forms[index] = form
+    return forms
 
 
-def _elements(tape: Tape, operation: Operation) -> int:
-    """That an operation writes, for whole maps of one image."""
-    return 0 if operation.name in VIEWS else sum(tape.values[each.number].numel() for each in operation.returned)
+def _written_elements(tape: Tape, operation: Operation) -> int:
+    """Return the number of elements that an operation writes, for whole maps of one image."""
+    return 0 if operation.name in VIEWS else sum(tape.values[slot.number].numel() for slot in operation.outputs)
 
 
 def _multiplications(tape: Tape, operation: Operation) -> float:
-    """Of a convolution or a product with a matrix, for whole maps of one image."""
-    result = tape.values[operation.returned[0].number] if operation.returned else None
+    """Count the multiplications of a convolution or matrix product, for whole maps of one image; 0 for others."""
+    result = tape.values[operation.outputs[0].number] if operation.outputs else None
     if result is None:
         return 0.0
     if operation.name == "convolution":

@@ -1,4 +1,4 @@
-"""Where a window changes a map: geometry alone, for many windows at once."""
+"""The part of a feature map that a window changes: geometry alone, for many windows at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,73 +7,78 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pair = tuple[int, int]
-Places = NDArray[np.int64]
+Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Region:
-    """What M windows change of maps of one size, and the patches that hold it.
+    """The parts that M windows change on maps of one size, and the patches that contain them.
 
     Attributes:
-        low: (M, 2), first row and column that change.
-        high: (M, 2), behind the last ones.
-        origin: (M, 2), where the patches begin; they hold all that changes and lie inside the map.
+        low: (M, 2), first changed row and column.
+        high: (M, 2), one past the last changed row and column.
+        origin: (M, 2), top left corners of the patches; these contain all changes and lie inside the map.
         size: (height, width) of the patches.
     """
 
-    low: Places
-    high: Places
-    origin: Places
+    low: Positions
+    high: Positions
+    origin: Positions
     size: Pair
 
     @classmethod
-    def of(cls, low: Places, high: Places, shape: Sequence[int]) -> "Region":
-        """The smallest patches of one size, on maps of a shape (height, width)."""
+    def of(cls, low: Positions, high: Positions, shape: Sequence[int]) -> "Region":
+        """Return the smallest patches of one common size, on maps of shape (height, width)."""
         limit = np.asarray(shape, dtype=np.int64)
-        low = np.minimum(np.maximum(low, 0), limit)  # a window may lie outside
+        low = np.minimum(np.maximum(low, 0), limit)  # a window may lie outside the map
         high = np.maximum(np.minimum(high, limit), low)
         height, width = np.maximum((high - low).max(0), 1)
         size = (int(height), int(width))
         return cls(low, high, np.minimum(low, limit - size), size)
 
     def __len__(self) -> int:
-        """M."""
+        """The number of windows M."""
         return len(self.low)
 
-    def is_at(self, other: "Region") -> bool:
-        """Whether the patches lie where the others do."""
+    def has_same_patches(self, other: "Region") -> bool:
+        """Whether the patches of both regions have the same origins and size."""
         return self.size == other.size and bool((self.origin == other.origin).all())
 
 
 @dataclass(frozen=True)
 class Sliding:
-    """A convolution or pooling, as far as positions go: (rows, columns) each."""
+    """The geometry of a convolution or pooling, each attribute as (rows, columns)."""
 
     kernel: Pair
     stride: Pair
     padding: Pair
     dilation: Pair
 
-    def after(self, region: Region, shape: Sequence[int]) -> Region:
-        """What changes behind it, on a map of a shape (height, width)."""
+    def output_region(self, region: Region, shape: Sequence[int]) -> Region:
+        """Return the region that changes in the output map of shape (height, width)."""
         kernel, stride, padding, dilation = (
-            np.asarray(each) for each in (self.kernel, self.stride, self.padding, self.dilation)
+            np.asarray(pair) for pair in (self.kernel, self.stride, self.padding, self.dilation)
         )
         low = -((dilation * (kernel - 1) - padding - region.low) // stride)
         high = (region.high - 1 + padding) // stride + 1
         return Region.of(low, high, shape)
 
-    def read(self, after: Region) -> tuple[Places, Pair]:
-        """Where the windows (M, 2) begin that patches behind it are computed from, and their size; some reach out."""
+    def input_windows(self, output: Region) -> tuple[Positions, Pair]:
+        """Return the origins (M, 2) and size of the input windows that the output's patches read.
+
+        Windows may extend past the border of the input, into the padding.
+        """
         height, width = (
-            (length - 1) * step + spread * (side - 1) + 1
-            for length, step, spread, side in zip(after.size, self.stride, self.dilation, self.kernel, strict=True)
+            (length - 1) * stride + dilation * (kernel - 1) + 1
+            for length, stride, dilation, kernel in zip(
+                output.size, self.stride, self.dilation, self.kernel, strict=True
+            )
         )
-        return after.origin * np.asarray(self.stride) - np.asarray(self.padding), (height, width)
+        return output.origin * np.asarray(self.stride) - np.asarray(self.padding), (height, width)
 
 
 def union(regions: Sequence[Region], shape: Sequence[int]) -> Region:
-    """What changes where any of the regions does."""
-    low = np.stack([each.low for each in regions]).min(0)
-    high = np.stack([each.high for each in regions]).max(0)
+    """Return the smallest region that covers the changes of all regions, window by window."""
+    low = np.stack([region.low for region in regions]).min(0)
+    high = np.stack([region.high for region in regions]).max(0)
     return Region.of(low, high, shape)

@@ -1,7 +1,6 @@
-"""Does the steps of a plan, with as little memory as their values need."""
+"""Execution of a plan, freeing every value after its last use."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,173 +8,187 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.incremental.convolving import convolved
-from fastcam.incremental.operations import VIEWS
-from fastcam.incremental.plan import Known, Plan, Step
-from fastcam.incremental.regions import Places, Region, Sliding
+from fastcam.incremental.operations import RESHAPES
+from fastcam.incremental.packed_convolution import convolve
+from fastcam.incremental.plan import Plan, PlanStep, TraceAnalysis
+from fastcam.incremental.regions import Pair, Positions, Region, Sliding
 from fastcam.incremental.separable import Separable
-from fastcam.incremental.tape import Operation, Slot, filled
-from fastcam.ops.reference import accumulation_dtype
+from fastcam.incremental.tape import Argument, Operation, Slot, fill_slots
+from fastcam.ops.numerics import accumulation_dtype
 
-_SIZED = VIEWS - {"permute", "transpose", "t"}
+Result = Tensor | Sequence[Tensor]
 
 
-class Runner:
-    """The values of the slots, patches or whole maps, as the steps make them.
+class PlanRunner:
+    """Runs the steps of a plan and holds the values of the slots, patches or whole maps.
+
+    "Clean" values are those of the image without windows, from the tape.
 
     Args:
-        known: of the clean pass.
-        made: what is to be done.
-        patches: the start's, (M, C, h, w).
+        analysis: of the clean forward pass.
+        plan: the steps to run.
+        patches: of the image, (M, C, h, w).
     """
 
-    def __init__(self, known: Known, made: Plan, patches: Tensor) -> None:
-        self.known, self.made, self.device = known, made, patches.device
-        self.count = len(made.start)
+    def __init__(self, analysis: TraceAnalysis, plan: Plan, patches: Tensor) -> None:
+        self.analysis, self.plan, self.device = analysis, plan, patches.device
+        self.count = len(plan.start)
         self.values = {Slot(0): patches}
-        self.place = 0
-        self.images = torch.zeros(self.count, dtype=torch.int64, device=self.device)
+        self.index = 0
+        self.image_indices = torch.zeros(self.count, dtype=torch.int64, device=self.device)
 
-    def __call__(self, place: int, step: Step) -> None:
-        """Does a step, and forgets what nothing reads any more."""
-        self.place = place
-        found = self._done(step)
-        tensors = [found] if isinstance(found, Tensor) else [each for each in found if isinstance(each, Tensor)]
-        self.values.update(zip(step.operation.returned, tensors, strict=False))
-        for slot in {*step.operation.read, *step.operation.returned}:
-            if self.known.last.get(slot, place) <= place and slot != self.known.tape.output:
+    def __call__(self, index: int, step: PlanStep) -> None:
+        """Run a step, then free the values that no later step reads."""
+        self.index = index
+        result = self._run(step)
+        tensors = [result] if isinstance(result, Tensor) else [value for value in result if isinstance(value, Tensor)]
+        self.values.update(zip(step.operation.outputs, tensors, strict=False))
+        for slot in {*step.operation.inputs, *step.operation.outputs}:
+            if self.analysis.last_reads.get(slot, index) <= index and slot != self.analysis.tape.output:
                 self.values.pop(slot, None)
 
     def whole(self, slot: Slot) -> Tensor:
-        """A slot's whole maps, for M images."""
-        state = self.made.states[slot]
+        """Return a slot's whole maps, for M images."""
+        state = self.plan.states[slot]
         if not isinstance(state, Region):
             return self.values[slot]
-        layout = self.known.layouts[slot]
-        maps = self._gathered(slot, np.zeros((self.count, 2), dtype=np.int64), layout.size)
-        return maps if layout.is_maps else layout.from_maps(maps, self.known.shape(slot))
+        return self._gather(slot, np.zeros((self.count, 2), dtype=np.int64), self.analysis.layouts[slot].size)
 
-    def _done(self, step: Step) -> Any:
-        nature = step.nature
-        if nature is None:
-            return self._whole(step.operation)
-        if isinstance(nature, Sliding | Separable):
-            return self._moved(step, nature)
-        kinds = {"pointwise": self._pointwise, "viewed": self._viewed, "merged": self._merged, "pooled": self._pooled}
-        return kinds[nature](step)
+    def _run(self, step: PlanStep) -> Result:
+        locality = step.locality
+        if locality is None:
+            return self._run_whole(step.operation)
+        if isinstance(locality, Sliding | Separable):
+            return self._run_neighbourhood(step, locality)
+        methods = {
+            "pointwise": self._run_pointwise,
+            "view": self._run_view,
+            "elementwise_join": self._run_join,
+            "global_mean": self._run_global_mean,
+        }
+        return methods[locality](step)
 
-    def _whole(self, operation: Operation) -> Any:
-        if operation.name in _SIZED and len(operation.read) == 1:
-            return self.whole(operation.read[0]).reshape(self._shape(operation.returned[0], None))
-        arguments = list(filled(operation.arguments, self.whole))
+    def _run_whole(self, operation: Operation) -> Result:
+        """Run an operation on whole maps, with arguments that depend on the batch size adapted."""
+        if operation.name in RESHAPES and len(operation.inputs) == 1:
+            return self.whole(operation.inputs[0]).reshape(self._shape(operation.outputs[0], None))
+        arguments = list(fill_slots(operation.arguments, self.whole))
         if operation.name == "expand":
-            arguments[1] = self._shape(operation.returned[0], None)
+            arguments[1] = self._shape(operation.outputs[0], None)
         if operation.name == "native_group_norm":
             arguments[3] = self.count
         if operation.name == "convolution":
-            return convolved(arguments[0], arguments, arguments[4])
-        return self._applied(operation, arguments, filled(operation.keywords, self.whole))
+            return convolve(arguments[0], arguments, arguments[4])
+        return self._apply(operation, arguments, fill_slots(operation.keywords, self.whole))
 
-    def _applied(self, operation: Operation, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
-        """The operation's result, in the place of its first argument where nothing else needs that."""
-        written = self.known.in_place.get(self.place)
-        shapes = [each.shape for each in arguments if isinstance(each, Tensor)]
-        if written is not None and torch.broadcast_shapes(*shapes) == shapes[0]:
-            return written(*arguments, **keywords)
+    def _apply(self, operation: Operation, arguments: Sequence[Argument], keywords: dict[str, Argument]) -> Result:
+        """Apply an operation to arguments, in place where nothing else needs the first one."""
+        in_place = self.analysis.in_place.get(self.index)
+        shapes = [argument.shape for argument in arguments if isinstance(argument, Tensor)]
+        if in_place is not None and torch.broadcast_shapes(*shapes) == shapes[0]:
+            return in_place(*arguments, **keywords)
         return operation.function(*arguments, **keywords)
 
-    def _viewed(self, step: Step) -> Any:
+    def _run_view(self, step: PlanStep) -> Result:
         operation = step.operation
-        if operation.name not in _SIZED:
-            return self._pointwise(step)
-        return self._value(operation.read[0]).reshape(self._shape(operation.returned[0], step.region))
+        if operation.name not in RESHAPES:
+            return self._run_pointwise(step)
+        return self._value(operation.inputs[0]).reshape(self._shape(operation.outputs[0], step.region))
 
-    def _pointwise(self, step: Step) -> Any:
+    def _run_pointwise(self, step: PlanStep) -> Result:
         operation = step.operation
-        if operation.name == "_adaptive_avg_pool2d":  # to the size it has
-            return self._value(operation.read[0])
-        return self._applied(
-            operation, filled(operation.arguments, self._value), filled(operation.keywords, self._value)
+        if operation.name == "_adaptive_avg_pool2d":  # pointwise only where it keeps the size: an identity
+            return self._value(operation.inputs[0])
+        return self._apply(
+            operation, fill_slots(operation.arguments, self._value), fill_slots(operation.keywords, self._value)
         )
 
-    def _merged(self, step: Step) -> Any:
+    def _run_join(self, step: PlanStep) -> Result:
+        """Run an elementwise operation, with all inputs cut to the region of the output."""
         region = step.region
         assert region is not None
 
-        def aligned(slot: Slot) -> Tensor:
-            layout = self.known.layouts[slot]
-            if self._region(slot).is_at(region):
+        def align(slot: Slot) -> Tensor:
+            if self._region(slot).has_same_patches(region):
                 return self.values[slot]
-            maps = self._gathered(slot, region.origin, region.size)
-            return maps if layout.is_maps else layout.from_maps(maps, self.known.shape(slot))
+            return self._gather(slot, region.origin, region.size)
 
         operation = step.operation
-        return self._applied(operation, filled(operation.arguments, aligned), filled(operation.keywords, aligned))
+        return self._apply(operation, fill_slots(operation.arguments, align), fill_slots(operation.keywords, align))
 
-    def _pooled(self, step: Step) -> Tensor:
-        """The clean mean and the patches' change."""
-        (slot,) = step.operation.read
-        clean, region = self.known.tape.values[slot.number], self._region(slot)
-        sums = [
-            each.sum((2, 3), keepdim=True, dtype=accumulation_dtype(each.dtype))
-            for each in (self.values[slot], clean, self._clean_patches(slot, region))
-        ]
-        mean = (sums[1] + (sums[0] - sums[2])) / (clean.shape[2] * clean.shape[3])
-        return mean.to(clean.dtype).reshape(self._shape(step.operation.returned[0], None))
+    def _run_global_mean(self, step: PlanStep) -> Tensor:
+        """Add the patches' change to the clean mean."""
+        (slot,) = step.operation.inputs
+        clean, patches = self.analysis.tape.values[slot.number], self.values[slot]
+        clean_patches = self._crop(clean, self._region(slot))
+        patch_sum, clean_sum, clean_patch_sum = (
+            maps.sum((2, 3), keepdim=True, dtype=accumulation_dtype(maps.dtype))
+            for maps in (patches, clean, clean_patches)
+        )
+        mean = (clean_sum + (patch_sum - clean_patch_sum)) / (clean.shape[2] * clean.shape[3])
+        return mean.to(clean.dtype).reshape(self._shape(step.operation.outputs[0], None))
 
-    def _moved(self, step: Step, nature: Sliding | Separable) -> Any:
+    def _run_neighbourhood(self, step: PlanStep, locality: Sliding | Separable) -> Tensor:
+        """Run a convolution, pooling or separable operation on the input windows that the output's patches read."""
         operation, region = step.operation, step.region
         assert region is not None
-        begins, size = nature.read(region)
-        (slot,) = set(operation.read)
+        origins, size = locality.input_windows(region)
+        (slot,) = set(operation.inputs)
         fill = -torch.inf if operation.name == "max_pool2d_with_indices" else 0.0
-        read = self._gathered(slot, begins, size, fill)
-        if isinstance(nature, Separable):
-            return nature(read, begins, region)
-        given = operation.arguments
+        windows = self._gather_maps(slot, origins, size, fill)
+        if isinstance(locality, Separable):
+            return locality(windows, origins, region)
         if operation.name == "convolution":
-            return convolved(read, given, [0, 0])
+            return convolve(windows, operation.arguments, [0, 0])
         if operation.name == "max_pool2d_with_indices":
-            return F.max_pool2d(read, nature.kernel, nature.stride, 0, nature.dilation)
-        total = F.avg_pool2d(read, nature.kernel, nature.stride, divisor_override=1)
-        return total / self._cut(_divisors(operation, self.known.tape.values[slot.number]), region)
+            return F.max_pool2d(windows, locality.kernel, locality.stride, 0, locality.dilation)
+        sums = F.avg_pool2d(windows, locality.kernel, locality.stride, divisor_override=1)
+        return sums / self._crop(_pooling_divisors(operation, self.analysis.tape.values[slot.number]), region)
 
     def _value(self, slot: Slot) -> Tensor:
         return self.values[slot]
 
     def _region(self, slot: Slot) -> Region:
-        region = self.made.states[slot]
+        region = self.plan.states[slot]
         assert isinstance(region, Region)
         return region
 
     def _shape(self, slot: Slot, region: Region | None) -> list[int]:
+        """Return the shape of a slot for M images: of patches, or of whole maps where the region is None."""
         size = region.size if region is not None else None
-        return self.known.layouts[slot].shape(self.known.shape(slot), self.count, size)
+        return self.analysis.layouts[slot].shape(self.analysis.shape(slot), self.count, size)
 
-    def _gathered(self, slot: Slot, begins: Places, size: tuple[int, int], fill: float = 0.0) -> Tensor:
-        """(M, C, *size): windows of a slot's maps with its patches in them."""
-        region, layout = self._region(slot), self.known.layouts[slot]
-        patches, clean = self.values[slot], self.known.tape.values[slot.number]
+    def _gather(self, slot: Slot, origins: Positions, size: Pair) -> Tensor:
+        """Return windows of a slot like :meth:`_gather_maps`, in the slot's own layout."""
+        layout = self.analysis.layouts[slot]
+        maps = self._gather_maps(slot, origins, size)
+        return maps if layout.is_maps else layout.from_maps(maps, self.analysis.shape(slot))
+
+    def _gather_maps(self, slot: Slot, origins: Positions, size: Pair, fill: float = 0.0) -> Tensor:
+        """Return windows (M, C, *size) of a slot's clean maps with its patches pasted in; ``fill`` outside the maps."""
+        region, layout = self._region(slot), self.analysis.layouts[slot]
+        patches, clean = self.values[slot], self.analysis.tape.values[slot.number]
         if not layout.is_maps:
             patches, clean = layout.as_maps(patches, self.count, region.size), layout.as_maps(clean, 1, layout.size)
-        if size == region.size and (begins == region.origin).all():
+        if size == region.size and (origins == region.origin).all():
             return patches
-        origins, windows = (torch.from_numpy(each).to(self.device) for each in (region.origin, begins))
-        return ops.gather_patches(clean, self.images, patches.to(clean.dtype), origins, windows, size, fill)
+        patch_origins, window_origins = (
+            torch.from_numpy(positions).to(self.device) for positions in (region.origin, origins)
+        )
+        return ops.gather_patches(
+            clean, self.image_indices, patches.to(clean.dtype), patch_origins, window_origins, size, fill
+        )
 
-    def _clean_patches(self, slot: Slot, region: Region) -> Tensor:
-        return self._cut(self.known.tape.values[slot.number], region)
-
-    def _cut(self, maps: Tensor, region: Region) -> Tensor:
-        """(M, C, h, w): what maps (1, C, H, W) hold where the patches are."""
+    def _crop(self, maps: Tensor, region: Region) -> Tensor:
+        """Return the content (M, C, h, w) of maps (1, C, H, W) at the region's patches."""
         outside = torch.tensor(maps.shape[2:], device=self.device).expand(self.count, 2)
-        nothing = maps[:, :, :1, :1].expand(self.count, -1, -1, -1)
-        windows = torch.from_numpy(region.origin).to(self.device)
-        return ops.gather_patches(maps, self.images, nothing, outside, windows, region.size)
+        empty = maps[:, :, :1, :1].expand(self.count, -1, -1, -1)
+        origins = torch.from_numpy(region.origin).to(self.device)
+        return ops.gather_patches(maps, self.image_indices, empty, outside, origins, region.size)
 
 
-def _divisors(operation: Operation, clean: Tensor) -> Tensor:
-    """(1, 1, H, W): what an average pooling divides its sums by, place by place."""
+def _pooling_divisors(operation: Operation, clean: Tensor) -> Tensor:
+    """Return the divisors (1, 1, H, W) of an average pooling at every output position."""
     ones = torch.ones_like(clean[:, :1])
     _, kernel, *rest = operation.arguments
     options = dict(zip(("stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"), rest, strict=False))

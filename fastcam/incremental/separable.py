@@ -1,4 +1,4 @@
-"""Operations that are a product with a matrix along the rows and one along the columns."""
+"""Operations that multiply every map by one matrix along its rows and one along its columns."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastcam.incremental.regions import Pair, Places, Region
+from fastcam.incremental.regions import Pair, Positions, Region
 
-Reach = NDArray[np.bool_]
+Support = NDArray[np.bool_]
 
-_AT_ONCE = 32  # bars, so that their maps stay small
+_PROBE_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Separable:
-    """Interpolation, padding, cutting, adaptive average pooling: linear, the same for all channels.
+    """Interpolation, padding, slicing or adaptive average pooling: linear, and the same for all channels.
 
     Attributes:
-        rows: (H after, H), float64.
-        columns: (W after, W), float64.
+        rows: (output height, H), float64.
+        columns: (output width, W), float64.
     """
 
     rows: Tensor
@@ -30,60 +30,68 @@ class Separable:
 
     @classmethod
     def of(cls, run: Callable[[Tensor], Tensor], size: Pair) -> "Separable":
-        """Of an operation on maps (1, C, *size) of this form, one of its matrices with a row of sum 1 at least."""
+        """Find the matrices of a separable operation by running it on test maps (1, C, *size).
+
+        The largest row sum of both matrices must be 1.
+        """
         height, width = size
-        whole = run(torch.ones(1, 1, height, width, dtype=torch.float64))[0, 0]
-        row, column = divmod(int(whole.argmax()), whole.shape[1])
-        down = [run(each)[0, :, :, column] for each in _bars(height, (-1, 1), size)]
-        across = [run(each)[0, :, row] for each in _bars(width, (1, -1), size)]
+        ones = run(torch.ones(1, 1, height, width, dtype=torch.float64))[0, 0]
+        row, column = divmod(int(ones.argmax()), ones.shape[1])
+        down = [run(probes)[0, :, :, column] for probes in _probe_maps(height, (-1, 1), size)]
+        across = [run(probes)[0, :, row] for probes in _probe_maps(width, (1, -1), size)]
         return cls(torch.cat(down).T.contiguous(), torch.cat(across).T.contiguous())
 
-    def after(self, region: Region) -> Region:
-        """What changes behind it."""
-        axes = [_touched(reach, region.low[:, axis], region.high[:, axis]) for axis, reach in enumerate(self._reaches)]
-        low, high = (np.stack([each[side] for each in axes], 1) for side in (0, 1))
+    def output_region(self, region: Region) -> Region:
+        """Return the region that changes in the output map."""
+        axes = [
+            _affected_range(support, region.low[:, axis], region.high[:, axis])
+            for axis, support in enumerate(self._supports)
+        ]
+        low, high = (np.stack([bounds[side] for bounds in axes], 1) for side in (0, 1))
         return Region.of(low, high, (self.rows.shape[0], self.columns.shape[0]))
 
-    def read(self, after: Region) -> tuple[Places, Pair]:
-        """Where the windows (M, 2) begin that patches behind it are computed from, and their size."""
-        begins, sizes = [], []
-        for axis, reach in enumerate(self._reaches):
-            first, last = _touched(reach.T, after.origin[:, axis], after.origin[:, axis] + after.size[axis])
-            length = int(np.maximum(last - first, 1).max())
-            begins.append(np.minimum(first, reach.shape[1] - length))
+    def input_windows(self, output: Region) -> tuple[Positions, Pair]:
+        """Return the origins (M, 2) and size of the input windows that the output's patches read."""
+        origins, sizes = [], []
+        for axis, support in enumerate(self._supports):
+            low, high = output.origin[:, axis], output.origin[:, axis] + output.size[axis]
+            first, stop = _affected_range(support.T, low, high)
+            length = int(np.maximum(stop - first, 1).max())
+            origins.append(np.minimum(first, support.shape[1] - length))
             sizes.append(length)
-        return np.stack(begins, 1), (sizes[0], sizes[1])
+        return np.stack(origins, 1), (sizes[0], sizes[1])
 
-    def __call__(self, maps: Tensor, begins: Places, after: Region) -> Tensor:
-        """(M, C, *after.size) from the windows (M, C, h, w) that it reads."""
+    def __call__(self, windows: Tensor, origins: Positions, output: Region) -> Tensor:
+        """Return the output's patches (M, C, *output.size) from its input windows (M, C, h, w)."""
         rows, columns = (
-            _cut(matrix.to(maps), after.origin[:, axis], after.size[axis], begins[:, axis], maps.shape[2 + axis])
-            for axis, matrix in enumerate((self.rows, self.columns))
+            _blocks(matrix.to(windows), output.origin[:, axis], output.size[axis], origins[:, axis], length)
+            for axis, (matrix, length) in enumerate(zip((self.rows, self.columns), windows.shape[2:], strict=True))
         )
-        return torch.einsum("mij,mcjk,mlk->mcil", rows, maps, columns)
+        return torch.einsum("mij,mcjk,mlk->mcil", rows, windows, columns)
 
     @cached_property
-    def _reaches(self) -> tuple[Reach, Reach]:
+    def _supports(self) -> tuple[Support, Support]:
+        """Nonzero elements of both matrices."""
         return (self.rows != 0).numpy(), (self.columns != 0).numpy()
 
 
-def _bars(length: int, shape: Pair, size: Pair) -> Iterator[Tensor]:
-    """(1, few, *size): maps that are 1 in one row or column, 0 elsewhere."""
-    for some in torch.eye(length, dtype=torch.float64).split(_AT_ONCE):
-        yield some.reshape(1, len(some), *shape).expand(1, -1, *size)
+def _probe_maps(length: int, shape: Pair, size: Pair) -> Iterator[Tensor]:
+    """Yield batches of maps (1, few, *size) that are 1 in one row or column and 0 elsewhere."""
+    for vectors in torch.eye(length, dtype=torch.float64).split(_PROBE_BATCH_SIZE):
+        yield vectors.reshape(1, len(vectors), *shape).expand(1, -1, *size)
 
 
-def _touched(reach: Reach, low: Places, high: Places) -> tuple[Places, Places]:
-    """The first row of a matrix (A, B) that reaches any of the columns from ``low`` to ``high`` (M,), and the last."""
-    sums = np.pad(reach.cumsum(1), ((0, 0), (1, 0)))
-    touched = sums[:, high] > sums[:, low]
-    found = touched.any(0)
-    last = len(reach) - touched[::-1].argmax(0)
-    return np.where(found, touched.argmax(0), 0), np.where(found, last, 0)
+def _affected_range(support: Support, low: Positions, high: Positions) -> tuple[Positions, Positions]:
+    """Return the range (start, stop) of rows with a nonzero in the columns ``low`` to ``high`` (M,) of an (A, B)."""
+    sums = np.pad(support.cumsum(1), ((0, 0), (1, 0)))
+    is_affected = sums[:, high] > sums[:, low]
+    is_any = is_affected.any(0)
+    stop = len(support) - is_affected[::-1].argmax(0)
+    return np.where(is_any, is_affected.argmax(0), 0), np.where(is_any, stop, 0)
 
 
-def _cut(matrix: Tensor, rows: Places, height: int, columns: Places, width: int) -> Tensor:
-    """(M, height, width): blocks of a matrix."""
+def _blocks(matrix: Tensor, rows: Positions, height: int, columns: Positions, width: int) -> Tensor:
+    """Return blocks (M, height, width) of a matrix."""
     down = torch.from_numpy(rows[:, None] + np.arange(height)).to(matrix.device)
     across = torch.from_numpy(columns[:, None] + np.arange(width)).to(matrix.device)
     return matrix[down[:, :, None], across[:, None, :]]

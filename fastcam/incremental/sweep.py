@@ -1,97 +1,97 @@
-"""The model's output for an image behind each of many windows, from what each window changes."""
+"""The model's output for one image occluded by each of many windows, computed from the parts that a window changes."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.incremental.buckets import buckets
-from fastcam.incremental.plan import Known, Plan, plan
+from fastcam.incremental.buckets import find_buckets
+from fastcam.incremental.plan import Plan, TraceAnalysis, make_plan
 from fastcam.incremental.regions import Region
-from fastcam.incremental.runner import Runner
+from fastcam.incremental.runner import PlanRunner
 from fastcam.incremental.tape import record
 from fastcam.model.batching import is_out_of_memory
 
 
 class NotIncrementalError(RuntimeError):
-    """The model cannot be run from patches, and why."""
+    """The model cannot run from patches; the message is the reason."""
 
 
 class Sweep:
-    """The model's output for one image behind windows, from what each window changes.
+    """The model's output for one image behind windows, from the parts that each window changes.
 
     Args:
         run: the model's output for images (N, C, H, W).
         image: (1, C, H, W).
-        start: what the windows hold, (1, C, H, W).
-        caller: which module of the model is running, for those who want to know.
+        start: the content of the windows, (1, C, H, W).
+        caller: returns the name of the running module, for the operations' ``module``.
 
     Raises:
-        NotIncrementalError: where the forward pass cannot be run again from its operations.
+        NotIncrementalError: if the forward pass cannot be run again from its operations.
     """
 
     def __init__(
-        self, run: Callable[[Tensor], Any], image: Tensor, start: Tensor, caller: Callable[[], str] = lambda: ""
+        self, run: Callable[[Tensor], object], image: Tensor, start: Tensor, caller: Callable[[], str] = lambda: ""
     ) -> None:
         try:
-            self.known = Known.of(record(run, image, caller))
-        except Exception as error:  # an error of the model's own comes again from whole forward passes
+            self.analysis = TraceAnalysis.of(record(run, image, caller))
+        except Exception as error:  # the model's own errors occur again in whole forward passes
             if is_out_of_memory(error):
                 raise
             raise NotIncrementalError(str(error)) from error
         self.run, self.image, self.start = run, image, start
 
     def region(self, windows: Tensor) -> Region:
-        """Where windows (M, 2, 2), start and size along both axes, are on the image."""
-        places = windows.cpu().numpy()
-        return Region.of(places[:, 0], places[:, 0] + places[:, 1], self.image.shape[2:])
+        """Return the region of windows (M, 2, 2), start and size along both axes, on the image."""
+        positions = windows.cpu().numpy()
+        return Region.of(positions[:, 0], positions[:, 0] + positions[:, 1], self.image.shape[2:])
 
     def plan(self, windows: Tensor) -> Plan:
-        """How the windows (M, 2, 2) are to be done."""
-        return plan(self.known, self.region(windows))
+        """Plan the windows (M, 2, 2) as one group."""
+        return make_plan(self.analysis, self.region(windows))
 
     def gain(self, windows: Tensor, of: Literal["multiplications", "work"] = "multiplications") -> float:
-        """How many times less the windows (M, 2, 2) take than as many forward passes: what can be gained at most."""
-        whole = self.known.multiplications if of == "multiplications" else self.known.work
-        least = sum(self.plan(windows[some]).cost(whole) for some in self.buckets(windows))
-        return len(windows) * sum(whole) / max(least, 1.0) if sum(whole) else 1.0
+        """Return the cost of a forward pass per window (M, 2, 2), relative to that of patches: the maximum speed-up."""
+        whole_costs = self.analysis.multiplications if of == "multiplications" else self.analysis.work
+        cost = sum(self.plan(windows[bucket]).cost(whole_costs) for bucket in self.buckets(windows))
+        return len(windows) * sum(whole_costs) / max(cost, 1.0) if sum(whole_costs) else 1.0
 
     def buckets(self, windows: Tensor) -> list[Tensor]:
-        """The windows' numbers, those with patches of nearly the same sizes together."""
-        return [torch.from_numpy(each) for each in buckets(self.known, self.region(windows))]
+        """Return the indices of the windows, in groups whose patches have similar sizes."""
+        return [torch.from_numpy(indices) for indices in find_buckets(self.analysis, self.region(windows))]
 
     def __call__(self, windows: Tensor) -> Tensor:
-        """The output (M, ...) for the image behind each of the windows (M, 2, 2).
+        """Return the output (M, ...) for the image behind each of the windows (M, 2, 2).
 
         Raises:
-            NotIncrementalError: where an operation does not take several images.
+            NotIncrementalError: if an operation does not support several images.
         """
-        made = self.plan(windows)
-        runner = Runner(self.known, made, self._hidden(windows, made.start))
+        plan = self.plan(windows)
+        runner = PlanRunner(self.analysis, plan, self._patches(windows, plan.start))
         with torch.no_grad():
-            for place, step in enumerate(made.steps):
+            for index, step in enumerate(plan.steps):
                 try:
-                    runner(place, step)
+                    runner(index, step)
                 except (RuntimeError, IndexError, KeyError, TypeError) as error:
                     if is_out_of_memory(error):
                         raise
                     name = step.operation.function
-                    raise NotIncrementalError(f"{name} cannot be done for several images: {error}") from error
-            return runner.whole(self.known.tape.output)
+                    raise NotIncrementalError(f"{name} does not support several images: {error}") from error
+            return runner.whole(self.analysis.tape.output)
 
     def hidden_images(self, windows: Tensor) -> Tensor:
-        """(M, C, H, W): the image behind each of the windows, whole."""
+        """Return the whole image behind each of the windows, (M, C, H, W)."""
         return ops.occlude(self.image, windows.to(self.image.device), self.start.contiguous())[0]
 
-    def _hidden(self, windows: Tensor, region: Region) -> Tensor:
-        """(M, C, h, w): the windows' patches of the image; where a patch is larger than its window, the image."""
-        pieces = []
-        for begin, (low, high) in zip(region.origin, zip(region.low, region.high, strict=True), strict=True):
-            there = [slice(at, at + length) for at, length in zip(begin, region.size, strict=True)]
-            inner = [slice(a - at, b - at) for a, b, at in zip(low, high, begin, strict=True)]
-            piece = self.image[0][:, there[0], there[1]].clone()
-            piece[:, inner[0], inner[1]] = self.start[0][:, low[0] : high[0], low[1] : high[1]]
-            pieces.append(piece)
-        return torch.stack(pieces)
+    def _patches(self, windows: Tensor, region: Region) -> Tensor:
+        """Return the windows' patches (M, C, h, w), with the image where a patch is larger than its window."""
+        patches = []
+        for origin, low, high in zip(region.origin, region.low, region.high, strict=True):
+            rows, columns = (slice(first, first + length) for first, length in zip(origin, region.size, strict=True))
+            patch = self.image[0][:, rows, columns].clone()
+            (top, left), (bottom, right) = low - origin, high - origin
+            patch[:, top:bottom, left:right] = self.start[0][:, low[0] : high[0], low[1] : high[1]]
+            patches.append(patch)
+        return torch.stack(patches)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fastcam.methods.registry import method
-from fastcam.ops.reference import accumulation_dtype
+from fastcam.ops.numerics import accumulation_dtype
 
 
 @method("cam", needs=("mean_pool_classifier",), relu=False, paper="arXiv:1512.04150")

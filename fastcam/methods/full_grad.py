@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.methods.protocol import BiasGradient, FullGradients, Outcome
-from fastcam.methods.registry import method
-from fastcam.ops.reference import accumulation_dtype, is_constant
+from fastcam.methods.protocol import BiasGradient, FullGradients
+from fastcam.methods.registry import Outcome, method
+from fastcam.ops.numerics import accumulation_dtype, is_constant
 
 Rescale = Literal["sample", "channel"]
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fastcam import ops
 from fastcam.methods.registry import method
-from fastcam.ops import reference
+from fastcam.ops import numerics, reference
 
 
 @method("grad_cam", needs=("activations", "gradients"), fused=ops.grad_cam, paper="arXiv:1610.02391")
@@ -35,7 +35,7 @@ def hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 @method("layer_cam", needs=("activations", "gradients"), fused=ops.layer_cam, paper="doi:10.1109/TIP.2021.3089943")
 def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """LayerCAM: every element weighted by its own positive gradient; good on shallow layers."""
-    return reference.rectify(gradients)
+    return numerics.rectify(gradients)
 
 
 @method("grad_cam_elementwise", needs=("activations", "gradients"), paper="arXiv:2011.08891")

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fastcam import ops
 from fastcam.methods.baselines import baseline_images
-from fastcam.methods.protocol import Block, Outcome, Scorer
+from fastcam.methods.protocol import Block, Scorer
 from fastcam.methods.refinement import refined
-from fastcam.methods.registry import method
-from fastcam.ops.reference import accumulation_dtype
+from fastcam.methods.registry import Outcome, method
+from fastcam.ops.numerics import accumulation_dtype
 
 Engine = Literal["auto", "incremental", "dense"]
 Window = int | Sequence[int] | Tensor | None
@@ -59,7 +59,7 @@ def occlusion(
     windows = windows_of(grid, steps, shape).to(images.device)
 
     def run(some: Tensor, which: range) -> dict[str, Tensor]:
-        found = None if mask is not None else scorer.behind_windows(some, start, engine, which)
+        found = None if mask is not None else scorer.occluded_predictions(some, start, engine, which)
         if found is None:
             found = list(scorer.each(len(some), lambda block: scorer.predictions(hidden(some, block), block), which))
         return _gathered(found, which, len(some))

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fastcam.methods.baselines import baseline_images, normal_noise
-from fastcam.methods.protocol import Block, Outcome, Scorer
-from fastcam.methods.registry import Method, get_method, method
-from fastcam.ops.reference import accumulation_dtype
+from fastcam.methods.protocol import Block, Scorer
+from fastcam.methods.registry import Method, Outcome, get_method, method
+from fastcam.ops.numerics import accumulation_dtype
 
 Quadrature = Literal["gauss_legendre", "riemann_left", "riemann_right", "riemann_middle", "trapezoid"]
 Kind = Literal["mean", "square", "variance"]
@@ -144,13 +144,12 @@ def attributions_of(rule: Method, scorer: Scorer, copies: Tensor, block: Block, 
     """(n, m, [K,] C, *S): what a method says of a block's copies (n, m, C, *S)."""
     kinds = [need for need in rule.needs if need.endswith("_gradients")]
     if "scorer" in rule.needs:
-        here = scorer.at(copies, block, scorer.score(copies, block))
-        found = rule.rule(here, **options)
-        return (found[0] if isinstance(found, tuple) else found).unflatten(0, copies.shape[:2])
+        here = scorer.for_copies(copies, block, scorer.score(copies, block))
+        return rule.value(here, **options).unflatten(0, copies.shape[:2])
     _, gradients = scorer.gradients(copies, block, *kinds)
     images = copies.unsqueeze(2) if scorer.scores.dim() == 2 else copies
     given = {"images": images} | gradients
-    return rule.rule(*(given[need] for need in rule.needs), **options)
+    return rule.value(*(given[need] for need in rule.needs), **options)
 
 
 class Sum:

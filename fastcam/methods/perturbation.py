@@ -7,7 +7,7 @@ from torch import Tensor
 from fastcam import ops
 from fastcam.methods.protocol import Block, Scorer
 from fastcam.methods.registry import method
-from fastcam.ops.reference import accumulation_dtype
+from fastcam.ops.numerics import accumulation_dtype
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 

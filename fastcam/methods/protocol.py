@@ -6,7 +6,6 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 Result = TypeVar("Result")
-Outcome = Tensor | tuple[Tensor, dict[str, Any]]
 
 
 class Block(Protocol):
@@ -58,7 +57,7 @@ class Scorer(Protocol):
     def predictions(self, copies: Tensor, block: Any) -> dict[str, Tensor]:
         """Scores (n, m, [K]) of a block's copies and, of a classifier, top classes (n, m) and probabilities."""
 
-    def behind_windows(
+    def occluded_predictions(
         self, windows: Tensor, start: Tensor, engine: Any, images: range
     ) -> list[tuple[Any, dict[str, Tensor]]] | None:
         """Predictions for the images behind every window (M, 2, axes); None where copies are to be made."""
@@ -66,5 +65,5 @@ class Scorer(Protocol):
     def gradients(self, copies: Tensor, block: Any, *kinds: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores (n, m, [K]) and gradients (n, m, [K,] C, *S), by kind, of a block's copies."""
 
-    def at(self, copies: Tensor, block: Any, scores: Tensor) -> "Scorer":
+    def for_copies(self, copies: Tensor, block: Any, scores: Tensor) -> "Scorer":
         """The same targets for a block's copies in the place of the images."""

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor
 
@@ -14,7 +14,9 @@ InputNeed = Literal[
 Need = LayerNeed | InputNeed
 Returns = Literal["weights", "map", "attributions"]
 Reduction = Literal["max_abs", "sum_abs", "sum", "mean", "max", "norm"]  # over colour
-Rule = Callable[..., Any]
+Outcome = Tensor | tuple[Tensor, dict[str, Any]]  # the result, or a pair of it and details by name
+Rule = Callable[..., Outcome]
+RuleT = TypeVar("RuleT", bound=Rule)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Method:
         inner = given.get("inner", self.options.get("inner"))
         return self.reduce if "inner" not in self.options else get_method(inner).reduce
 
+    def value(self, *given: Any, **options: Any) -> Tensor:
+        """Return the rule's result without its details."""
+        outcome = self.rule(*given, **options)
+        return outcome[0] if isinstance(outcome, tuple) else outcome
+
     @property
     def has_layer(self) -> bool:
         """Whether the method looks at a layer inside the network; without one it attributes to the input alone."""
@@ -100,14 +107,14 @@ def method(
     fused: Callable[..., Tensor] | None = None,
     cost: str = "1",
     reduce: Reduction = "sum",
-) -> Callable[[Rule], Rule]:
+) -> Callable[[RuleT], RuleT]:
     """Registers the decorated rule under ``name``; the arguments are those of :class:`Method`.
 
     Raises:
         ValueError: for a name that is taken.
     """
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: RuleT) -> RuleT:
         if name in _methods:
             raise ValueError(f"a method named {name!r} is registered already")
         _methods[name] = Method(name, rule, needs, returns, relu, fused, paper, cost, reduce)

@@ -1,6 +1,6 @@
 """Work that multiplies images, done in pieces that fit in memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -137,3 +137,12 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return any(sign in text for sign in _SIGNS)
+
+
+def join_blocks(parts: Sequence[tuple[Block, Tensor]], images: int, variants: int) -> Tensor:
+    """Join the results (n, m, ...) of all blocks into one tensor (N, variants, ...)."""
+    first = parts[0][1]
+    whole = first.new_empty((images, variants, *first.shape[2:]))
+    for block, part in parts:
+        whole[block.place] = part
+    return whole

@@ -18,6 +18,7 @@ def _recordable(argument: Tensor) -> Tensor:
 
 
 Result = TypeVar("Result")
+Images = Tensor | tuple[Any, ...]  # the images, or the positional arguments of the model, the images first
 
 
 @dataclass(frozen=True)

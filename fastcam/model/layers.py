@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.artefacts import Value
-from fastcam.model.capture import Divided, Layer, all_modules, is_training, observe
+from fastcam.model.capture import Layer, observe
 from fastcam.model.inputs import Inputs
+from fastcam.model.running import all_modules, is_training
+from fastcam.model.split_model import SplitModel
 
 TargetLayer = nn.Module | str | Sequence[nn.Module | str] | None
 
@@ -65,7 +67,7 @@ def named(model: nn.Module, name: str) -> Layer:
         ValueError: where the model has none, the message names similar ones; and where it was changed.
     """
     module = _named(model, name)
-    if isinstance(model, Divided):
+    if isinstance(model, SplitModel):
         model.check_layer(name)
     return Layer(name, module)
 
@@ -78,7 +80,7 @@ def _layer(model: nn.Module, item: Any) -> Layer:
     for name, module in model.named_modules():
         if module is item or getattr(module, "source", None) is item:
             return named(model, name) if name else Layer(name, module)
-    if isinstance(model, Divided) and (known := model.name_of(item)):
+    if isinstance(model, SplitModel) and (known := model.name_of(item)):
         return named(model, known)
     raise ValueError(f"`target_layer` must be a module of the model, got a {type(item).__name__} that is not")
 

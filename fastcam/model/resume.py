@@ -13,8 +13,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fastcam.model import capture
+from fastcam.model import capture, elements
 from fastcam.model.batching import Block
+from fastcam.model.elements import Element
 from fastcam.model.inputs import Inputs
 
 # Functions that read or write values: what they said while recording is said again, and what they wrote is there.
@@ -97,7 +98,7 @@ class Resumed:
     leaving: Any
 
     def __init__(
-        self, forward: Callable[[Inputs], Any], inputs: Inputs, layer: capture.Layer, element: capture.Element = None
+        self, forward: Callable[[Inputs], Any], inputs: Inputs, layer: capture.Layer, element: Element = None
     ) -> None:
         self.forward, self.inputs, self.layer, self.element = forward, inputs, layer, element
         recorder = _Recorder(inputs)
@@ -123,7 +124,7 @@ class Resumed:
         return self._run(
             self.inputs.with_copies(images, block.rows),
             player,
-            lambda arguments, output: capture.exchange(output, self.element, activations),
+            lambda arguments, output: elements.exchange(output, self.element, activations),
         )
 
     def _run(self, inputs: Inputs, mode: TorchFunctionMode, at_layer: Callable[[Any, Any], Any]) -> Any:

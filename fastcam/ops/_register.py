@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastcam._extension import has_extension
-from fastcam.ops import reference
+from fastcam.ops import numerics, reference
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -87,7 +87,7 @@ def check_pair(activations: Any, gradients: Any, name: str = "gradients") -> Non
 def fake_maps(activations: Tensor, gradients: Tensor, *_: Any) -> Tensor:
     """The fake of every fused method: maps (N, [K,] *S) in the accumulation dtype."""
     return activations.new_empty(
-        reference.map_shape(activations, gradients), dtype=reference.accumulation_dtype(activations.dtype)
+        numerics.map_shape(activations, gradients), dtype=numerics.accumulation_dtype(activations.dtype)
     )
 
 
@@ -100,7 +100,7 @@ def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def unpack(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Saved activations and gradients with flat positions, and the map's gradient before its ReLU, (..., P)."""
     activations, gradients, output = ctx.saved_tensors
-    a, g = reference.flatten_pair(activations, gradients)
+    a, g = numerics.flatten_pair(activations, gradients)
     if ctx.options[-1]:
         grad = grad * (output > 0)
     return a, g, grad.reshape(*g.shape[:-2], g.shape[-1])

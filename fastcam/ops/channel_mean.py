@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastcam.ops import reference
+from fastcam.ops import numerics
 from fastcam.ops._register import call, check_activations, register, shape_text
 
 
@@ -28,7 +28,7 @@ def channel_mean(activations: Tensor) -> Tensor:
 
 
 def _fake(activations: Tensor) -> Tensor:
-    return activations.new_empty(activations.shape[:2], dtype=reference.accumulation_dtype(activations.dtype))
+    return activations.new_empty(activations.shape[:2], dtype=numerics.accumulation_dtype(activations.dtype))
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.ops import reference
+from fastcam.ops import numerics, reference
 from fastcam.ops._register import call, check_same, check_tensor, register, shape_text
 
 
@@ -107,7 +107,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (count, channels, height, width), (copies, _, *patch_size) = ctx.clean_shape, ctx.patch_shape
     first, second = count * height * width, copies * patch_size[0] * patch_size[1]
     # Windows overlap: their sums are kept in the accumulation dtype until they are complete.
-    values = reference.pixels(grad).to(reference.accumulation_dtype(grad.dtype))
+    values = reference.pixels(grad).to(numerics.accumulation_dtype(grad.dtype))
     total = values.new_zeros(first + second + 1, channels).index_add(0, index.flatten(), values).to(grad.dtype)
     of_clean = total[:first].reshape(count, height, width, channels).movedim(-1, 1)
     of_patches = total[first:-1].reshape(copies, *patch_size, channels).movedim(-1, 1)

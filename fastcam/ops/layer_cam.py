@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastcam.ops import reference
+from fastcam.ops import numerics
 from fastcam.ops._register import call, check_pair, fake_maps, pack, register, save_inputs, unpack
 
 
@@ -32,7 +32,7 @@ def layer_cam(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tens
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     a, g, grad = unpack(ctx, grad)
     grad = grad.unsqueeze(-2)
-    return *pack(ctx, reference.rectify(g) * grad, a * grad * (g > 0)), None
+    return *pack(ctx, numerics.rectify(g) * grad, a * grad * (g > 0)), None
 
 
 register("layer_cam", fake_maps, save_inputs, _backward)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.ops import reference
+from fastcam.ops import numerics, reference
 from fastcam.ops._register import call, check_same, check_tensor, register, shape_text
 from fastcam.ops.upsample_normalize import gradient_of_maps, upsample_volumes
 
@@ -49,14 +49,14 @@ def _check_maps(maps: Any, images: Tensor) -> None:
             f"`maps` must have shape ({images.shape[0]}, K, ...) with {axes} spatial axes of at least one position "
             f"for images {shape_text(images)}, got {shape_text(maps)}"
         )
-    check_same("maps", maps, images, "images", dtypes=[reference.accumulation_dtype(images.dtype)])
+    check_same("maps", maps, images, "images", dtypes=[numerics.accumulation_dtype(images.dtype)])
 
 
 def _mask_volumes(images: Tensor, maps: Tensor, normalize: bool) -> Tensor:
     """For three spatial axes: the masks are made first, then multiplied."""
     if 0 in images.shape:
         return reference.new_copies(images, maps.shape[1])
-    wide = maps.to(reference.accumulation_dtype(images.dtype))
+    wide = maps.to(numerics.accumulation_dtype(images.dtype))
     return reference.masked_copies(images, upsample_volumes(wide, images.shape[2:], normalize))
 
 
@@ -72,7 +72,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     """The product rule, one image and one map at a time summed over; the masks are made again."""
     images, maps = ctx.saved_tensors
-    dtype, size = reference.accumulation_dtype(images.dtype), images.shape[2:]
+    dtype, size = numerics.accumulation_dtype(images.dtype), images.shape[2:]
     grad, of_images, of_maps = grad.to(dtype), None, None
     if ctx.needs_input_grad[0]:
         masks = torch.ops.fastcam.upsample_normalize(maps.to(dtype), size, ctx.normalize)

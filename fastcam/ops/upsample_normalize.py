@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.ops import reference
+from fastcam.ops import numerics
 from fastcam.ops._register import call, check_same, check_tensor, register, shape_text
 
 
@@ -45,7 +45,7 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
         call("upsample_normalize_into", maps.unsqueeze(-2), normalize, out.unsqueeze(-2))
         return out
     if axes == 3:
-        wide = maps.to(reference.accumulation_dtype(maps.dtype))  # so that nothing is rounded in between
+        wide = maps.to(numerics.accumulation_dtype(maps.dtype))  # so that nothing is rounded in between
         volumes = upsample_volumes(wide, size, normalize)
         return volumes.to(maps.dtype) if out is None else out.copy_(volumes)
     if out is None:
@@ -96,7 +96,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
 
 def gradient_of_maps(grad: Tensor, maps: Tensor, size: Sequence[int], normalize: bool) -> Tensor:
     """The gradient with respect to maps (..., h, w), from that of the resampled ones (..., *size)."""
-    dtype = reference.accumulation_dtype(maps.dtype)
+    dtype = numerics.accumulation_dtype(maps.dtype)
     grad = grad.to(dtype)
     if normalize:
         grad = _through_min_max(grad, torch.ops.fastcam.upsample_normalize(maps.to(dtype), size, False))
@@ -115,7 +115,7 @@ def _resampling(source: int, size: int, like: Tensor) -> Tensor:
 def _through_min_max(grad: Tensor, values: Tensor) -> Tensor:
     """The gradient of (u - min) / (max - min) with respect to u; ties share the gradient of the extremes."""
     low, high = values.amin((-2, -1), keepdim=True), values.amax((-2, -1), keepdim=True)
-    scale = torch.where(reference.is_constant(low, high), 0, 1 / (high - low))
+    scale = torch.where(numerics.is_constant(low, high), 0, 1 / (high - low))
     scaled = (values - low) * scale
     lowest, highest = (values == low).to(grad.dtype), (values == high).to(grad.dtype)
     grad_low = (grad * (scaled - 1)).sum((-2, -1), keepdim=True) / lowest.sum((-2, -1), keepdim=True)

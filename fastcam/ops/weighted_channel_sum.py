@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastcam.ops import reference
+from fastcam.ops import numerics
 from fastcam.ops._register import call, check_activations, check_pair, check_same, check_tensor, register, shape_text
 
 
@@ -27,7 +27,7 @@ def weighted_channel_sum(activations: Tensor, weights: Tensor, relu: bool = Fals
     """
     check_activations(activations)
     check_tensor("weights", weights)
-    if reference.are_element_weights(activations, weights):
+    if numerics.are_element_weights(activations, weights):
         check_pair(activations, weights, "weights")
     else:
         _check_channel_weights(activations, weights)
@@ -41,15 +41,15 @@ def _check_channel_weights(activations: Tensor, weights: Tensor) -> None:
             f"`weights` must have shape (N, C) = {(count, channels)}, (N, K, C), that of `activations` "
             f"{shape_text(activations)}, or that with an axis K after N, got {shape_text(weights)}"
         )
-    check_same("weights", weights, activations, "activations", [reference.accumulation_dtype(activations.dtype)])
+    check_same("weights", weights, activations, "activations", [numerics.accumulation_dtype(activations.dtype)])
 
 
 def _fake(activations: Tensor, weights: Tensor, relu: bool = False) -> Tensor:
-    if reference.are_element_weights(activations, weights):
-        shape = reference.map_shape(activations, weights)
+    if numerics.are_element_weights(activations, weights):
+        shape = numerics.map_shape(activations, weights)
     else:
         shape = [*weights.shape[:-1], *activations.shape[2:]]
-    return activations.new_empty(shape, dtype=reference.accumulation_dtype(activations.dtype))
+    return activations.new_empty(shape, dtype=numerics.accumulation_dtype(activations.dtype))
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -62,8 +62,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     if ctx.relu:
         grad = grad * (output > 0)
     flat = activations.to(grad.dtype).flatten(2)  # (N, C, P)
-    if reference.are_element_weights(activations, weights):
-        a, w = reference.flatten_pair(activations, weights)
+    if numerics.are_element_weights(activations, weights):
+        a, w = numerics.flatten_pair(activations, weights)
         grad = grad.reshape(*w.shape[:-2], 1, w.shape[-1])
         grad_a, grad_w = w * grad, a * grad
         if w.dim() == 4:

@@ -1,1 +1,1 @@
-"""A faster model with the same function."""
+"""Faster models that compute the same function."""

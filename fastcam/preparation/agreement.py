@@ -1,8 +1,7 @@
-"""How far two models' outputs and maps are apart."""
+"""Compare the outputs and maps of two models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +9,19 @@ from torch.utils._pytree import tree_leaves
 
 from fastcam import ops, targets
 from fastcam.model import capture
+from fastcam.model.elements import Select
+from fastcam.model.gradients import gradients
 from fastcam.model.inputs import Inputs
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a model is from the untouched one.
+    """The difference of a model from the untouched one.
 
     Attributes:
         outputs: the largest difference of an output, as a share of the range of that output tensor.
-        maps: the largest difference of a signed Grad-CAM map, as a share of its range; None where there is none.
-        rank: Spearman's correlation of the maps, the lowest of all images; None where there is none.
+        maps: the largest difference of a signed Grad-CAM map, as a share of its range; None where there are no maps.
+        rank: Spearman's correlation of the maps, the lowest over the images; None where there are no maps.
     """
 
     outputs: float
@@ -28,29 +29,29 @@ class Difference:
     rank: float | None = None
 
     def excess(self, tolerance: float | None, is_half: bool) -> str | None:
-        """What differs too much, in a sentence; None where nothing does. See :func:`fastcam.prepare`."""
+        """Describe the first difference above its limit; None where there is none. See :func:`fastcam.prepare`."""
         outputs, maps, ranks = (0.1, None, 0.01) if is_half else (1e-4, 1e-4, None)
         limits = [("outputs", self.outputs, outputs), ("maps", self.maps, maps)]
         limits.append(("the ranks of the maps", None if self.rank is None else 1 - self.rank, ranks))
-        for what, found, usual in limits:
-            limit = usual if tolerance is None or usual is None else tolerance
-            if found is not None and limit is not None and not found <= limit:
-                return f"{what} differ by {found:.1e}, more than {limit:.0e}"
+        for name, difference, default in limits:
+            limit = default if tolerance is None or default is None else tolerance
+            if difference is not None and limit is not None and not difference <= limit:
+                return f"{name} differ by {difference:.1e}, more than {limit:.0e}"
         return None
 
     def __str__(self) -> str:
-        """All in a line."""
+        """One line with all differences."""
         text = f"outputs differ by {self.outputs:.1e}"
         return text if self.maps is None else f"{text}, maps by {self.maps:.1e} (rank {self.rank:.4f})"
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a model says of an example.
+    """The outputs and maps of a model for an example.
 
     Attributes:
-        outputs: every floating tensor of the output.
-        classes: (N,) the highest class of every image; None where the output is no (N, classes).
+        outputs: all floating point tensors of the output.
+        classes: (N,) the highest-scoring class per image; None where the output is not (N, classes).
         maps: (N, P) signed Grad-CAM of these classes; None without a layer or classes.
     """
 
@@ -59,14 +60,18 @@ class Observation:
     maps: Tensor | None
 
     def compare(self, other: "Observation") -> Difference:
-        """How far another model is from this one."""
-        if [each.shape for each in self.outputs] != [each.shape for each in other.outputs]:
+        """Return the difference of another model's observation from this one."""
+        if [output.shape for output in self.outputs] != [output.shape for output in other.outputs]:
             return Difference(torch.inf)
-        outputs = max((_apart(a, b) for a, b in zip(self.outputs, other.outputs, strict=True)), default=0.0)
+        outputs = max(
+            (_relative_difference(a, b) for a, b in zip(self.outputs, other.outputs, strict=True)), default=0.0
+        )
         if self.maps is None or other.maps is None:
             return Difference(outputs)
         pairs = list(zip(self.maps, other.maps, strict=True))
-        return Difference(outputs, max(_apart(a, b) for a, b in pairs), min(spearman(a, b) for a, b in pairs))
+        return Difference(
+            outputs, max(_relative_difference(a, b) for a, b in pairs), min(spearman(a, b) for a, b in pairs)
+        )
 
 
 def observe(
@@ -75,57 +80,57 @@ def observe(
     inputs: Inputs,
     layer: str | None,
     reshape: Callable[[Tensor], Tensor] | None = None,
-    select: Callable[[Any], Any] | int | str | None = None,
+    select: Select = None,
     classes: Tensor | None = None,
 ) -> Observation:
-    """Runs the model on an example.
+    """Run the model on an example.
 
     Args:
         model: the model.
         inputs: the example.
-        layer: name of the layer to make maps of.
-        reshape: from what the layer returns to (N, C, *S).
+        layer: name of the target layer of the maps.
+        reshape: from the output of the layer to (N, C, *S).
         select: the part of the output that is scored.
-        classes: (N,) what to make maps of; None takes the highest.
+        classes: (N,) the classes to explain; None takes the highest-scoring ones.
     """
-    chosen = [] if layer is None else [capture.Layer(layer, model.get_submodule(layer))]
-    found = capture.forward(model, inputs.arguments, chosen, with_graph=bool(chosen))
-    outputs = [each.detach() for each in tree_leaves(found.output) if isinstance(each, Tensor)]
-    outputs = [each.double() for each in outputs if each.is_floating_point()]
-    scored = targets.select_output(found.output, select)
-    if not isinstance(scored, Tensor) or scored.dim() != 2 or not chosen:
+    layers = [] if layer is None else [capture.Layer(layer, model.get_submodule(layer))]
+    captured = capture.forward(model, inputs.arguments, layers, with_graph=bool(layers))
+    outputs = [leaf.detach() for leaf in tree_leaves(captured.output) if isinstance(leaf, Tensor)]
+    outputs = [output.double() for output in outputs if output.is_floating_point()]
+    scored = targets.select_output(captured.output, select)
+    if not isinstance(scored, Tensor) or scored.dim() != 2 or not layers:
         return Observation(outputs, None, None)
     classes = scored.argmax(1) if classes is None else classes
     scores = scored.gather(1, classes[:, None])[:, 0]
     if not scores.requires_grad:
         return Observation(outputs, classes, None)
-    (gradient,) = capture.gradients(scores, found.activations, [repr(layer)])
-    shape = reshape or _channels_second
-    maps = ops.grad_cam(shape(found.activations[0].detach()), shape(gradient), relu=False)
+    (gradient,) = gradients(scores, captured.activations, [repr(layer)])
+    to_maps = reshape or _channels_second
+    maps = ops.grad_cam(to_maps(captured.activations[0].detach()), to_maps(gradient), relu=False)
     return Observation(outputs, classes, maps.flatten(1).double())
 
 
 def _channels_second(tensor: Tensor) -> Tensor:
-    """Tokens (N, T, C) as (N, C, T)."""
+    """Return tokens (N, T, C) as (N, C, T)."""
     return tensor.movedim(-1, 1) if tensor.dim() == 3 else tensor
 
 
-def _apart(a: Tensor, b: Tensor) -> float:
-    """The largest difference, as a share of the range of the first."""
+def _relative_difference(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference as a share of the range of the first tensor."""
     span = (a.amax() - a.amin()).item()
-    apart = (a - b).abs().amax().item()
-    return apart / span if span else apart
+    difference = (a - b).abs().amax().item()
+    return difference / span if span else difference
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
-    """The correlation of the ranks of two tensors of one shape; ties count with their mean rank."""
+    """Return the rank correlation of two tensors of the same shape; ties get their mean rank."""
     ranks = torch.stack([_ranks(a), _ranks(b)])
     if torch.equal(ranks[0], ranks[1]):
-        return 1.0  # constant ones too
+        return 1.0  # also for constant tensors
     return torch.corrcoef(ranks)[0, 1].item()
 
 
 def _ranks(values: Tensor) -> Tensor:
-    _, which, counts = values.flatten().unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[which]
+    _, groups, counts = values.flatten().unique(return_inverse=True, return_counts=True)
+    last_ranks = counts.cumsum(0).double()
+    return (last_ranks - (counts - 1) / 2)[groups]

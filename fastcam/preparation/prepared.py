@@ -1,167 +1,84 @@
-"""A model as :func:`fastcam.prepare` leaves it: of its own class still, with faster weights, and a report."""
+"""The model that :func:`fastcam.prepare` returns: an instance of its own class, with faster weights and a report."""
 
-import contextlib
 import functools
 import weakref
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from fastcam.model import capture
 from fastcam.model.inputs import Inputs
-from fastcam.preparation.agreement import Difference
-from fastcam.preparation.batch_norm import Folded
-from fastcam.preparation.compiled_parts import Parts
+from fastcam.model.running import all_modules
+from fastcam.model.split_model import SplitModel
+from fastcam.preparation.batch_norm import FoldReport
+from fastcam.preparation.compiled_parts import Arguments, ModelOutput, Parts
+from fastcam.preparation.compute_settings import ComputeSettings
+from fastcam.preparation.report import PreparationReport
+
+Signature: TypeAlias = tuple[Hashable, ...]
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step of the preparation.
-
-    Attributes:
-        name: what it is.
-        done: whether the prepared model has it.
-        detail: what was done, or why it was refused.
-        gain: how many times faster a forward pass of the example became by it; None where that was not measured.
-        difference: from the untouched model, after all steps so far and this one; None where it was not measured.
-    """
-
-    name: str
-    done: bool
-    detail: str
-    gain: float | None = None
-    difference: Difference | None = None
-
-
-@dataclass(frozen=True)
-class Report:
-    """What preparing a model did.
-
-    Attributes:
-        steps: in their order.
-        gain: how many times faster a forward pass of the example is than that of the untouched model.
-        difference: from the untouched model, on the example.
-        batch_size: the number of images at a time that is fastest here.
-    """
-
-    steps: tuple[Step, ...]
-    gain: float
-    difference: Difference
-    batch_size: int
-
-    def __str__(self) -> str:
-        """Two lines a step, and two for all of them."""
-        whole = Step("in all", True, f"fastest with {self.batch_size} images at a time", self.gain, self.difference)
-        return "\n".join(_lines(each) for each in (*self.steps, whole))
-
-
-def _lines(step: Step) -> str:
-    measured = [] if step.gain is None else [f"{step.gain:.2f} times faster"]
-    measured += [] if step.difference is None else [str(step.difference)]
-    first = f"{step.name:<15}{'' if step.done else 'refused: '}{step.detail}"
-    return first if not measured else f"{first}\n{'':15}{', '.join(measured)}"
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a prepared model computes.
-
-    Attributes:
-        fold: whether batch norms are folded into convolutions.
-        dtype: of weights and images; None leaves them.
-        autocast: the dtype of products, where weights and images keep theirs.
-        channels_last: whether the channels of an image lie side by side in memory.
-    """
-
-    fold: bool = False
-    dtype: torch.dtype | None = None
-    autocast: torch.dtype | None = None
-    channels_last: bool = False
-
-    @property
-    def is_half(self) -> bool:
-        """Whether anything is computed in half precision."""
-        return self.dtype is not None or self.autocast is not None
-
-    def layout(self, tensor: Tensor) -> Tensor:
-        """The tensor in the form's memory layout."""
-        if not self.channels_last or tensor.dim() not in (4, 5):
-            return tensor
-        kind = torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d
-        return tensor.contiguous(memory_format=kind)
-
-    def arguments(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """What a model of this form is given for its arguments."""
-        return tree_map_only(Tensor, self._argument, arguments)
-
-    def _argument(self, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        found = self.layout(tensor if self.dtype is None else tensor.to(self.dtype))
-        return found.clone() if found.is_inference() and not torch.is_inference_mode_enabled() else found
-
-    def products(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        """The context a model of this form runs in."""
-        return contextlib.nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
-
-
-class Prepared(capture.Divided):
-    """A faster copy of a model, accepted wherever a model is; what :func:`fastcam.prepare` returns.
+class Prepared(SplitModel):
+    """A faster copy of a model, returned by :func:`fastcam.prepare` and accepted wherever a model is.
 
     It is also an instance of the model's own class, with the same names for its layers.
     """
 
     batch_size: int | None
-    _form: Form
-    _folded: Folded
+    _compute_settings: ComputeSettings
+    _fold_report: FoldReport
     _parts: Parts | None
-    _report: Report
-    _example: tuple[Any, ...]
+    _report: PreparationReport
+    _example_signature: Signature
     _names: weakref.WeakKeyDictionary[nn.Module, str]
 
     @staticmethod
-    def of(copied: nn.Module, model: nn.Module, form: Form, folded: Folded, inputs: Inputs) -> "Prepared":
-        """A copy of a model, its weights changed as the form says, as a prepared model."""
-        kind = type(copied)
-        prepared: Any = copied
-        prepared.__class__ = type(f"Prepared{kind.__name__}", (Prepared, kind), {"__doc__": kind.__doc__})
-        prepared._form, prepared._folded, prepared._parts, prepared.batch_size = form, folded, None, None
-        prepared._example = _signature(inputs.arguments)
+    def of(
+        copied: nn.Module, model: nn.Module, settings: ComputeSettings, fold_report: FoldReport, inputs: Inputs
+    ) -> "Prepared":
+        """Turn a copy of a model, its weights already converted to the settings, into a prepared model."""
+        original_class = type(copied)
+        class_name = f"Prepared{original_class.__name__}"
+        copied.__class__ = type(class_name, (Prepared, original_class), {"__doc__": original_class.__doc__})
+        prepared = cast("Prepared", copied)
+        prepared._compute_settings, prepared._fold_report, prepared._parts = settings, fold_report, None
+        prepared.batch_size = None
+        prepared._example_signature = _signature(inputs.arguments)
         prepared._names = weakref.WeakKeyDictionary({module: name for name, module in model.named_modules()})
         return prepared
 
-    def report(self) -> Report:
-        """What was done, what was refused and why, the measured gain, and the difference from the untouched model."""
+    def report(self) -> PreparationReport:
+        """Return the steps, kept or refused and why, the speedup, and the difference from the untouched model."""
         return self._report
 
-    def forward(self, *arguments: Any, **options: Any) -> Any:
-        """The model's output, in the precision of its first argument."""
-        parts = None if options or torch.is_grad_enabled() else self._fitting(arguments)
+    def forward(self, *arguments: Any, **keywords: Any) -> ModelOutput:
+        """Return the model's output, in the precision of its first floating point argument."""
+        parts = None if keywords or torch.is_grad_enabled() else self._matching_parts(arguments)
         if parts is not None and not self._is_watched():
             with torch.inference_mode(False), torch.no_grad():
-                return _as_given(parts(self._form.arguments(arguments)), arguments)
-        given = (*arguments, *options.values())
-        named = dict(zip(options, self._form.arguments(tuple(options.values())), strict=True))
-        with self._form.products(_first_floating(given).device):
-            return _as_given(super().forward(*self._form.arguments(arguments), **named), given)
+                return _in_precision_of(arguments, parts(self._compute_settings.convert(arguments)))
+        all_arguments = (*arguments, *keywords.values())
+        converted = dict(zip(keywords, self._compute_settings.convert(tuple(keywords.values())), strict=True))
+        with self._compute_settings.autocast_context(_first_floating(all_arguments).device):
+            output = super().forward(*self._compute_settings.convert(arguments), **converted)
+            return _in_precision_of(all_arguments, output)
 
-    def divided(self, arguments: tuple[Any, ...], layer: str, with_graph: bool) -> tuple[Tensor, Any] | None:
-        """What the layer returned and the output, by the compiled parts; None where they do not fit."""
-        parts = self._fitting(arguments)
+    def run_split(self, arguments: Arguments, layer: str, with_graph: bool) -> tuple[Tensor, ModelOutput] | None:
+        """Return the layer's activation and the output by the compiled parts; None where they do not apply."""
+        parts = self._matching_parts(arguments)
         if parts is None or parts.layer != layer or self._is_watched():
             return None
         with torch.inference_mode(False), torch.no_grad():
-            activation, *others = parts.in_front(self._form.arguments(arguments))
-            activation = activation.clone()  # the compiled code may use its memory again
+            activation, *others = parts.run_trunk(self._compute_settings.convert(arguments))
+            activation = activation.clone()  # compiled code may reuse its memory
             with torch.set_grad_enabled(with_graph):
                 start = activation.requires_grad_(with_graph).clone()
-                return activation, _as_given(parts.behind([start, *others], with_graph), arguments)
+                return activation, _in_precision_of(arguments, parts.run_head([start, *others], with_graph))
 
     def train(self, mode: bool = True) -> "Prepared":
-        """Refuses to leave evaluation mode.
+        """Refuse to leave evaluation mode.
 
         Raises:
             RuntimeError: for training mode.
@@ -170,75 +87,78 @@ class Prepared(capture.Divided):
             raise RuntimeError("a prepared model stays in evaluation mode; train the one it was made from")
         return super().train(mode)
 
-    def __getstate__(self) -> Any:
-        """What a copy has: all but the compiled code, which would be compiled anew."""
+    def __getstate__(self) -> dict[str, object]:
+        """Return the state for copies, without the compiled code, which would be compiled again."""
         return {**super().__getstate__(), "_parts": None}
 
     def name_of(self, module: nn.Module) -> str | None:
-        """The name that a module of the untouched model has in both."""
+        """Return the name, the same in both, of a module of the untouched model."""
         return self._names.get(module)
 
     def check_layer(self, name: str) -> None:
-        """Refuses a layer that does not return any more what it did.
+        """Refuse a layer whose output is not that of the same layer of the untouched model.
 
         Raises:
-            ValueError: where a batch norm was folded into it.
+            ValueError: for a layer into which a batch norm was folded.
         """
-        if name in self._folded.changed:
+        if name in self._fold_report.changed:
             raise ValueError(
-                f"layer {name!r} returns something else since the batch norm behind it was folded into it: "
+                f"layer {name!r} returns something else since the batch norm after it was folded into it: "
                 f"prepare the model with target_layer={name!r}"
             )
 
     def check_biases(self) -> None:
-        """Refuses to be asked for every bias where several became one.
+        """Refuse access to every single bias where several were merged.
 
         Raises:
-            ValueError: where batch norms were folded into convolutions that have a bias themselves.
+            ValueError: where batch norms were folded into convolutions that had a bias of their own.
         """
-        if self._folded.biased:
+        merged = self._fold_report.merged_biases
+        if merged:
             raise ValueError(
-                f"the biases of {self._folded.biased[0]!r} and of its batch norm are one in the prepared model: "
-                "full_grad, which looks at each, needs the model it was made from"
+                f"the biases of {merged[0]!r} and of its batch norm are one in the prepared model: "
+                "full_grad, which uses each of them, needs the model it was made from"
             )
 
-    def _fitting(self, arguments: tuple[Any, ...]) -> Parts | None:
-        """The compiled parts, if they were made for such arguments."""
-        if self._parts is None or _signature(arguments) != self._example:
+    def _matching_parts(self, arguments: Arguments) -> Parts | None:
+        """Return the compiled parts if they were compiled for such arguments."""
+        if self._parts is None or _signature(arguments) != self._example_signature:
             return None
         return self._parts if len(tree_leaves(arguments)[0]) in self._parts.sizes else None
 
     def _is_watched(self) -> bool:
-        """Whether anybody listens to modules or functions that compiled code does not have."""
+        """Whether hooks or torch modes observe modules or functions that compiled code bypasses."""
         modes = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
-        return bool(modes) or any(each._forward_hooks or each._forward_pre_hooks for each in self._inner)
+        return bool(modes) or any(
+            module._forward_hooks or module._forward_pre_hooks for module in self._observed_modules
+        )
 
     @functools.cached_property
-    def _inner(self) -> list[nn.Module]:
-        return [each for each in capture.all_modules(self) if each is not self]
+    def _observed_modules(self) -> list[nn.Module]:
+        return [module for module in all_modules(self) if module is not self]
 
 
-def _signature(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What compiled code depends on: everything of the arguments but the number of images."""
+def _signature(arguments: Arguments) -> Signature:
+    """Return the properties of the arguments that compiled code depends on, besides the batch size."""
     return tuple(
-        (each.shape[1:], each.dtype, each.device) if isinstance(each, Tensor) else repr(each)
-        for each in tree_leaves(arguments)
+        (leaf.shape[1:], leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else repr(leaf)
+        for leaf in tree_leaves(arguments)
     )
 
 
-def _as_given(found: Any, arguments: tuple[Any, ...]) -> Any:
-    """The output with its floating tensors in the precision of the first floating argument."""
+def _in_precision_of(arguments: Arguments, output: ModelOutput) -> ModelOutput:
+    """Return the output with its floating point tensors in the precision of the first such argument."""
     dtype = _first_floating(arguments).dtype
-    return tree_map_only(Tensor, lambda each: each.to(dtype) if each.is_floating_point() else each, found)
+    return tree_map_only(Tensor, lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, output)
 
 
-def _first_floating(arguments: tuple[Any, ...]) -> Tensor:
-    """The images, wherever they stand in the arguments.
+def _first_floating(arguments: Arguments) -> Tensor:
+    """Return the first floating point tensor among the arguments.
 
     Raises:
-        TypeError: where there are none.
+        TypeError: where there is none.
     """
-    for each in tree_leaves(arguments):
-        if isinstance(each, Tensor) and each.is_floating_point():
-            return each
+    for leaf in tree_leaves(arguments):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            return leaf
     raise TypeError("a prepared model needs a floating point tensor among its arguments, got none")

@@ -1,4 +1,4 @@
-"""How fast models are, side by side: seconds mean nothing on a shared machine, ratios of turns taken do."""
+"""Compare the speed of models by interleaved timing; absolute times are unreliable on shared machines."""
 
 import statistics
 import time
@@ -10,21 +10,24 @@ from torch import nn
 from fastcam.model.batching import is_out_of_memory
 from fastcam.model.inputs import Inputs
 
-CLEARLY = 1.03  # times faster that is more than the noise of a measurement
+NOISE_MARGIN = 1.03  # a speedup below this may be measurement noise
 
-_SIZES = (1, 2, 4, 8, 16, 32)  # numbers of images to try
-_ROUNDS, _MOST_ROUNDS, _SHORT = 5, 30, 0.5  # more rounds as long as all take less than so many seconds
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+_MIN_ROUNDS, _MAX_ROUNDS = 5, 30
+_MIN_SECONDS = 0.5  # beyond the minimum of rounds, until this time has passed
 
 
 def gain(before: nn.Module, after: nn.Module, inputs: Inputs) -> float:
-    """How many times faster a forward pass of the second model is."""
-    return statistics.median(first / second for first, second in _rounds(before, after, inputs))
+    """Return the median speedup of a forward pass of the second model over the first."""
+    return statistics.median(
+        seconds_before / seconds_after for seconds_before, seconds_after in _rounds(before, after, inputs)
+    )
 
 
-def fastest_size(model: nn.Module, inputs: Inputs) -> int:
-    """The number of images at a time that takes a forward pass the least time an image; the smaller one of equals."""
+def fastest_batch_size(model: nn.Module, inputs: Inputs) -> int:
+    """Return the batch size with the least time per image; of equally fast ones the smallest."""
     best, best_rate = 1, 0.0
-    for size in _SIZES:
+    for size in _BATCH_SIZES:
         copies = inputs.repeated(size)
         try:
             rate = size / min(_seconds(model, copies) for _ in range(3))
@@ -32,19 +35,19 @@ def fastest_size(model: nn.Module, inputs: Inputs) -> int:
             if not is_out_of_memory(error):
                 raise
             break
-        if rate > best_rate * CLEARLY:
+        if rate > best_rate * NOISE_MARGIN:
             best, best_rate = size, rate
-        elif rate < best_rate / CLEARLY:
+        elif rate < best_rate / NOISE_MARGIN:
             break
     return best
 
 
 def _rounds(before: nn.Module, after: nn.Module, inputs: Inputs) -> Iterator[tuple[float, float]]:
-    """Seconds of both, in turns, after an untimed one."""
+    """Yield the seconds of both models, called alternately, after an untimed call of each."""
     for model in (before, after):
         _seconds(model, inputs)
     start, count = time.perf_counter(), 0
-    while count < _ROUNDS or (count < _MOST_ROUNDS and time.perf_counter() - start < _SHORT):
+    while count < _MIN_ROUNDS or (count < _MAX_ROUNDS and time.perf_counter() - start < _MIN_SECONDS):
         yield _seconds(before, inputs), _seconds(after, inputs)
         count += 1
 

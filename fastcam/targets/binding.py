@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeGuard, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastcam.model.capture import part
-
-Target = Any  # None, class indices, "all", a Score, a callable from the output, or one per image: see `bind`
+from fastcam.model.elements import Select, pick
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,12 @@ class Score:
         raise NotImplementedError
 
 
-def select_output(output: Any, select: Callable[[Any], Any] | int | str | None) -> Any:
+Indices = int | np.integer[Any] | Sequence[int] | Sequence[Sequence[int]] | Tensor | np.ndarray[Any, Any]
+Classes = Indices | Literal["all"]
+Target = Classes | Score | Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]] | None  # see :func:`bind`
+
+
+def select_output(output: Any, select: Select) -> Any:
     """The part of a model's output that the target looks at.
 
     Args:
@@ -68,7 +72,7 @@ def select_output(output: Any, select: Callable[[Any], Any] | int | str | None) 
     if callable(select):
         return select(output)
     try:
-        return part(output, select)
+        return pick(output, select)
     except (LookupError, TypeError) as error:
         raise TypeError(
             f"`select` is {select!r}, but the model's output, a {type(output).__name__}, has no such part"
@@ -96,7 +100,7 @@ def bind(output: Any, target: Target, count: int) -> Bound:
         if len(target) != count:
             raise ValueError(f"`target` must have one callable per image, {count}, got {len(target)}")
         return Bound(lambda out, rows: _score_apart(out, target, rows))
-    return Logit(target).bind(output, count)
+    return Logit(cast("Classes | None", target)).bind(output, count)
 
 
 def score(output: Any, target: Target, count: int) -> Scores:
@@ -120,7 +124,7 @@ class Logit(Score):
         classes: None for the highest, an index, N indices, N x K indices, or "all".
     """
 
-    def __init__(self, classes: Any = None) -> None:
+    def __init__(self, classes: Classes | None = None) -> None:
         self.classes = classes
 
     def bind(self, output: Any, count: int) -> Bound:
@@ -161,7 +165,7 @@ def class_scores(output: Any, count: int) -> Tensor:
     return logits
 
 
-def class_indices(output: Any, classes: Any, count: int) -> Tensor:
+def class_indices(output: Any, classes: Classes | None, count: int) -> Tensor:
     """(N,) or (N, K) class indices for an output (N, classes), on its device; None takes the highest.
 
     Raises:
@@ -201,7 +205,7 @@ def _whole_numbers(classes: Any, total: int, count: int) -> Tensor:
     return indices.to(dtype=torch.int64, copy=True)
 
 
-def _score_apart(output: Any, functions: Any, rows: Tensor) -> Tensor:
+def _score_apart(output: Any, functions: Sequence[Callable[[Any], Tensor]], rows: Tensor) -> Tensor:
     if not isinstance(output, Tensor | list):  # a list: one entry per image, as detectors return it
         raise TypeError(
             f"one callable per image needs an output tensor or list, but the model returned a {type(output).__name__}; "
@@ -210,7 +214,7 @@ def _score_apart(output: Any, functions: Any, rows: Tensor) -> Tensor:
     return torch.stack([_scalar(functions[row](output[i])) for i, row in enumerate(rows.tolist())])
 
 
-def _is_list_of_callables(target: Target) -> bool:
+def _is_list_of_callables(target: Target) -> TypeGuard[Sequence[Callable[[Any], Tensor]]]:
     return (
         isinstance(target, Sequence) and not isinstance(target, str) and len(target) > 0 and all(map(callable, target))
     )

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import fastcam
-from fastcam.artefacts import opened
+from fastcam.artefacts import as_module
 from tests.support.networks import efficientnet_lite0, photographs, torchvision_network
+from tests.support.tiers import slow
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -62,10 +63,13 @@ def agree(found, expected, tolerance=1e-5):
         assert float((found[name].native - expected[name].native).abs().amax()) <= tolerance * span, name
 
 
-@pytest.mark.parametrize(
-    ("name", "form"),
-    [(name, form) for name in LAYERS for form in MADE if (name, form) != ("efficientnet_lite0", "script")],
-)  # whose source TorchScript does not compile
+EVERY = [(name, form) for name in LAYERS for form in MADE]
+EVERY.remove(("efficientnet_lite0", "script"))  # whose source TorchScript does not compile
+SOME = [("resnet18", "script"), ("resnet18", "trace"), ("resnet18", "program"), ("mobilenet_v3_small", "script")]
+SOME += [("efficientnet_lite0", "trace"), ("densenet121", "program")]
+
+
+@pytest.mark.parametrize(("name", "form"), [*SOME, *slow(*(each for each in EVERY if each not in SOME))])
 def test_maps_are_those_of_the_module(name, form):
     model, images, layer = network(name), images_for(name), LAYERS[name]
     options = {"reshape_transform": fastcam.vit_reshape} if "vit" in name else {}
@@ -78,7 +82,7 @@ def test_maps_are_those_of_the_module(name, form):
         agree(fastcam.explain(artefact, images, METHODS[:1]), expected)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", *slow("vgg11")])
 def test_frozen_scripts(name):
     """Batch norms are folded in them and no module is left: the values have the names of the graph."""
     model, images = network(name), images_for(name)
@@ -92,7 +96,7 @@ def test_frozen_scripts(name):
 
 @pytest.mark.parametrize("form", list(MADE))
 def test_methods_of_every_kind(form):
-    model, images = torchvision_network("resnet18"), images_for("resnet18")[:1]
+    model, images = torchvision_network("resnet18"), images_for("resnet18")[:1, :, :64, :64]
     artefact = MADE[form](model, images)
     for method, options in {
         "cam": {},
@@ -111,12 +115,12 @@ def test_artefacts_are_not_prepared(form):
     images = images_for("resnet18")
     artefact = MADE[form](torchvision_network("resnet18"), images)
     with pytest.raises(TypeError, match="no scripted or patched one and no program"):
-        fastcam.prepare(opened(artefact), images)
+        fastcam.prepare(as_module(artefact), images)
 
 
 def test_names_of_a_programs_values():
     program = exported(torchvision_network("resnet18"), images_for("resnet18"))
-    read = opened(program)
+    read = as_module(program)
     names = [name for name, _ in read.named_modules()]
     assert {"layer4.1", "layer4.1.bn2", "conv1"} <= set(names)
     found = fastcam.explain(program, images_for("resnet18"), "grad_cam", 1, "layer4.1.add__7")

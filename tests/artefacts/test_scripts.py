@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.artefacts import Script, Value, opened
-from fastcam.artefacts.torchscript import UnreadableError
+from fastcam.artefacts import Script, Value, as_module
+from fastcam.artefacts.torchscript.internals import UnreadableError
 from tests.support.networks import small_network
 
 pytestmark = [
@@ -125,10 +125,10 @@ def test_values_have_names():
     model, images = small_network("mlp"), images_of(2, 3, 9, 11)
     frozen = torch.jit.freeze(torch.jit.script(model))
     expected = fastcam.explain(model, images, "grad_cam", 1)
-    values = [name for name, each in opened(frozen).named_modules() if isinstance(each, Value)]
-    assert len(values) == len(list(opened(frozen).modules())) - 1
+    values = [name for name, each in as_module(frozen).named_modules() if isinstance(each, Value)]
+    assert len(values) == len(list(as_module(frozen).modules())) - 1
     torch.testing.assert_close(fastcam.explain(frozen, images, "grad_cam", 1).native, expected.native)
-    relu = [name for name in values if opened(frozen).get_submodule(name).operation == "relu"][-1]
+    relu = [name for name in values if as_module(frozen).get_submodule(name).operation == "relu"][-1]
     torch.testing.assert_close(fastcam.explain(frozen, images, "grad_cam", 1, relu).native, expected.native)
 
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_read_runs_without_layers():
     images, script = images_of(2, 3, 4, 5), torch.jit.script(Counting().eval())
     with pytest.raises(UnreadableError, match="it holds prim::SetAttr"):
         Script(script)
-    assert opened(script) is script
+    assert as_module(script) is script
     with pytest.raises(TypeError, match="holds what cannot be read"):
         fastcam.explain(script, images, "grad_cam", 1)
     plain = fastcam.explain(script, images, "occlusion", 1, window=2, stride=2, engine="dense")
@@ -150,8 +150,8 @@ def test_forks_are_read():
 
 def test_training_mode_is_not_opened():
     script = torch.jit.script(branches().train())
-    assert opened(script) is script
-    assert opened(script.eval()) is not script
+    assert as_module(script) is script
+    assert as_module(script.eval()) is not script
 
 
 def test_weights_are_shared_and_nothing_is_left():

@@ -8,7 +8,7 @@ from torch import nn
 
 import fastcam
 from fastcam.bench import methods, peers
-from fastcam.bench.contest import Case, Contestant, Setting, bare_forward, enlivened, normalized, with_fastcam
+from fastcam.bench.contest import Case, Contestant, Setting, bare_forward, normalize, randomize_zeros, with_fastcam
 from fastcam.bench.timing import Patience
 from tests.support.networks import small_network
 
@@ -163,7 +163,7 @@ def test_the_difference_is_a_share_of_each_images_range():
 
 
 def test_maps_are_compared_at_the_size_of_the_images_and_in_their_range():
-    maps = normalized(torch.tensor([[[2.0, 4.0]]]), (1, 4))
+    maps = normalize(torch.tensor([[[2.0, 4.0]]]), (1, 4))
     assert maps.tolist() == [[[0.0, 0.25, 0.75, 1.0]]]
 
 
@@ -192,13 +192,13 @@ def test_what_is_no_classifier_is_refused():
 
 
 def test_random_weights_get_statistics_that_tell_something():
-    norm = enlivened(nn.Sequential(nn.BatchNorm2d(3)))[0]
+    norm = randomize_zeros(nn.Sequential(nn.BatchNorm2d(3)))[0]
     assert norm.bias.abs().min() > 0
     assert norm.running_mean.abs().min() > 0
     mute = nn.Linear(400, 50)
     nn.init.zeros_(mute.weight)
     nn.init.ones_(mute.bias)
-    assert float(enlivened(mute).weight.std()) == pytest.approx(400**-0.5, rel=0.05)
+    assert float(randomize_zeros(mute).weight.std()) == pytest.approx(400**-0.5, rel=0.05)
     assert mute.bias.tolist() == [1] * 50
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastcam.bench.timing import Patience, interleave, timed
+from fastcam.bench.timing import Patience, interleave, time_call
 
 
 def called(rounds, **options):
@@ -41,7 +41,7 @@ def test_patience_of_so_many_seconds():
 
 def test_one_call_waits_and_returns_what_was_found():
     calls = []
-    seconds, found = timed(lambda: calls.append("call") or 7, lambda: calls.append("wait"))
+    seconds, found = time_call(lambda: calls.append("call") or 7, lambda: calls.append("wait"))
     assert (calls, found) == (["call", "wait"], 7)
     assert seconds >= 0
 

@@ -100,8 +100,8 @@ def test_the_code_is_part_of_a_runs_identity(files):
     lists = [torch.jit.script(Listed(each).eval()) for each in (nn.ReLU(), nn.Tanh())]  # parts that have no `forward`
     assert weights_digest(lists[0]) != weights_digest(lists[1])
     programs = [torch.export.export(Listed(each).eval(), (torch.zeros(1, 3, 8, 8),)) for each in (nn.ReLU(), nn.Tanh())]
-    assert weights_digest(artefacts.opened(programs[0])) != weights_digest(artefacts.opened(programs[1]))
-    assert weights_digest(artefacts.opened(programs[0])) == weights_digest(artefacts.opened(programs[0]))
+    assert weights_digest(artefacts.as_module(programs[0])) != weights_digest(artefacts.as_module(programs[1]))
+    assert weights_digest(artefacts.as_module(programs[0])) == weights_digest(artefacts.as_module(programs[0]))
 
 
 def test_the_command_line_maps_a_file(files):

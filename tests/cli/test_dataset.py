@@ -126,7 +126,7 @@ def test_sigterm_ends_it_cleanly_and_the_same_command_goes_on(photos):
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "the run was stopped: what is committed stays, and the same call goes on" in told
+    assert "the run was interrupted: committed shards are kept, and the same call resumes it" in told
     assert "Traceback" not in told
     assert not list((photos / "maps").rglob("*.tmp"))
     committed = len(fastcam.dataset.open("maps"))

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import fastcam
 from fastcam.classifiers.class_choice import Asked
-from fastcam.cli import demo, photographs
+from fastcam.cli import demo, folder_run, photographs
 from tests.cli.command_line import SMALL, pixels, run, sentence, square
 
 pytest.importorskip("efficientnet_lite_pytorch")
@@ -205,6 +205,6 @@ def test_targets_are_indices_names_and_the_highest():
 
 def test_probabilities_of_logits_probabilities_and_a_single_output():
     logits = torch.tensor([[0.0, 3.0]])
-    assert photographs.probabilities(logits)[0, 1].item() == pytest.approx(0.952574, abs=1e-6)
-    assert photographs.probabilities(logits.softmax(1))[0, 1].item() == pytest.approx(0.952574, abs=1e-6)
-    assert photographs.probabilities(torch.tensor([3.0])).tolist() == [[pytest.approx(0.952574, abs=1e-6)]]
+    assert folder_run.probabilities(logits)[0, 1].item() == pytest.approx(0.952574, abs=1e-6)
+    assert folder_run.probabilities(logits.softmax(1))[0, 1].item() == pytest.approx(0.952574, abs=1e-6)
+    assert folder_run.probabilities(torch.tensor([3.0])).tolist() == [[pytest.approx(0.952574, abs=1e-6)]]

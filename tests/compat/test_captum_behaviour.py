@@ -3,6 +3,7 @@
 import inspect
 import threading
 import warnings
+from pathlib import Path
 
 import captum.attr as peer
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 
 import fastcam
 from fastcam import compat
+from fastcam.compat import torchcam
 from fastcam.compat.captum import DIFFERENCES, metrics
 from fastcam.compat.captum import attr as ours
 from tests.compat.captum_calls import CALLS, Small, close, method, quiet
@@ -339,3 +341,9 @@ def test_sensitivity(small, images, limit, order):
 def test_differences_are_told():
     assert all(len(each) == 2 and all(each) for each in DIFFERENCES)
     assert np.unique([name for name, _ in DIFFERENCES]).size == len(DIFFERENCES)
+
+
+def test_the_page_lists_the_differences():
+    page = Path(compat.__file__).with_name("README.md").read_text()
+    for name, difference in (*DIFFERENCES, *torchcam.DIFFERENCES):
+        assert f"| {name} | {difference} |" in page

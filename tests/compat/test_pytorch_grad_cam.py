@@ -58,13 +58,16 @@ class Smooth(nn.Module):
 
 @pytest.fixture(scope="module")
 def networks():
-    """A small network with normalisation, one without a piecewise linear head, and ResNet-18."""
+    """A small network with normalisation, one without a piecewise linear head, and ResNet-18; in float64.
+
+    Definitions are compared, and a maximum or the sign of a component may hang on the rounding of float32.
+    """
     torch.manual_seed(0)
-    small = conv_net(inplace=False)
-    resnet = torchvision.models.resnet18(weights=None, num_classes=10).eval()
+    small = conv_net(inplace=False).double()
+    resnet = torchvision.models.resnet18(weights=None, num_classes=10).double().eval()
     return {
         "small": (small, [small.features], (16, 12)),
-        "smooth": (Smooth().eval(), ["features"], (20, 20)),
+        "smooth": (Smooth().double().eval(), ["features"], (20, 20)),
         "resnet18": (resnet, [resnet.layer3, resnet.layer4], (64, 64)),
     }
 
@@ -74,7 +77,11 @@ def both(networks, which, name, **options):
     model, layers, size = networks[which]
     layers = [getattr(model, each) if isinstance(each, str) else each for each in layers]
     exact = {"exact_peer": True} if name in EXACT_ON_REQUEST or options.pop("exact", False) else {}
-    return getattr(peer, name)(model, layers), getattr(ours, name)(model, layers, **exact), torch.randn(2, 3, *size)
+    return (
+        getattr(peer, name)(model, layers),
+        getattr(ours, name)(model, layers, **exact),
+        torch.randn(2, 3, *size).double(),
+    )
 
 
 def called(cam, *arguments, **options):
@@ -134,14 +141,14 @@ def test_other_targets(networks, name, target):
 @pytest.mark.parametrize("kernel", ["linear", "poly", "rbf", "sigmoid", "cosine"])
 def test_kernels(networks, kernel):
     model, _, size = networks["smooth"]
-    images = torch.randn(2, 3, *size)
+    images = torch.randn(2, 3, *size).double()
     expected = called(peer.KPCA_CAM(model, [model.features], kernel=kernel, gamma=0.3), images, None)
     close(called(ours.KPCA_CAM(model, [model.features], kernel=kernel, gamma=0.3), images, None), expected, 2e-3)
 
 
 def test_grad_cam_plus_plus_is_the_papers(networks):
     model, _, size = networks["smooth"]
-    images = torch.randn(2, 3, *size)
+    images = torch.randn(2, 3, *size).double()
     expected = fastcam.explain(model, images, "grad_cam_pp", None, "features").maps.numpy()
     assert np.abs(ours.GradCAMPlusPlus(model, [model.features])(images, None) - expected).max() < 0.02
 
@@ -149,7 +156,7 @@ def test_grad_cam_plus_plus_is_the_papers(networks):
 @pytest.mark.parametrize("options", [{}, {"alpha": 0.5}, {"comparison_categories": [1, 2]}, {"target_idx": 2}])
 def test_finer_cam(networks, options):
     model, _, size = networks["smooth"]
-    images = torch.randn(3, 3, *size)
+    images = torch.randn(3, 3, *size).double()
     expected = called(peer.FinerCAM(model, [model.features]), images, **options)
     close(called(ours.FinerCAM(model, [model.features]), images, **options), expected)
     based = called(ours.FinerCAM(model, [model.features], base_method=ours.LayerCAM), images, **options)
@@ -215,13 +222,13 @@ def test_a_users_own_method_gets_what_it_is_written_for(networks):
         theirs = type("Own", (getattr(peer, base, peer.base_cam.BaseCAM),), {"get_cam_weights": weights})
         mine = type("Own", (getattr(ours, base),), {"get_cam_weights": weights})
         model, layers, size = networks["resnet18"]
-        images = torch.randn(2, 3, *size)
+        images = torch.randn(2, 3, *size).double()
         close(called(mine(model, layers), images, None), called(theirs(model, layers), images, None))
 
 
 def test_guided_backpropagation(networks):
     model, _, size = networks["small"]
-    images = torch.randn(1, 3, *size)
+    images = torch.randn(1, 3, *size).double()
     for target in (None, 2):
         expected = peer.GuidedBackpropReLUModel(model)(images.clone(), target)
         found = ours.GuidedBackpropReLUModel(model)(images, target)
@@ -250,7 +257,7 @@ def test_nothing_is_left_behind():
 
 def test_the_sign_of_components_is_that_of_the_activations(networks):
     model, layers, size = networks["small"]
-    images = torch.randn(3, 3, *size)
+    images = torch.randn(3, 3, *size).double()
     found = ours.EigenCAM(model, layers)(images, None)
     expected = [called(peer.EigenCAM(model, layers), images, None)]
     mirrored = np.abs(found - expected[0]).max(axis=(1, 2)) > 1e-3

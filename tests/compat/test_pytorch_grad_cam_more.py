@@ -225,7 +225,6 @@ def test_layers_that_return_dictionaries(images, name):
     assert not model.backbone._forward_hooks or module is peer
 
 
-@pytest.mark.slow
 def test_a_detector():
     """EigenCAM of torchvision's Faster R-CNN, the tool's own transform and target."""
     torch.manual_seed(0)

@@ -109,7 +109,6 @@ def test_maps_of_resnet18(resnet18, name, batch, normalized):
         assert all(error(a, b) < 1e-4 for (a, layer), b in zip(pairs, theirs, strict=True) if layer != wanted[-1])
 
 
-@pytest.mark.slow
 def test_score_cam_of_resnet18(resnet18):
     ((found, expected),) = both("ScoreCAM", resnet18, "layer1", torch.randn(1, 3, 64, 64), 3)
     assert error(found, expected) < 1e-4

@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster of three nodes, simulated on this machine: real Ray, real processes, real deaths."""
+"""Runs on a Ray cluster of three nodes, simulated on this machine, with real processes that are killed."""
 
 import os
 import signal
@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 
 import fastcam.dataset
 from fastcam.cli import app
-from fastcam.dataset import cluster as scale_out
+from fastcam.dataset.actor import check_reachable
+from fastcam.dataset.attempts import ShardAttempts
 from fastcam.dataset.cluster import Cluster
-from fastcam.dataset.store import Span
+from fastcam.dataset.driver import Driver
+from fastcam.dataset.records import Span
 from tests.dataset.nodes import Deadly, Slow, as_kind
 from tests.dataset.small import SETTINGS, contents, folder, network
 
@@ -28,20 +30,20 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": F
 
 @pytest.fixture(scope="module")
 def nodes():
-    """A head without cores, and three nodes of one core each."""
+    """A head node without cores, and three nodes of one core each."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster as Simulated
 
-    found = Simulated(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
+    simulated = Simulated(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
     for _ in range(3):
-        found.add_node(**NODE)
-    yield found
-    found.shutdown()
+        simulated.add_node(**NODE)
+    yield simulated
+    simulated.shutdown()
 
 
 @pytest.fixture
 def address(nodes):
-    """Of the cluster, all its nodes up."""
+    """The address of the cluster, with all nodes running."""
     while len(nodes.worker_nodes) < 3:
         nodes.add_node(**NODE)
     nodes.wait_for_nodes()
@@ -53,7 +55,7 @@ def run(source, out, model=None, **options):
 
 
 def maps_of(path):
-    """All that counts in a folder of maps."""
+    """Return the committed files of a folder of maps."""
     return {name: data for name, data in contents(path).items() if name.startswith(("shards/part", "commits/part"))}
 
 
@@ -84,7 +86,7 @@ def test_ray_reads_the_maps(tmp_path, address):
     assert len(rows) == 20
 
 
-def test_a_node_killed_in_the_middle_costs_what_it_had_in_work(tmp_path, nodes, address):
+def test_a_killed_node_costs_only_the_shards_in_progress(tmp_path, nodes, address):
     source = folder(tmp_path / "in", 40)
     run(source, tmp_path / "alone", as_kind(Slow))
     killed = []
@@ -102,7 +104,7 @@ def test_a_node_killed_in_the_middle_costs_what_it_had_in_work(tmp_path, nodes, 
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_a_driver_ended_in_the_middle_goes_on(tmp_path, address, end):
+def test_a_run_resumes_after_the_death_of_its_driver(tmp_path, address, end):
     source, out = folder(tmp_path / "in", 40), tmp_path / "out"
     driver = subprocess.Popen(
         [sys.executable, "-m", "tests.dataset.nodes", source, out, address], stderr=subprocess.PIPE, text=True
@@ -112,10 +114,10 @@ def test_a_driver_ended_in_the_middle_goes_on(tmp_path, address, end):
         assert driver.poll() is None, driver.stderr.read()
         time.sleep(0.05)
     driver.send_signal(end)
-    said = driver.communicate(timeout=60)[1]
+    message = driver.communicate(timeout=60)[1]
     if end == signal.SIGTERM:
         assert driver.returncode == 1
-        assert "stopped: the run was stopped: what is committed stays" in said
+        assert "stopped: the run was interrupted: committed shards are kept" in message
     before = maps_of(out)
     assert 0 < len(list(commits.glob("part-*"))) < 10
     done = run(source, out, as_kind(Slow), ray=address)
@@ -138,7 +140,7 @@ def test_an_image_that_kills_processes_is_a_row_and_the_others_have_maps(tmp_pat
     assert not list((tmp_path / "out" / "trying").iterdir())
 
 
-def test_what_goes_wrong_on_a_node_is_a_sentence_here(tmp_path, address):
+def test_errors_on_a_node_are_raised_in_the_driver(tmp_path, address):
     source = folder(tmp_path / "in", 4)
     with pytest.raises(RuntimeError, match=r"^node \S+: .*no_such"):
         run(source, tmp_path / "out", ray=address, target_layer="no_such")
@@ -169,41 +171,42 @@ def test_a_node_that_does_not_see_the_files_refuses(tmp_path):
             jobs.append(job)
 
     run(source, tmp_path / "out", ray=Noted())
-    scale_out._check_reachable(jobs[0])
+    check_reachable(jobs[0])
     (source / "cats" / "000.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"000\.jpg' is not there: the images must be where all nodes see them"):
-        scale_out._check_reachable(jobs[0])
+    with pytest.raises(
+        FileNotFoundError, match=r"000\.jpg' does not exist: the images must be under the same path on all nodes"
+    ):
+        check_reachable(jobs[0])
     (tmp_path / "out" / "run.json").unlink()
-    with pytest.raises(FileNotFoundError, match="out' is not there: the folder must be one that all nodes share"):
-        scale_out._check_reachable(jobs[0])
+    with pytest.raises(FileNotFoundError, match="out' does not exist: the folder must be one that all nodes share"):
+        check_reachable(jobs[0])
 
 
-def test_addresses_and_cores_that_cannot_be():
+def test_invalid_addresses_and_cores():
     with pytest.raises(ValueError, match="must be host:port of the cluster, not of a Ray client"):
         Cluster("ray://here:10001")
     with pytest.raises(ValueError, match="`cores` must be a positive whole number, got 0"):
         Cluster(cores=0)
 
 
-def test_several_shards_at_a_time_until_something_goes_wrong(tmp_path):
-    trials = [scale_out._Trial(Span(4 * index, 4 * index + 4)) for index in range(100)]
-    driver = scale_out._Driver(None, None, None, 3, {})
-    orders = list(driver._orders(trials))
-    assert {len(each["spans"]) for each in orders} == {8, 4}
-    spans = [span for each in orders for span in each["spans"]]
+def test_several_shards_per_order_until_a_failure():
+    shards = [ShardAttempts(Span(4 * index, 4 * index + 4)) for index in range(100)]
+    driver = Driver(None, None, None, 3, {})
+    orders = list(driver._orders(shards))
+    assert {len(order["spans"]) for order in orders} == {8, 4}
+    spans = [span for order in orders for span in order["spans"]]
     assert spans == [[4 * index, 4 * index + 4] for index in range(100)]
-    trials[5].tries, trials[7].tries, trials[7].deaths = 1, 3, {30: 2, 31: 1}
-    alone = [each for each in driver._orders(trials) if len(each["spans"]) == 1]
+    shards[5].failures, shards[7].failures, shards[7].deaths = 1, 3, {30: 2, 31: 1}
+    alone = [order for order in driver._orders(shards) if len(order["spans"]) == 1]
     assert alone == [
         {"spans": [[20, 24]], "one_by_one": False, "lethal": []},
         {"spans": [[28, 32]], "one_by_one": True, "lethal": [30]},
     ]
 
 
-def test_a_shard_on_which_processes_die_without_a_cause_is_given_up(tmp_path):
-    store = type("Folder", (), {"folder": tmp_path})
-    trial = scale_out._Trial(Span(0, 4))
+def test_a_shard_with_unexplained_process_deaths_is_given_up(tmp_path):
+    shard = ShardAttempts(Span(0, 4))
     for _ in range(6):
-        trial.failed(store)
-    with pytest.raises(RuntimeError, match="shard part-000000000-000000004 was given up after 7 tries"):
-        trial.failed(store)
+        shard.add_failure(tmp_path)
+    with pytest.raises(RuntimeError, match="gave up shard part-000000000-000000004 after 7 attempts"):
+        shard.add_failure(tmp_path)

@@ -1,4 +1,4 @@
-"""Images of strangers: decoded as they are meant to be seen, or refused with a reason; never a crash."""
+"""Untrusted images: decoded upright and in the right colours, or refused with a ValueError."""
 
 import io
 import random
@@ -13,7 +13,7 @@ from PIL import Image
 from fastcam.classifiers.preprocessing import read_photograph
 from fastcam.dataset import Limits
 from fastcam.dataset import decode as decode_module
-from fastcam.dataset.decode import Decoder, check_decoder, decode, pixels, usual_decoder
+from fastcam.dataset.decode import Decoder, check_decoder, decode_image, decode_pixels, default_decoder
 from tests.dataset.small import jpeg, picture
 
 
@@ -30,7 +30,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 def test_every_mode_as_in_a_file(tmp_path, mode, kind):
     data = encoded(picture(mode), kind)
     (tmp_path / "file").write_bytes(data)
-    found = decode(data, Limits())
+    found = decode_image(data, Limits())
     assert found.mode == "RGB"
     assert np.array_equal(found, read_photograph(tmp_path / "file"))
 
@@ -42,24 +42,24 @@ def test_decoders_agree(decoder, mode, kind, orientation):
     exif = Image.Exif()
     exif[274] = orientation
     data = encoded(picture(mode), kind, exif=exif)
-    assert np.array_equal(pixels(data, Limits(), decoder), decode(data, Limits()))
+    assert np.array_equal(decode_pixels(data, Limits(), decoder), decode_image(data, Limits()))
 
 
 @pytest.mark.parametrize("decoder", get_args(Decoder))
-def test_decoders_say_the_same_of_what_is_wrong(decoder):
+def test_decoders_raise_the_same_errors(decoder):
     data = jpeg(0)
     with pytest.raises(ValueError, match="this picture cannot be read: image file is truncated"):
-        pixels(data[:-100], Limits(), decoder)
+        decode_pixels(data[:-100], Limits(), decoder)
     with pytest.raises(ValueError, match="the picture has 3,000 pixels, more than 2,999"):
-        pixels(data, Limits(pixels=2999), decoder)
+        decode_pixels(data, Limits(pixels=2999), decoder)
     with pytest.raises(ValueError, match="not a picture in one of PNG"):
-        pixels(data, Limits(formats=("PNG",)), decoder)
+        decode_pixels(data, Limits(formats=("PNG",)), decoder)
 
 
-def test_a_decoder_that_is_not_there_is_told_of(monkeypatch):
-    assert usual_decoder() == "torchcodec"
-    monkeypatch.setattr(decode_module, "_decode_jpeg", lambda: None)
-    assert usual_decoder() == "pillow"
+def test_a_missing_decoder_is_refused(monkeypatch):
+    assert default_decoder() == "torchcodec"
+    monkeypatch.setattr(decode_module, "_find_decode_jpeg", lambda: None)
+    assert default_decoder() == "pillow"
     with pytest.raises(ValueError, match=r"`decoder` torchcodec needs the package, 0\.16 or newer"):
         check_decoder("torchcodec")
     with pytest.raises(ValueError, match="`decoder` must be one of torchcodec, pillow, got 'cv2'"):
@@ -67,14 +67,14 @@ def test_a_decoder_that_is_not_there_is_told_of(monkeypatch):
 
 
 def test_sixteen_bits_keep_their_shades():
-    found = np.asarray(decode(encoded(picture("I;16"), "PNG"), Limits()))[..., 0]
+    found = np.asarray(decode_image(encoded(picture("I;16"), "PNG"), Limits()))[..., 0]
     assert abs(found.astype(int) - np.asarray(picture("L"))).max() <= 1
 
 
 def test_exif_turns_the_picture():
     exif = Image.Exif()
     exif[274] = 6  # a quarter turn clockwise
-    upright = decode(encoded(picture("RGB", (20, 30)), "PNG", exif=exif), Limits())
+    upright = decode_image(encoded(picture("RGB", (20, 30)), "PNG", exif=exif), Limits())
     assert upright.size == (30, 20)
     assert np.array_equal(upright, np.rot90(np.asarray(picture("RGB", (20, 30))), -1))
 
@@ -82,12 +82,12 @@ def test_exif_turns_the_picture():
 def test_limits():
     data = jpeg(0)
     with pytest.raises(ValueError, match="bytes, more than 100"):
-        decode(data, Limits(bytes=100))
+        decode_image(data, Limits(bytes=100))
     with pytest.raises(ValueError, match="the picture has 3,000 pixels, more than 2,999"):
-        decode(data, Limits(pixels=2999))
-    assert decode(data, Limits(pixels=3000)).size == (60, 50)
+        decode_image(data, Limits(pixels=2999))
+    assert decode_image(data, Limits(pixels=3000)).size == (60, 50)
     with pytest.raises(ValueError, match="not a picture in one of PNG"):
-        decode(data, Limits(formats=("PNG",)))
+        decode_image(data, Limits(formats=("PNG",)))
 
 
 def test_a_bomb_is_refused_by_its_header_alone():
@@ -97,14 +97,14 @@ def test_a_bomb_is_refused_by_its_header_alone():
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     with pytest.raises(ValueError, match=r"pixels|decompression bomb"):
-        decode(bomb, Limits())
+        decode_image(bomb, Limits())
     smaller = bomb.replace(header, chunk(b"IHDR", struct.pack(">IIBBBBB", 8_000, 8_000, 8, 2, 0, 0, 0)))
     with pytest.raises(ValueError, match="has 64,000,000 pixels, more than 50,000,000"):
-        decode(smaller, Limits())
+        decode_image(smaller, Limits())
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """A file as disks and fuzzers leave it: bytes changed, cut, doubled or overwritten."""
+    """Return a damaged file: bytes changed, deleted, repeated or overwritten."""
     found = bytearray(data)
     for _ in range(chance.choice((1, 2, 8, 64))):
         place = chance.randrange(len(found))
@@ -140,7 +140,7 @@ def test_mutated_files_are_pictures_or_refused(seed, decoder):
     outcomes = {True: 0, False: 0}
     for _ in range(100):
         try:
-            found = pixels(mutated(original, chance), Limits(pixels=10**6), decoder)
+            found = decode_pixels(mutated(original, chance), Limits(pixels=10**6), decoder)
         except ValueError:
             outcomes[False] += 1
         else:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fastcam.dataset
+from fastcam.dataset import durable_files
 from fastcam.dataset.durable_files import set_aside, sweep, write_once
 from fastcam.dataset.table import read_shard
 from tests.dataset import victim
@@ -194,7 +195,7 @@ def test_write_once_leaves_what_is_there(tmp_path):
 
 def test_only_the_dead_are_swept(tmp_path):
     (tmp_path / ".dead.tmp").write_bytes(b"half")
-    with fastcam.dataset.files._temporary(tmp_path) as (alive, _):
+    with durable_files._temporary_file(tmp_path) as (alive, _):
         sweep(tmp_path)
         assert [each.name for each in tmp_path.iterdir()] == [alive.name]
 

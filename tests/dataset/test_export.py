@@ -57,7 +57,7 @@ def test_zarr(made, tmp_path):
     for name in ("image_id", "method", "label", "target", "status"):
         assert group[name][:].tolist() == [row[name] for row, _ in rows]
     np.testing.assert_allclose(group["score"][:], [row["score"] for row, _ in rows])
-    with pytest.raises(FileExistsError, match="there already"):
+    with pytest.raises(FileExistsError, match="already exists"):
         fastcam.dataset.to_zarr(maps, tmp_path / "a.zarr")
 
 

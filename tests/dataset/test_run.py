@@ -112,7 +112,7 @@ def test_a_run_that_goes_on_gives_the_same_bytes(tmp_path):
         if progress.commit is not None:
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(fastcam.dataset.InterruptedRunError, match="goes on"):
+    with pytest.raises(fastcam.dataset.InterruptedRunError, match="resumes it"):
         run(source, tmp_path / "parts", report=stop_after_one)
     before = contents(tmp_path / "parts")
     assert 0 < sum(name.startswith("commits/") for name in before) < 3

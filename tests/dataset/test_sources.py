@@ -68,7 +68,7 @@ def test_lists_keep_their_order(tmp_path):
     for source in (source_of(paths), source_of(str(tmp_path / "list.txt"))):
         assert [each[0] for each in facts(source)] == paths
         assert [each[2] for each in facts(source)] == [jpeg(i) for i in (3, 2, 1, 0)]
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="occurs twice"):
         source_of([paths[0], paths[0]])
     with pytest.raises(ValueError, match="empty"):
         source_of([])

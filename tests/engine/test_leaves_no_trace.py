@@ -121,11 +121,10 @@ def live_objects() -> int:
     return sum(issubclass(type(each), Tensor | nn.Module) for each in gc.get_objects())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["grad_cam", "guided_backprop", "occlusion", "full_grad", "ablation_cam", "score_cam"]
 )
-def test_nothing_grows_over_a_thousand_calls(method):
+def test_nothing_grows_over_many_calls(method):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(18, 2)).eval()
     explainer = fastcam.Explainer(model, method, "1")
@@ -133,7 +132,7 @@ def test_nothing_grows_over_a_thousand_calls(method):
     for _ in range(5):
         explainer(images, 1)
     before = live_objects()
-    for _ in range(1000):
+    for _ in range(100):
         explainer(images, 1)
     assert live_objects() == before
     assert not snapshot(model)["hooks"]

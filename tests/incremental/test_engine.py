@@ -1,4 +1,4 @@
-"""Which engine runs, what it says where it cannot, and how windows are put together."""
+"""Choice of the engine, error messages of models that need whole forward passes, and groups of windows."""
 
 import copy
 import logging
@@ -21,7 +21,7 @@ def images_of(*shape):
 
 
 class Hidden(nn.Module):
-    """Depends on more than its operations show: a number read from the image."""
+    """Depends on a number read from the image, which its operations do not show."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Hidden(nn.Module):
 
 
 class Choosing(Hidden):
-    """Keeps some of its features."""
+    """Selects some features by their values."""
 
     def forward(self, images):
         features = self.conv(images)
@@ -40,15 +40,15 @@ class Choosing(Hidden):
 
 
 class Remembering(Hidden):
-    """Takes a way around torch."""
+    """Computes a mean in numpy."""
 
     def forward(self, images):
-        mean = torch.tensor([float(each) for each in images.detach().numpy().mean((1, 2, 3))])
+        mean = torch.tensor([float(value) for value in images.detach().numpy().mean((1, 2, 3))])
         return self.fc(self.conv(images).mean((2, 3))) * mean[:, None]
 
 
 class Drawing(Hidden):
-    """Drops some of what it attends to, although it does not train."""
+    """Applies dropout to attention in evaluation mode."""
 
     def forward(self, images):
         tokens = self.conv(images).flatten(2).mT
@@ -56,7 +56,7 @@ class Drawing(Hidden):
 
 
 class TwoInputs(nn.Module):
-    """Another number for every image, beside it."""
+    """Takes a number per image as a second input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class TwoInputs(nn.Module):
 
 
 class Viewing(nn.Module):
-    """Writes into a view of what it has."""
+    """Writes into a view."""
 
     def forward(self, images):
         images = images * 1.0
@@ -82,36 +82,36 @@ def vit():
     return model
 
 
-def test_models_that_cannot_run_whole_and_say_why(caplog):
+def test_other_models_fall_back_to_whole_passes_and_log_the_reason(caplog):
     images = images_of(1, 3, 32, 32)
     for model in (vit(), Viewing().eval()):
         caplog.clear()
         with caplog.at_level(logging.INFO, "fastcam"):
-            found = fastcam.explain(model, images, "occlusion", 1, window=8, stride=8)
+            actual = fastcam.explain(model, images, "occlusion", 1, window=8, stride=8)
         dense = fastcam.explain(model, images, "occlusion", 1, window=8, stride=8, engine="dense")
-        assert torch.equal(found.native, dense.native)
+        assert torch.equal(actual.native, dense.native)
         assert "occlusion runs the whole model for every window: " in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("model", "images", "sentence"),
+    ("model", "images", "reason"),
     [
         (small_network("gap").train(), images_of(2, 3, 9, 11), "training mode"),
         (small_network("gap", axes=1), images_of(2, 3, 13), "two axes"),
-        (Viewing().eval(), images_of(1, 3, 32, 32), "the model writes into a view, by aten.fill_.Scalar"),
-        (Hidden().eval(), images_of(2, 3, 32, 32), "the model reads numbers that it has computed from the images"),
-        (Choosing().eval(), images_of(2, 3, 32, 32), "returns as many elements as the images' values say"),
+        (Viewing().eval(), images_of(1, 3, 32, 32), r"the model writes into a view, by aten\.fill_"),
+        (Hidden().eval(), images_of(2, 3, 32, 32), "the model reads numbers computed from the images"),
+        (Choosing().eval(), images_of(2, 3, 32, 32), "computes a tensor whose shape depends on the images' values"),
         (Drawing().eval(), images_of(2, 3, 32, 32), "the model draws random numbers"),
-        (Remembering().eval(), images_of(2, 3, 32, 32), "it depends on more than its operations"),
+        (Remembering().eval(), images_of(2, 3, 32, 32), "it depends on more than the model's operations"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of the training mode
-def test_sentences(model, images, sentence):
-    with pytest.raises(ValueError, match=f'engine="incremental" cannot be used: .*{sentence}'):
+@pytest.mark.filterwarnings("ignore::UserWarning")  # about the training mode
+def test_reasons(model, images, reason):
+    with pytest.raises(ValueError, match=f'engine="incremental" cannot be used: .*{reason}'):
         fastcam.explain(model, images, "occlusion", 1, window=4, stride=4, engine="incremental")
 
 
-def test_windows_of_any_shape_and_engines_that_are_not():
+def test_masks_and_unknown_engines_raise():
     images = images_of(2, 3, 9, 11)
     mask = torch.ones(3, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match="must be a rectangle"):
@@ -120,27 +120,27 @@ def test_windows_of_any_shape_and_engines_that_are_not():
         fastcam.explain(small_network("gap"), images, "occlusion", 1, engine="fast")
 
 
-def test_models_that_read_numbers_run_whole():
+def test_models_that_read_numbers_use_whole_passes():
     torch.manual_seed(0)
     model, images = Hidden().eval(), images_of(1, 3, 32, 32)
-    found, dense = (
-        fastcam.explain(model, images, "occlusion", 1, window=12, stride=10, batch_size=1, engine=each)
-        for each in ("auto", "dense")
+    actual, dense = (
+        fastcam.explain(model, images, "occlusion", 1, window=12, stride=10, batch_size=1, engine=engine)
+        for engine in ("auto", "dense")
     )
-    assert torch.equal(found.native, dense.native)
+    assert torch.equal(actual.native, dense.native)
 
 
 def test_several_inputs():
     images, numbers = images_of(2, 3, 12, 10), torch.tensor([1.5, -0.5])
-    found, dense = (
-        fastcam.explain(TwoInputs().eval(), (images, numbers), "occlusion", 1, window=3, stride=2, engine=each)
-        for each in ("incremental", "dense")
+    actual, dense = (
+        fastcam.explain(TwoInputs().eval(), (images, numbers), "occlusion", 1, window=3, stride=2, engine=engine)
+        for engine in ("incremental", "dense")
     )
-    assert difference(found, dense) < 1e-5
+    assert difference(actual, dense) < 1e-5
 
 
 class Mixed(nn.Module):
-    """Adds what is more precise to what is less."""
+    """Adds float64 features to float32 features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,50 +152,50 @@ class Mixed(nn.Module):
 
 def test_several_precisions():
     torch.manual_seed(0)
-    found, dense = both(Mixed().eval(), images_of(2, 3, 24, 30), window=5, stride=4)
-    assert difference(found, dense) < 1e-6
+    actual, dense = both(Mixed().eval(), images_of(2, 3, 24, 30), window=5, stride=4)
+    assert difference(actual, dense) < 1e-6
 
 
-def test_whatever_mode_the_caller_is_in():
+def test_gradient_modes_and_autocast_of_the_caller():
     model, images = small_network("mlp"), images_of(2, 3, 24, 30)
     expected, _ = both(model, images, window=5, stride=4)
     for mode in (torch.inference_mode(), torch.no_grad(), torch.enable_grad()):
         with mode:
-            found, _ = both(model, images.clone(), window=5, stride=4)
-        assert torch.equal(found.native, expected.native)
+            actual, _ = both(model, images.clone(), window=5, stride=4)
+        assert torch.equal(actual.native, expected.native)
     with torch.autocast("cpu", torch.bfloat16):
-        found, dense = both(model, images, window=5, stride=4)
-    assert difference(found, dense) < 0.05
+        actual, dense = both(model, images, window=5, stride=4)
+    assert difference(actual, dense) < 0.05
 
 
 def test_batch_sizes():
     model, images = small_network("mlp"), images_of(2, 3, 24, 30)
     expected = None
     for size in (1, 3, "auto"):
-        found, dense = both(model, images, window=5, stride=4, batch_size=size)
-        assert difference(found, dense) < 1e-5
-        expected = found.native if expected is None else expected
-        assert torch.allclose(found.native, expected, atol=1e-6)
+        actual, dense = both(model, images, window=5, stride=4, batch_size=size)
+        assert difference(actual, dense) < 1e-5
+        expected = actual.native if expected is None else expected
+        assert torch.allclose(actual.native, expected, atol=1e-6)
 
 
 def test_buckets_hold_every_window_once():
-    """Fewer than there are sizes of patches, and cheaper than all together."""
+    """There are fewer buckets than patch sizes, and they cost less than one group."""
     model, some = torchvision_network("resnet18"), windows(13, 32, 16)
     sweep = Sweep(model, photographs()[:1], torch.zeros(1, 3, 224, 224))
     buckets = sweep.buckets(some)
     assert sorted(torch.cat(buckets).tolist()) == list(range(169))
     assert 3 < len(buckets) < 40
-    work = sweep.known.work
-    apart, together = sum(sweep.plan(some[each]).cost(work) for each in buckets), sweep.plan(some).cost(work)
-    least = sum(sweep.plan(each[None]).cost(work) for each in some)
+    work = sweep.analysis.work
+    apart, together = sum(sweep.plan(some[bucket]).cost(work) for bucket in buckets), sweep.plan(some).cost(work)
+    least = sum(sweep.plan(window[None]).cost(work) for window in some)
     assert least < apart < least + 0.4 * (together - least)
 
 
-def test_weights_are_folded_and_packed_without_a_trace():
+def test_folding_and_packing_leave_the_model_unchanged():
     model = copy.deepcopy(torchvision_network("resnet18"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     sweep = Sweep(model, photographs()[:1], torch.zeros(1, 3, 224, 224))
-    assert not any("batch_norm" in each.name for each in sweep.known.operations)
+    assert not any("batch_norm" in operation.name for operation in sweep.analysis.operations)
     sweep(windows(3, 32, 16))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -208,8 +208,8 @@ def test_a_window_outside_changes_nothing():
         torch.testing.assert_close(sweep(outside), model(image).expand(3, -1), rtol=0, atol=1e-14)
 
 
-def test_the_gain_is_that_of_the_multiplications():
-    """One convolution of 3 x 3: a window of 1 x 1 changes 3 x 3 of 24 x 26 places."""
+def test_gain_counts_multiplications():
+    """One convolution of 3 x 3: a window of 1 x 1 changes 3 x 3 of 24 x 26 positions."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)).eval()
     image = images_of(1, 3, 24, 26)

@@ -1,4 +1,4 @@
-"""Where a window changes a map: numbers by hand and by brute force."""
+"""Regions that a window changes, checked by hand and by brute force."""
 
 import numpy as np
 import pytest
@@ -21,25 +21,25 @@ def region_of(low, high, shape):
 def test_regions_by_hand():
     """Kernel 3, stride 2, padding 1: output i reads 2i - 1 to 2i + 1."""
     step = Sliding((3, 3), (2, 2), (1, 1), (1, 1))
-    after = step.after(region_of((4, 0), (8, 1), (16, 16)), (8, 8))
+    after = step.output_region(region_of((4, 0), (8, 1), (16, 16)), (8, 8))
     assert (after.low.tolist(), after.high.tolist(), after.size) == ([[2, 0]], [[5, 1]], (3, 1))
-    begins, size = step.read(after)
-    assert (begins.tolist(), size) == ([[3, -1]], (7, 3))
+    origins, size = step.input_windows(after)
+    assert (origins.tolist(), size) == ([[3, -1]], (7, 3))
     both = union([region_of((1, 2), (3, 4), (8, 8)), region_of((2, 0), (6, 3), (8, 8))], (8, 8))
     assert (both.low.tolist(), both.high.tolist()) == ([[1, 0]], [[6, 4]])
-    assert region_of((20, 3), (25, 9), (16, 16)).size == (1, 6)  # outside: a patch that changes nothing
+    assert region_of((20, 3), (25, 9), (16, 16)).size == (1, 6)  # outside the map: an empty change
 
 
 def test_patches_of_one_size_lie_inside():
-    found = Region.of(np.array([[0, 0], [14, 5]]), np.array([[4, 2], [16, 16]]), (16, 16))
-    assert found.size == (4, 11)
-    assert found.origin.tolist() == [[0, 0], [12, 5]]
+    region = Region.of(np.array([[0, 0], [14, 5]]), np.array([[4, 2], [16, 16]]), (16, 16))
+    assert region.size == (4, 11)
+    assert region.origin.tolist() == [[0, 0], [12, 5]]
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.data())
-def test_a_sliding_window_reaches_what_changes_and_no_more(data):
-    """Beside a convolution of ones, whose output differs wherever it reads what has changed."""
+def test_sliding_output_region_contains_all_changes_and_no_more(data):
+    """Compare with a convolution of ones, whose output is nonzero wherever it reads a change."""
     draw = data.draw
     kernel, stride, dilation = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
     padding = draw(st.integers(0, dilation * (kernel - 1)))
@@ -49,15 +49,15 @@ def test_a_sliding_window_reaches_what_changes_and_no_more(data):
     changed = torch.zeros(1, 1, length, length, dtype=torch.float64)
     changed[..., low:high, low:high] = 1
     weight = torch.ones(1, 1, kernel, kernel, dtype=torch.float64)
-    places = F.conv2d(changed, weight, None, stride, padding, dilation)[0, 0].sum(1).nonzero().flatten()
+    positions = F.conv2d(changed, weight, None, stride, padding, dilation)[0, 0].sum(1).nonzero().flatten()
     step = Sliding((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2)
     size = F.conv2d(changed, weight, None, stride, padding, dilation).shape[2:]
-    after = step.after(region_of((low, low), (high, high), (length, length)), size)
-    found = range(int(after.low[0, 0]), int(after.high[0, 0]))
-    assert set(places.tolist()) <= set(found)
-    if len(places) and dilation == 1 and stride <= kernel:
-        assert places.min() == found.start
-        assert places.max() == found.stop - 1
+    after = step.output_region(region_of((low, low), (high, high), (length, length)), size)
+    region = range(int(after.low[0, 0]), int(after.high[0, 0]))
+    assert set(positions.tolist()) <= set(region)
+    if len(positions) and dilation == 1 and stride <= kernel:
+        assert positions.min() == region.start
+        assert positions.max() == region.stop - 1
 
 
 RESAMPLINGS = {
@@ -72,45 +72,45 @@ RESAMPLINGS = {
 @pytest.mark.parametrize("name", RESAMPLINGS)
 def test_separable_operations_are_two_matrices(name):
     run, maps = RESAMPLINGS[name], torch.randn(3, 4, 9, 12, dtype=torch.float64)
-    found = Separable.of(run, (9, 12))
-    torch.testing.assert_close(torch.einsum("ij,ncjk,lk->ncil", found.rows, maps, found.columns), run(maps))
+    separable = Separable.of(run, (9, 12))
+    torch.testing.assert_close(torch.einsum("ij,ncjk,lk->ncil", separable.rows, maps, separable.columns), run(maps))
     region = Region.of(np.array([[2, 3], [0, 9], [4, 1]]), np.array([[4, 6], [2, 12], [6, 3]]), (9, 12))
-    after = found.after(region)
-    begins, size = found.read(after)
+    after = separable.output_region(region)
+    origins, size = separable.input_windows(after)
     windows = torch.stack(
-        [each[:, y : y + size[0], x : x + size[1]] for each, (y, x) in zip(maps, begins, strict=True)]
+        [image[:, y : y + size[0], x : x + size[1]] for image, (y, x) in zip(maps, origins, strict=True)]
     )
-    there = torch.stack(
+    expected = torch.stack(
         [
-            each[:, y : y + after.size[0], x : x + after.size[1]]
-            for each, (y, x) in zip(run(maps), after.origin, strict=True)
+            image[:, y : y + after.size[0], x : x + after.size[1]]
+            for image, (y, x) in zip(run(maps), after.origin, strict=True)
         ]
     )
-    torch.testing.assert_close(found(windows, begins, after), there)
+    torch.testing.assert_close(separable(windows, origins, after), expected)
     other = maps.clone()
-    for each, low, high in zip(other, region.low, region.high, strict=True):
-        each[:, low[0] : high[0], low[1] : high[1]] += 1
-    for each, low, high in zip((run(other) - run(maps)).abs().sum(1), after.low, after.high, strict=True):
-        outside = each.clone()
+    for image, low, high in zip(other, region.low, region.high, strict=True):
+        image[:, low[0] : high[0], low[1] : high[1]] += 1
+    for change, low, high in zip((run(other) - run(maps)).abs().sum(1), after.low, after.high, strict=True):
+        outside = change.clone()
         outside[low[0] : high[0], low[1] : high[1]] = 0
-        assert not outside.any()  # all that changes lies in the region
+        assert not outside.any()  # all changes lie in the region
 
 
-def test_layouts_through_views():
+def test_layouts_after_views():
     maps = Layout(MAPS, (5, 7))
-    shuffled = maps.viewed((1, 6, 5, 7), (1, 2, 3, 5, 7))
+    shuffled = maps.view((1, 6, 5, 7), (1, 2, 3, 5, 7))
     assert shuffled.labels == ("n", "c", "c", "h", "w")
-    assert shuffled.permuted([0, 2, 1, 3, 4]).viewed((1, 3, 2, 5, 7), (1, 6, 5, 7)) == maps
-    last = maps.permuted([0, 2, 3, 1])
-    rows = last.viewed((1, 5, 7, 6), (35, 6))
+    assert shuffled.permute([0, 2, 1, 3, 4]).view((1, 3, 2, 5, 7), (1, 6, 5, 7)) == maps
+    last = maps.permute([0, 2, 3, 1])
+    rows = last.view((1, 5, 7, 6), (35, 6))
     assert rows.labels == ("nhw", "c")
-    assert rows.viewed((35, 6), (1, 5, 7, 6)) == last
+    assert rows.view((35, 6), (1, 5, 7, 6)) == last
     assert rows.shape((35, 6), 4, (2, 3)) == [24, 6]
-    tokens = maps.viewed((1, 6, 5, 7), (1, 6, 35)).permuted([0, 2, 1])
+    tokens = maps.view((1, 6, 5, 7), (1, 6, 35)).permute([0, 2, 1])
     assert tokens.labels == ("n", "hw", "c")
-    assert tokens.has_places
-    flat = maps.viewed((1, 6, 5, 7), (1, 210))
-    assert not flat.has_places
+    assert tokens.has_positions
+    flat = maps.view((1, 6, 5, 7), (1, 210))
+    assert not flat.has_positions
     assert flat.shape((1, 210), 4, None) == [4, 210]
 
 
@@ -120,7 +120,7 @@ def test_layouts_through_views():
 def test_layouts_as_maps_and_back(labels):
     layout, count, size = Layout(labels, (5, 7)), 3, (2, 4)
     clean = {"n": 1, "c": 6, "h": 5, "w": 7}
-    shape = [int(np.prod([clean[each] for each in label])) for label in labels]
+    shape = [int(np.prod([clean[letter] for letter in label])) for label in labels]
     tensor = torch.arange(float(np.prod(layout.shape(shape, count, size)))).reshape(layout.shape(shape, count, size))
     maps = layout.as_maps(tensor, count, size)
     assert maps.shape == (count, 36 if labels.count("c") == 2 else 6, *size)

@@ -1,4 +1,4 @@
-"""Occlusion from what a window can change: operations that are met less often, one by one and at random."""
+"""Occlusion from patches through less common operations, one by one and in random networks."""
 
 import pytest
 import torch
@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.incremental.sweeps import both, difference, kinds, windows
+from tests.incremental.sweeps import both, difference, localities, windows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Between(nn.Module):
-    """A convolution, a function, and a head that sees every place."""
+    """A convolution, a function, and a head that depends on every position."""
 
     def __init__(self, function, channels=4, after=None) -> None:
         super().__init__()
@@ -110,16 +110,16 @@ def test_operations(name):
 
 
 @pytest.mark.parametrize("name", PATCHED)
-def test_patches_reach_behind(name):
-    """The late convolution works on patches still."""
+def test_patches_continue_after_the_operation(name):
+    """The late convolution still runs on patches."""
     model = between(PATCHED[name], AFTER.get(name))
-    done = kinds(model, images_of(1), windows(3, 4, 6) + torch.tensor([[12], [0]]))
-    assert done[0] is not None
-    assert done[-1] is not None
+    patched = localities(model, images_of(1), windows(3, 4, 6) + torch.tensor([[12], [0]]))
+    assert patched[0] is not None
+    assert patched[-1] is not None
 
 
 class InPlace(nn.Module):
-    """Writes in place, into what it has read and into what it reads again."""
+    """Writes in place into tensors read before and tensors read again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ def test_operations_in_place():
 
 @st.composite
 def networks(draw):
-    """A small network of convolutions and poolings, with a branch now and then."""
+    """A small network of convolutions and poolings, some with a branch."""
     torch.manual_seed(draw(st.integers(0, 1000)))
     layers, channels = [], 3
     for _ in range(draw(st.integers(1, 4))):
@@ -172,7 +172,7 @@ def networks(draw):
 
 
 class Branch(nn.Module):
-    """Two paths of different reach, added or put side by side."""
+    """Two paths with different receptive fields, added or concatenated."""
 
     def __init__(self, channels: int, adds: bool) -> None:
         super().__init__()
@@ -193,6 +193,6 @@ def test_random_networks(model, height, width, window, stride):
             model(images)
     except RuntimeError:
         return  # maps too small for the next layer
-    found, expected = both(model, images, target=(1,), window=window, stride=stride)
+    actual, expected = both(model, images, target=(1,), window=window, stride=stride)
     scale = expected.details["grid"].abs().max()
-    assert (found.details["grid"] - expected.details["grid"]).abs().max() <= 1e-12 * scale
+    assert (actual.details["grid"] - expected.details["grid"]).abs().max() <= 1e-12 * scale

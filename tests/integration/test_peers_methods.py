@@ -32,8 +32,9 @@ from torchcam.methods import ScoreCAM
 
 import fastcam
 from tests.support.networks import in_double, torchvision_network
+from tests.support.tiers import slow
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TARGETS = [5, 77]
 NETWORKS = {
@@ -46,7 +47,10 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(params=NETWORKS)
+SOME = ["residual", "ViT"]
+
+
+@pytest.fixture(params=[*SOME, *slow(*(name for name in NETWORKS if name not in SOME))])
 def case(request) -> tuple[str, nn.Module, Tensor]:
     torch.manual_seed(0)
     model = in_double(NETWORKS[request.param]()).eval()
@@ -98,7 +102,7 @@ def test_captum_guided_grad_cam():
 
 @pytest.mark.parametrize(
     ("quadrature", "peer"),
-    [("gauss_legendre", "gausslegendre"), *((f"riemann_{side}",) * 2 for side in ("left", "right", "middle"))],
+    [("gauss_legendre", "gausslegendre"), *slow(*((f"riemann_{side}",) * 2 for side in ("left", "right", "middle")))],
 )
 def test_captum_integrated_gradients(case, quadrature, peer):
     _, model, images = case

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 K = [[0, 4, 2], [1, 1, 3]]
 
 
-class Ruled(torch.autograd.Call):
+class Ruled(torch.autograd.Function):
     """A rectifier written out, with the backward rule of a paper in place of its derivative."""
 
     @staticmethod
@@ -189,7 +189,7 @@ def test_rules_are_gone_after_an_exception():
     model, images = conv_net(), images_for()
     before = fastcam.explain(model, images, "saliency", 1).raw
 
-    class Fails(torch.autograd.Call):
+    class Fails(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
             return x.clone()

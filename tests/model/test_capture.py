@@ -11,6 +11,7 @@ from torch import nn
 
 import fastcam
 from fastcam.model import capture
+from fastcam.model.gradients import gradients
 from tests.support.conv_net import Call, autograd_gradients, conv_net, images_for, suited
 from tests.support.engine_cases import GRADIENT_METHODS, METHODS
 
@@ -22,7 +23,7 @@ def captured_gradient(model, images, layer, scores):
     chosen = [capture.Layer(layer, model.get_submodule(layer))]
     captured = capture.forward(model, images, chosen, with_graph=True)
     with torch.enable_grad():
-        (gradient,) = capture.gradients(scores(captured.output), captured.activations, [layer])
+        (gradient,) = gradients(scores(captured.output), captured.activations, [layer])
     return captured.activations[0], gradient
 
 

@@ -9,6 +9,7 @@ import torch
 from fastcam import ops
 from tests.ops.calls import BARE, DIFFERENTIABLE_IN, THROUGH_WRAPPER, EveryOp, check, check_every_op, expected, inputs
 from tests.ops.op_tester import channels_last, close, contiguous, named
+from tests.support.tiers import slow
 
 NAMES = list(THROUGH_WRAPPER)
 NOT_DIFFERENTIABLE = [name for name, places in DIFFERENTIABLE_IN.items() if not places]
@@ -42,7 +43,7 @@ def test_eager(name, layout):
     check(name, BARE[name](*arguments), arguments)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [True, *slow(False)])
 @pytest.mark.parametrize("name", NAMES)
 def test_compile(name, dynamic):
     """Forward and backward in one graph each, for more than one batch size."""
@@ -61,9 +62,14 @@ def test_compile(name, dynamic):
         close(one, other)
 
 
-def test_inductor():
-    """All the ops in one graph, with generated code around them."""
-    compiled = torch.compile(EveryOp(THROUGH_WRAPPER), fullgraph=True)
+# A map, weights per channel, a resize and copies of images: every kind of result that generated code goes on with.
+SOME = {name: THROUGH_WRAPPER[name] for name in ("grad_cam", "channel_weights", "upsample_normalize", "mask_images")}
+
+
+@pytest.mark.parametrize("table", [SOME, *slow(THROUGH_WRAPPER)], ids=["some", "all"])
+def test_inductor(table):
+    """Ops in one graph, with generated code around them."""
+    compiled = torch.compile(EveryOp(table), fullgraph=True)
     check_every_op(compiled(*inputs()), *inputs())
 
 
@@ -98,10 +104,12 @@ def test_export(table):
         check_every_op(loaded(*inputs(count=count)), *inputs(count=count))
 
 
-@pytest.mark.slow
-def test_aot_inductor(tmp_path):
+@pytest.mark.parametrize(
+    "table", [{"grad_cam": THROUGH_WRAPPER["grad_cam"]}, *slow(THROUGH_WRAPPER)], ids=["one", "all"]
+)
+def test_aot_inductor(table, tmp_path):
     """Compiled to a library ahead of time, and loaded without the Python around it."""
-    program = torch.export.export(EveryOp(THROUGH_WRAPPER), inputs(), dynamic_shapes=batches())
+    program = torch.export.export(EveryOp(table), inputs(), dynamic_shapes=batches())
     package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "ops.pt2"))
     loaded = torch._inductor.aoti_load_package(package)
     for count in (3, 5):
@@ -144,6 +152,6 @@ def test_fake(name):
             real = BARE[name](*arguments)
             with FakeTensorMode() as mode:
                 fake = BARE[name](*map(mode.from_tensor, arguments))
-            assert fake.shape == real.shape == expected(*arguments)[name].shape
+            assert fake.shape == real.shape == expected(name, *arguments).shape
             assert fake.dtype == real.dtype
             assert fake.stride() == real.stride()

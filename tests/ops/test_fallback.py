@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 CHILD = """
 import json, sys, warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    import fastcam
+    import fastcam.ops
 from tests.ops import calls
-from tests.test_fallback import results
+from tests.ops.test_fallback import results
 calls.main()
 import torch
 torch.save(results(), sys.argv[1])

@@ -11,6 +11,7 @@ from fastcam import ops
 from fastcam.ops import reference
 from tests.ops import formulas
 from tests.ops.op_tester import DTYPES, LAYOUTS, channels_last, contiguous, named, same_bits, threads
+from tests.support.tiers import covering, thinned
 
 FEWEST, MOST = -(2**63), 2**63 - 1
 EXTREMES = [FEWEST, FEWEST + 1, FEWEST + 3, -(2**62), -1, 0, 2, 2**62, MOST - 3, MOST - 1, MOST]
@@ -67,9 +68,7 @@ def test_formula(shape, patch, size, dtype, layout, device):
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("second", named(LAYOUTS))
-@pytest.mark.parametrize("first", named(LAYOUTS))
+@pytest.mark.parametrize(("first", "second", "dtype"), thinned(LAYOUTS, [torch.float32, torch.bfloat16]))
 def test_layouts(first, second, dtype):
     clean, images, patches, *rest = arguments((2, 3, 6, 5), (2, 3), (4, 4), dtype, count=12)
     check(first(clean, 1), images, second(patches, 1), *rest)
@@ -193,11 +192,10 @@ def whole_numbers(shape, seed):
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("layout", named([contiguous, channels_last]))
-@pytest.mark.parametrize("dilation", [1, (2, 1)])
-@pytest.mark.parametrize("padding", [0, (1, 2), 3])
-@pytest.mark.parametrize("stride", [1, (2, 3)])
-@pytest.mark.parametrize("kernel", [1, (3, 2), 5])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "layout"),
+    covering([1, (3, 2), 5], [1, (2, 3)], [0, (1, 2), 3], [1, (2, 1)], [contiguous, channels_last]),
+)
 def test_convolution(kernel, stride, padding, dilation, layout):
     """Of the whole changed map, cut out afterwards, it is that of the windows without padding."""
     convolution = torch.nn.Conv2d(3, 4, kernel, stride, padding, dilation).double()

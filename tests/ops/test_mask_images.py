@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from fastcam import ops
-from fastcam.ops import reference
+from fastcam.ops import numerics, reference
 from tests.ops import formulas
 from tests.ops.op_tester import (
     DTYPES,
@@ -18,6 +18,7 @@ from tests.ops.op_tester import (
     same_bits,
     threads,
 )
+from tests.support.tiers import thinned
 
 # images (N, C, *S) and maps (N, K, *s): up, down, both at once, the same, one pixel, odd sizes, many channels
 CASES = [
@@ -85,8 +86,7 @@ def test_maps_in_the_accumulation_dtype(shape, map_shape, dtype, device):
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("map_layout", named(LAYOUTS))
-@pytest.mark.parametrize("layout", named(LAYOUTS))
+@pytest.mark.parametrize(("layout", "map_layout"), thinned(LAYOUTS))
 def test_layouts(layout, map_layout):
     for dtype in (torch.float32, torch.bfloat16):
         for shape, map_shape in [
@@ -117,7 +117,7 @@ def test_memory_layout(shape, layout, dtype):
     copies = ops.mask_images(images, maps)
     assert copies.dtype == dtype
     assert copies.stride() == reference.new_copies(images, 4).stride()
-    assert copies.movedim(2, -1).is_contiguous() if reference.is_channels_last(images) else copies.is_contiguous()
+    assert copies.movedim(2, -1).is_contiguous() if numerics.is_channels_last(images) else copies.is_contiguous()
     assert copies.view(-1, *shape[1:]).shape[0] == 8  # (N K, C, *S) without a copy
 
 

@@ -11,6 +11,7 @@ from fastcam import ops
 from fastcam.ops import reference
 from tests.ops import formulas
 from tests.ops.op_tester import DTYPES, LAYOUTS, channels_last, named, same_bits, threads
+from tests.support.tiers import covering, thinned
 
 FEWEST, MOST = -(2**63), 2**63 - 1
 
@@ -75,9 +76,7 @@ def check(images, windows, baseline):
         same_bits(occlude(images, windows, baseline), expected)
 
 
-@pytest.mark.parametrize("layout", named([*LAYOUTS]))
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype", "layout"), covering(SHAPES, DTYPES, LAYOUTS))
 def test_formula(shape, dtype, layout, device):
     images = layout(random_images(shape, dtype, device), 1)
     windows = some_windows(len(shape) - 2).to(device)
@@ -96,8 +95,7 @@ def test_extreme_windows(occlude, shape):
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("baseline_layout", named(LAYOUTS))
-@pytest.mark.parametrize("layout", named(LAYOUTS))
+@pytest.mark.parametrize(("layout", "baseline_layout"), thinned(LAYOUTS))
 def test_layout_of_the_baseline(layout, baseline_layout):
     shape = (2, 3, 6, 5)
     windows = some_windows(2)

@@ -44,8 +44,8 @@ def test_every_kind_of_convolution(axes, bias, affine, kind):
     model = lively(nn.Sequential(kind[axes](3, 4, 3, bias=bias, groups=1), NORMS[axes](4, affine=affine), nn.ReLU()))
     found, report, difference = folded(model, images_for(axes).double())
     assert difference < 1e-14
-    assert (report.count, report.left, report.changed) == (1, 0, ("0",))
-    assert report.biased == (("0",) if bias else ())
+    assert (report.count, report.remaining, report.changed) == (1, 0, ("0",))
+    assert report.merged_biases == (("0",) if bias else ())
     assert type(found[1]) is nn.Identity
 
 
@@ -67,7 +67,7 @@ def test_the_formula():
 def test_architectures(name, count, left):
     model = in_double(torchvision_network(name))
     _, report, difference = folded(model, torch.randn(2, 3, 64, 64, dtype=torch.float64))
-    assert (report.count, report.left) == (count, left)
+    assert (report.count, report.remaining) == (count, left)
     assert difference < 1e-9
 
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 import fastcam
 from fastcam.model.inputs import Inputs
-from fastcam.preparation.batch_norm import Folded
+from fastcam.preparation.batch_norm import FoldReport
 from fastcam.preparation.compiled_parts import NotCompilableError, compile_parts, cut
-from fastcam.preparation.prepared import Form, Prepared
+from fastcam.preparation.compute_settings import ComputeSettings
+from fastcam.preparation.prepared import Prepared
 from tests.preparation.test_prepare import assert_same
 from tests.support.conv_net import Call, conv_net, images_for
 
@@ -28,7 +29,7 @@ def model() -> nn.Module:
 def with_parts(model: nn.Module, layer: str | None, *sizes: int) -> Prepared:
     """The model as it is, with compiled parts: whether they are faster does not matter here."""
     inputs = Inputs.of(images_for(count=3))
-    prepared = Prepared.of(copy.deepcopy(model), model, Form(), Folded(), inputs)
+    prepared = Prepared.of(copy.deepcopy(model), model, ComputeSettings(), FoldReport(), inputs)
     prepared._parts = compile_parts(copy.deepcopy(model), inputs, layer, sizes)
     return prepared
 

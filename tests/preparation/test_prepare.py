@@ -12,7 +12,7 @@ from fastcam.preparation.agreement import spearman
 from tests.support.conv_net import Call, conv_net, images_for, suited
 from tests.support.engine_cases import METHODS, cheap
 from tests.support.model_state import snapshot
-from tests.support.networks import efficientnet_lite0, photographs, timm_network, torchvision_network
+from tests.support.networks import efficientnet_lite0, photographs, tiny_vit, torchvision_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,6 +107,7 @@ def test_real_weights_in_float32():
         assert torch.equal(found[method].targets, expected[method].targets)
 
 
+@pytest.mark.slow  # where the processor has no bfloat16 it takes a minute
 def test_real_weights_in_bfloat16():
     model, images = efficientnet_lite0(), photographs()
     prepared = fastcam.prepare(model, images, precision="bf16")
@@ -120,8 +121,8 @@ def test_real_weights_in_bfloat16():
 
 
 def test_tokens():
-    model, images = timm_network("vit_tiny_patch16_224"), torch.randn(2, 3, 224, 224)
-    options = {"target_layer": "blocks.11.norm1", "reshape_transform": fastcam.vit_reshape}
+    model, images = tiny_vit(), torch.randn(2, 3, 64, 64)
+    options = {"target_layer": "blocks.3.norm1", "reshape_transform": fastcam.vit_reshape}
     prepared = fastcam.prepare(model, images, **options)
     assert prepared.report().difference.maps < 1e-4
     assert_same(

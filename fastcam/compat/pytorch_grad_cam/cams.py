@@ -127,7 +127,7 @@ class AblationCAM(_Registered):
 
     def _chosen(self, activations: Tensor, ablated_scores: Tensor, scores: Tensor) -> Tensor:
         given = (ablated_scores, scores, activations, self.ablation_layer, self.ratio_channels_to_ablate)
-        return get_method(self.name).rule(scores, chosen_alone(*given))
+        return get_method(self.name).value(scores, chosen_alone(*given))
 
 
 class EigenCAM(_Registered):

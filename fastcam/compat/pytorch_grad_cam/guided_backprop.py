@@ -36,9 +36,9 @@ class GuidedBackpropReLUModel:
             (H, W, C), float32.
         """
         target = None if target_category is None else int(target_category)
-        explainer = Explainer(self.model, "guided_backprop")
-        found = explainer(input_img[:1].detach().to(self.device), target).attributions[0]
-        return found.movedim(0, -1).float().cpu().numpy()
+        explanation = Explainer(self.model, "guided_backprop")(input_img[:1].detach().to(self.device), target)
+        assert explanation.attributions is not None
+        return explanation.attributions[0].movedim(0, -1).float().cpu().numpy()
 
 
 def _device(model: nn.Module) -> torch.device:

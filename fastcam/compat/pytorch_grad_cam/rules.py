@@ -35,7 +35,7 @@ def called_with_arrays(name: str) -> Callable[..., Any]:
     ) -> Any:
         """The weight of every channel, (N, C), from NumPy arrays (N, C, *s)."""
         given = (torch.from_numpy(np.ascontiguousarray(each)).flatten(2) for each in (activations, grads))
-        return get_method(name).rule(*given).numpy()
+        return get_method(name).value(*given).numpy()
 
     return get_cam_weights
 
@@ -64,7 +64,7 @@ def smoothed(method: str | Method, exact_peer: bool) -> Method:
     where = needs.index("activations")
 
     def rule(*given: Any, **options: Any) -> Tensor:
-        weights, activations = base.rule(*given[: len(base.needs)], **options), given[where].flatten(2)
+        weights, activations = base.value(*given[: len(base.needs)], **options), given[where].flatten(2)
         weights = weights.unsqueeze(-1) if weights.dim() == 2 else weights.flatten(2)
         return component(weights * activations, activations, exact_peer).unflatten(-1, given[where].shape[2:])
 

@@ -11,6 +11,7 @@ from fastcam import targets
 from fastcam.compat.pytorch_grad_cam.base_cam import BaseCAM
 from fastcam.compat.pytorch_grad_cam.rules import component
 from fastcam.model import capture, layers
+from fastcam.model.gradients import gradients
 from fastcam.model.inputs import Inputs
 
 
@@ -44,10 +45,10 @@ class ShapleyCAM(BaseCAM):
         with torch.inference_mode(False), torch.enable_grad():
             scores = targets.bind(found.output, target, len(images))(found.output, torch.arange(len(images)))
             names = [f"target layer {each.name!r}" for each in chosen]
-            gradients = capture.gradients(scores, found.activations, names, differentiable=True)
+            at_layers = gradients(scores, found.activations, names, differentiable=True)
             terms = [
                 gradient - _curvature(gradient, each) / 2
-                for gradient, each in zip(gradients, found.activations, strict=True)
+                for gradient, each in zip(at_layers, found.activations, strict=True)
             ]
         pairs = zip(found.activations, terms, strict=True)
         return found.output.detach(), [self._map(each, term, eigen_smooth) for each, term in pairs]

@@ -1,6 +1,6 @@
 """The interface of ``captum.attr`` over this engine.
 
-What is not in ``__all__``, DeepLift or the visualisation say, is Captum's own where that is installed.
+Names that are not in ``__all__``, such as DeepLift or the visualisation, come from Captum where it is installed.
 """
 
 from typing import Any
@@ -19,9 +19,9 @@ from fastcam.compat.captum.attr._layers import (
     LayerGradCam,
     LayerGradientXActivation,
 )
-from fastcam.compat.captum.attr._noise import GradientShap, InputBaselineXGradient, NoiseTunnel
+from fastcam.compat.captum.attr._noise import GradientShap, NoiseTunnel
 from fastcam.compat.captum.attr._occlusion import Occlusion
-from fastcam.compat.captum.attr._paths import IntegratedGradients, LayerIntegratedGradients
+from fastcam.compat.captum.attr._paths import InputBaselineXGradient, IntegratedGradients, LayerIntegratedGradients
 from fastcam.compat.captum.attr._pixels import (
     Deconvolution,
     GuidedBackprop,
@@ -55,35 +55,35 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What only Captum has: its own.
+    """Return a name that only Captum has.
 
     Raises:
-        AttributeError: where Captum is not installed, or has it not either.
+        AttributeError: where Captum is not installed, or does not have it either.
     """
     return tools_own("captum.attr", name)
 
 
-def _named(*classes: type) -> dict[str, Any]:
-    return {each.__name__: each for each in classes}
+def _by_name(*classes: type) -> dict[str, type]:
+    return {kind.__name__: kind for kind in classes}
 
 
 passed_on(
     __name__,
     {
-        "_core.feature_ablation": _named(FeatureAblation),
-        "_core.gradient_shap": _named(GradientShap, InputBaselineXGradient),
-        "_core.guided_backprop_deconvnet": _named(ModifiedReluGradientAttribution, Deconvolution, GuidedBackprop),
-        "_core.guided_grad_cam": _named(GuidedGradCam),
-        "_core.input_x_gradient": _named(InputXGradient),
-        "_core.integrated_gradients": _named(IntegratedGradients),
-        "_core.layer.grad_cam": _named(LayerGradCam),
-        "_core.layer.layer_activation": _named(LayerActivation),
-        "_core.layer.layer_gradient_x_activation": _named(LayerGradientXActivation),
-        "_core.layer.layer_integrated_gradients": _named(LayerIntegratedGradients),
-        "_core.noise_tunnel": _named(NoiseTunnel),
-        "_core.occlusion": _named(Occlusion),
-        "_core.saliency": _named(Saliency),
-        "_utils.attribution": _named(
+        "_core.feature_ablation": _by_name(FeatureAblation),
+        "_core.gradient_shap": _by_name(GradientShap, InputBaselineXGradient),
+        "_core.guided_backprop_deconvnet": _by_name(ModifiedReluGradientAttribution, Deconvolution, GuidedBackprop),
+        "_core.guided_grad_cam": _by_name(GuidedGradCam),
+        "_core.input_x_gradient": _by_name(InputXGradient),
+        "_core.integrated_gradients": _by_name(IntegratedGradients),
+        "_core.layer.grad_cam": _by_name(LayerGradCam),
+        "_core.layer.layer_activation": _by_name(LayerActivation),
+        "_core.layer.layer_gradient_x_activation": _by_name(LayerGradientXActivation),
+        "_core.layer.layer_integrated_gradients": _by_name(LayerIntegratedGradients),
+        "_core.noise_tunnel": _by_name(NoiseTunnel),
+        "_core.occlusion": _by_name(Occlusion),
+        "_core.saliency": _by_name(Saliency),
+        "_utils.attribution": _by_name(
             Attribution, GradientAttribution, InternalAttribution, LayerAttribution, PerturbationAttribution
         ),
     },

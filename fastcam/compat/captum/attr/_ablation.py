@@ -1,24 +1,24 @@
-"""What happens to the output when features of the inputs are replaced."""
+"""Changes of the output when features of the inputs are replaced."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from fastcam.compat.captum.attr._baselines import Baselines, baselines_of
+from fastcam.compat.captum.attr._baselines import Baseline, Baselines, baselines_of
 from fastcam.compat.captum.attr._bases import PerturbationAttribution
-from fastcam.compat.captum.attr._calls import Call, Given, Target, as_tuple, like
-from fastcam.model.batching import Block
+from fastcam.compat.captum.attr._calls import Call, Target, TensorOrTuple, Tensors, Value, as_tuple, format_like
+from fastcam.model.batching import Block, join_blocks
 
-Copies = Callable[[Block], tuple[Tensor, ...]]
+Copies: TypeAlias = Callable[[Block], tuple[Tensor, ...]]
 
 
-class Falls:
-    """How far the output falls when something is hidden, for all examples and all that is hidden in turn.
+class OutputDrops:
+    """Drops of the output under perturbations, for all examples and each perturbation in turn.
 
-    Several at a time, as long as the output has a row for every copy; where it has not (a sum over the batch, say), one
-    after the other for the whole batch.
+    Several perturbations at a time if the output has one row per copy; otherwise (a sum over the batch, for example),
+    one after the other for the whole batch.
 
     Args:
         call: the function, its inputs and arguments.
@@ -26,7 +26,7 @@ class Falls:
         progress: show a bar.
 
     Attributes:
-        clean: (n, *k), the output as it is; n is N, or 1 for an output without rows.
+        clean: (n, *k), the unperturbed output; n is N, or 1 for an output without rows.
     """
 
     def __init__(self, call: Call, at_once: int, progress: bool) -> None:
@@ -40,16 +40,16 @@ class Falls:
             self._refuse(output)
 
     def of(self, variants: int, copies: Copies) -> Tensor:
-        """(N, variants, *k), or (1, variants, *n) where the output has no rows of its own.
+        """Return (N, variants, *k), or (1, variants, *n) for an output without one row per copy.
 
         Args:
-            variants: how many things are hidden in turn.
+            variants: number of perturbations.
             copies: the inputs for a block, (M, ...) each.
         """
         if self.has_rows:
-            found = self._by_rows(variants, copies)
-            if found is not None:
-                return found
+            drops = self._by_rows(variants, copies)
+            if drops is not None:
+                return drops
             self.has_rows = False
         whole = range(self.call.count)
         rows = torch.arange(self.call.count)
@@ -60,20 +60,20 @@ class Falls:
 
     @property
     def outputs(self) -> int:
-        """How many attributions every input value has, one after the other: 1 for one score an example."""
+        """Attributions per input value: 1 for one score per example."""
         return self.clean.numel() // (self.call.count if self.has_rows else 1)
 
     def _by_rows(self, variants: int, copies: Copies) -> Tensor | None:
-        """With a row for every copy, or None where the output has others."""
+        """Return (N, variants, *k), or None where the output does not have one row per copy."""
         count = self.call.count
-        found = self.clean.new_empty((count, variants, *self.clean.shape[1:]))
-        batches = self.call.batches("auto" if self.at_once == 1 else self.at_once * count, self.progress)
+        parts: list[tuple[Block, Tensor]] = []
+        batches = self.call.batches(None if self.at_once == 1 else self.at_once * count, self.progress)
         for block, output in batches.each(count, variants, lambda block: self._output(copies(block), block)):
             if output.dim() == 0 or len(output) != len(block):
                 self._refuse(output)
                 return None
-            found[block.place] = output.unflatten(0, (len(block.images), len(block.variants)))
-        return self.clean.unsqueeze(1) - found
+            parts.append((block, output.unflatten(0, (len(block.images), len(block.variants)))))
+        return self.clean.unsqueeze(1) - join_blocks(parts, count, variants)
 
     def _output(self, copies: tuple[Tensor, ...], block: Block) -> Tensor:
         return self.call.scores(copies, block.rows).detach()
@@ -87,114 +87,114 @@ class Falls:
 
 
 class FeatureAblation(PerturbationAttribution):
-    """How far the output falls when a feature, or a group of them, is replaced by a baseline.
+    """The drop of the output when a feature, or a group of them, is replaced by a baseline.
 
     Args:
-        forward_func: a model, or any function of tensors; it may return a row an example, or something for all of them.
+        forward_func: a model, or any function of tensors; its output may have one row per example or not.
     """
 
     def attribute(
         self,
-        inputs: Given,
+        inputs: TensorOrTuple,
         baselines: Baselines = None,
         target: Target = None,
-        additional_forward_args: Any = None,
-        feature_mask: Given | None = None,
+        additional_forward_args: object = None,
+        feature_mask: Tensors | None = None,
         perturbations_per_eval: int = 1,
         show_progress: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """The falls, shaped as the inputs; with k outputs an example, (N * k, ...).
+        **kwargs: object,
+    ) -> TensorOrTuple:
+        """Return the drops, shaped as the inputs; (N * k, ...) for k outputs per example.
 
         Args:
             inputs: a tensor, or a tuple of them.
-            baselines: what takes a feature's place: a number or a tensor for each input, None for 0.
-            target: which output counts.
-            additional_forward_args: what else the forward function takes.
-            feature_mask: which feature each value belongs to, of the inputs' shapes or broadcast to them; a number that
-                stands in several inputs is one feature. None for each value by itself.
-            perturbations_per_eval: features that are replaced at a time; 1 for as many as suit the device.
+            baselines: replacement values: a number or a tensor for each input, None for 0.
+            target: selects the score.
+            additional_forward_args: further arguments of the forward function.
+            feature_mask: the feature number of each value, of the inputs' shapes or broadcast to them; a number in
+                several inputs is one feature. None makes each value a feature.
+            perturbations_per_eval: features at a time; 1 for as many as suit the device.
             show_progress: show a bar on standard error.
-            kwargs: none are known.
+            kwargs: not supported.
 
         Raises:
-            TypeError: for arguments that are not known.
+            TypeError: for unknown arguments.
         """
         if kwargs:
             raise TypeError(f"attribute() got an unexpected keyword argument {next(iter(kwargs))!r}")
         call = Call(self.forward_func, inputs, target, additional_forward_args)
         starts = baselines_of(call.inputs, baselines)
-        features, places = _features(call.inputs, feature_mask)
-        falls = Falls(call, perturbations_per_eval, show_progress)
-
-        def copies(block: Block) -> tuple[Tensor, ...]:
-            which, here = block.place
-            return tuple(
-                _replaced(
-                    each[which],
-                    _part(place, which, call.count),
-                    torch.arange(here.start, here.stop),
-                    _part(start, which, call.count),
-                )
-                for each, place, start in zip(call.inputs, places, starts, strict=True)
-            )
-
-        found = falls.of(features, copies)
-        return like(
-            inputs, tuple(_gathered(found, place, each, falls) for each, place in zip(call.inputs, places, strict=True))
-        )
+        count, features = _features(call.inputs, feature_mask)
+        drops = OutputDrops(call, perturbations_per_eval, show_progress)
+        by_feature = drops.of(count, lambda block: _ablated_copies(call, features, starts, block))
+        pairs = zip(call.inputs, features, strict=True)
+        return format_like(inputs, tuple(_by_value(by_feature, feature, tensor) for tensor, feature in pairs))
 
 
-def _features(inputs: tuple[Tensor, ...], masks: Given | None) -> tuple[int, tuple[Tensor, ...]]:
-    """How many features there are, and for each input the number (from 0 on) of every value's, (1 or N, ...)."""
+def _features(inputs: tuple[Tensor, ...], masks: Tensors | None) -> tuple[int, tuple[Tensor, ...]]:
+    """Return the number of features and, for each input, every value's feature number from 0 on, (1 or N, ...)."""
     if masks is None:
-        first, found = 0, []
-        for each in inputs:
-            found.append(first + torch.arange(each[:1].numel(), device=each.device).reshape(each[:1].shape))
-            first += each[:1].numel()
-        return first, tuple(found)
-    given = as_tuple(masks, "feature_mask")
-    if len(given) != len(inputs):
-        raise AssertionError(f"there must be one feature mask for each of the {len(inputs)} inputs, got {len(given)}")
-    for mask, each in zip(given, inputs, strict=True):
-        sizes = zip(reversed(mask.shape), reversed(each.shape), strict=False)
-        if mask.dim() > each.dim() or any(size not in (1, full) for size, full in sizes):
-            raise AssertionError(
-                f"a feature mask must have its input's shape, {tuple(each.shape)}, or be broadcast to it; "
-                f"got {tuple(mask.shape)}"
-            )
-    names = torch.cat([mask.flatten() for mask in given]).unique()
-    shaped = tuple(
-        mask.reshape(*[1] * (each.dim() - mask.dim()), *mask.shape) for mask, each in zip(given, inputs, strict=True)
+        first, features = 0, []
+        for tensor in inputs:
+            size = tensor[:1].numel()
+            features.append(first + torch.arange(size, device=tensor.device).reshape(tensor[:1].shape))
+            first += size
+        return first, tuple(features)
+    masks = as_tuple(masks, "feature_mask")
+    if len(masks) != len(inputs):
+        raise ValueError(f"there must be one feature mask for each of the {len(inputs)} inputs, got {len(masks)}")
+    shaped = [_with_all_axes(mask, tensor) for mask, tensor in zip(masks, inputs, strict=True)]
+    numbers = torch.cat([mask.flatten() for mask in shaped]).unique()
+    return len(numbers), tuple(torch.searchsorted(numbers, mask.contiguous()) for mask in shaped)
+
+
+def _with_all_axes(mask: Tensor, inputs: Tensor) -> Tensor:
+    """Return a feature mask with the number of axes of its input."""
+    sizes = zip(reversed(mask.shape), reversed(inputs.shape), strict=False)
+    if mask.dim() > inputs.dim() or any(size not in (1, full) for size, full in sizes):
+        raise AssertionError(
+            f"a feature mask must have its input's shape, {tuple(inputs.shape)}, or be broadcast to it; "
+            f"got {tuple(mask.shape)}"
+        )
+    return mask.reshape(*[1] * (inputs.dim() - mask.dim()), *mask.shape)
+
+
+def _slice(value: Value, rows: slice, count: int) -> Value:
+    """Return the rows of a tensor with one row per example; anything else unchanged."""
+    if isinstance(value, Tensor) and value.dim() > 0 and len(value) == count > 1:
+        return value[rows]  # type: ignore[return-value]
+    return value
+
+
+def _ablated_copies(
+    call: Call, features: tuple[Tensor, ...], baselines: tuple[Baseline, ...], block: Block
+) -> tuple[Tensor, ...]:
+    """Return the copies for a block of features, (M, ...) for each input."""
+    rows, count = block.place[0], call.count
+    return tuple(
+        _replace_features(tensor[rows], _slice(feature, rows, count), block.variants, _slice(baseline, rows, count))
+        for tensor, feature, baseline in zip(call.inputs, features, baselines, strict=True)
     )
-    return len(names), tuple(torch.searchsorted(names, mask.contiguous()) for mask in shaped)
 
 
-def _part(given: Any, which: slice, count: int) -> Any:
-    """The rows of a block, of what has a row for each example."""
-    return given[which] if isinstance(given, Tensor) and given.dim() > 0 and len(given) == count > 1 else given
-
-
-def _replaced(inputs: Tensor, places: Tensor, features: Tensor, baseline: Tensor | int | float) -> Tensor:
-    """(n * m, ...): a copy of every example (n, ...) for each of m features, the feature replaced."""
-    numbers = features.to(inputs.device).reshape(1, -1, *[1] * (inputs.dim() - 1))
+def _replace_features(inputs: Tensor, features: Tensor, replaced: range, baseline: Baseline) -> Tensor:
+    """Return (n * m, ...), a copy of every example (n, ...) for each of m features, with that feature replaced."""
+    numbers = torch.arange(replaced.start, replaced.stop, device=inputs.device)
+    numbers = numbers.reshape(1, -1, *[1] * (inputs.dim() - 1))
     start = torch.as_tensor(baseline, device=inputs.device)
     if not inputs.is_floating_point() and start.is_floating_point():
         inputs = inputs.to(start.dtype)
     start = start.to(inputs.dtype)
     start = start.unsqueeze(1) if start.dim() == inputs.dim() else start
-    return torch.where(places.unsqueeze(1) == numbers, start, inputs.unsqueeze(1)).flatten(0, 1)
+    return torch.where(features.unsqueeze(1) == numbers, start, inputs.unsqueeze(1)).flatten(0, 1)
 
 
-def _gathered(falls: Tensor, places: Tensor, inputs: Tensor, of: Falls) -> Tensor:
-    """(N * k, ...): every value's fall is that of its feature."""
-    rows, variants = falls.shape[:2]
-    flat = falls.reshape(rows, variants, -1).movedim(1, -1)  # (n, k, variants)
+def _by_value(drops: Tensor, features: Tensor, inputs: Tensor) -> Tensor:
+    """Return (N * k, ...), the drop of every value's feature."""
+    rows, variants = drops.shape[:2]
+    if rows == 1 and len(features) > 1:
+        raise ValueError("for an output without one row per example, all examples must share one feature mask")
+    flat = drops.reshape(rows, variants, -1).movedim(1, -1)  # (n, k, variants)
     shape = inputs.shape[1:]
-    where = places.expand(len(places), *shape).reshape(len(places), 1, -1)
-    if rows == 1 and len(places) > 1:
-        raise AssertionError(
-            "where the output has no row for each example, a feature mask must be the same for all of them"
-        )
-    where = where.expand(rows, flat.shape[1], -1)
-    return flat.gather(2, where).reshape(-1, *shape)
+    index = features.expand(len(features), *shape).reshape(len(features), 1, -1)
+    return flat.gather(2, index.expand(rows, flat.shape[1], -1)).reshape(-1, *shape)

@@ -1,44 +1,49 @@
-"""Baselines as people give them: a number or a tensor for each input."""
+"""Baselines in Captum's forms: a number or a tensor for each input."""
+
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-Baselines = Tensor | int | float | tuple[Tensor | int | float, ...] | None
+Baseline: TypeAlias = Tensor | int | float
+Baselines: TypeAlias = Baseline | tuple[Baseline, ...] | None
 
 
-def baselines_of(inputs: tuple[Tensor, ...], baselines: Baselines) -> tuple[Tensor | int | float, ...]:
-    """One baseline for each input: a number, or a tensor of its shape or with one row; zeros where none is given.
+def baselines_of(inputs: tuple[Tensor, ...], baselines: Baselines) -> tuple[Baseline, ...]:
+    """Return one baseline for each input, zero for None.
+
+    Raises:
+        AssertionError: for a wrong number or type.
+    """
+    values = tuple(0 for _ in inputs) if baselines is None else baselines
+    values = values if isinstance(values, tuple) else (values,)
+    if len(values) != len(inputs):
+        raise AssertionError(f"there must be one baseline for each of the {len(inputs)} inputs, got {len(values)}")
+    for baseline in values:
+        if not isinstance(baseline, Tensor | int | float):
+            raise AssertionError(f"a baseline must be a tensor or a number, got {type(baseline).__name__}")
+    return values
+
+
+def fitting_baselines(inputs: tuple[Tensor, ...], baselines: Baselines) -> tuple[Baseline, ...]:
+    """Return one baseline for each input: a number, or a tensor of the input's shape or with one row.
 
     Raises:
         AssertionError: for others.
     """
-    found = tuple(0 for _ in inputs) if baselines is None else baselines
-    found = found if isinstance(found, tuple) else (found,)
-    if len(found) != len(inputs):
-        raise AssertionError(f"there must be one baseline for each of the {len(inputs)} inputs, got {len(found)}")
-    for baseline in found:
-        if not isinstance(baseline, Tensor | int | float):
-            raise AssertionError(f"a baseline must be a tensor or a number, got {type(baseline).__name__}")
-    return found
-
-
-def check_shapes(inputs: tuple[Tensor, ...], baselines: tuple[Tensor | int | float, ...]) -> None:
-    """Refuses baselines that are neither of their input's shape nor of one row.
-
-    Raises:
-        AssertionError: with a sentence.
-    """
-    for each, baseline in zip(inputs, baselines, strict=True):
-        if isinstance(baseline, Tensor) and baseline.shape != each.shape and baseline.shape[:1] != (1,):
+    values = baselines_of(inputs, baselines)
+    for tensor, baseline in zip(inputs, values, strict=True):
+        if isinstance(baseline, Tensor) and baseline.shape != tensor.shape and baseline.shape[:1] != (1,):
             raise AssertionError(
-                f"a baseline must be a number, or have the shape of its input, {tuple(each.shape)}, or one row of it; "
-                f"got {tuple(baseline.shape)}"
+                f"a baseline must be a number, or have the shape of its input, {tuple(tensor.shape)}, or one row of "
+                f"it; got {tuple(baseline.shape)}"
             )
+    return values
 
 
-def filled(inputs: tuple[Tensor, ...], baselines: tuple[Tensor | int | float, ...]) -> tuple[Tensor, ...]:
-    """Baselines as tensors of the inputs' shapes, perhaps expanded."""
+def expand_baselines(inputs: tuple[Tensor, ...], baselines: tuple[Baseline, ...]) -> tuple[Tensor, ...]:
+    """Return the baselines as tensors of the inputs' shapes and dtypes; they may be expanded views."""
     return tuple(
-        torch.as_tensor(baseline, dtype=each.dtype, device=each.device).expand_as(each)
-        for each, baseline in zip(inputs, baselines, strict=True)
+        torch.as_tensor(baseline, dtype=tensor.dtype, device=tensor.device).expand_as(tensor)
+        for tensor, baseline in zip(inputs, baselines, strict=True)
     )

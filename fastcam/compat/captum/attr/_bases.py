@@ -1,16 +1,16 @@
-"""What all methods have in common: the classes that people's own methods are made from."""
+"""Base classes of all methods."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcam.compat.captum.attr._baselines import Baselines, baselines_of, check_shapes, filled
-from fastcam.compat.captum.attr._calls import Call, Given, Target, arguments, as_tuple, row_sums
+from fastcam.compat.captum.attr._baselines import Baseline, Baselines, expand_baselines, fitting_baselines
+from fastcam.compat.captum.attr._calls import Call, Target, Tensors, arguments, as_tuple, row_sums
 
-Layer = nn.Module | list[nn.Module]
+Layer: TypeAlias = nn.Module | list[nn.Module]
 
 
 class Attribution:
@@ -36,7 +36,7 @@ class Attribution:
         return False
 
     def attribute_future(self) -> None:
-        """Is not there.
+        """Raise: this method of Captum is not implemented.
 
         Raises:
             NotImplementedError: always.
@@ -45,9 +45,9 @@ class Attribution:
 
     @classmethod
     def get_name(cls) -> str:
-        """The name of the class, in words."""
+        """Return the name of the class, in words."""
         name = cls.__name__
-        return name[0] + "".join(each if each.islower() else f" {each}" for each in name[1:])
+        return name[0] + "".join(letter if letter.islower() else f" {letter}" for letter in name[1:])
 
 
 class GradientAttribution(Attribution):
@@ -55,13 +55,13 @@ class GradientAttribution(Attribution):
 
     def compute_convergence_delta(
         self,
-        attributions: Given,
+        attributions: Tensors,
         start_point: Baselines,
-        end_point: Given,
+        end_point: Tensors,
         target: Target = None,
-        additional_forward_args: Any = None,
+        additional_forward_args: object = None,
     ) -> Tensor:
-        """(N,): the sum of the attributions, less the output's way from the start to the end.
+        """Return (N,), the sum of the attributions less the change of the output from the start to the end.
 
         Args:
             attributions: of each input.
@@ -73,25 +73,54 @@ class GradientAttribution(Attribution):
         Raises:
             AssertionError: where the numbers of rows differ.
         """
-        ends, found = as_tuple(end_point), as_tuple(attributions, "attributions")
-        starts = baselines_of(ends, start_point)
-        check_shapes(ends, starts)
-        for each, end in zip(found, ends, strict=False):
-            if len(each) != len(end):
-                raise AssertionError(f"attributions of {len(each)} examples do not belong to {len(end)} inputs")
+        ends, values = as_tuple(end_point), as_tuple(attributions, "attributions")
+        starts = fitting_baselines(ends, start_point)
+        for value, end in zip(values, ends, strict=False):
+            if len(value) != len(end):
+                raise AssertionError(f"attributions of {len(value)} examples do not belong to {len(end)} inputs")
         if isinstance(target, list | Tensor) and torch.as_tensor(target).numel() > 1 and len(target) != len(ends[0]):
             raise AssertionError(f"there must be one target for each of the {len(ends[0])} examples, got {len(target)}")
         call = Call(self.forward_func, ends, target, arguments(additional_forward_args))
-        first, last = (row_sums((call.scores(each),)) for each in (filled(ends, starts), ends))
-        return row_sums(found) - (last - first)
+        first, last = (row_sums((call.scores(point),)) for point in (expand_baselines(ends, starts), ends))
+        return row_sums(values) - (last - first)
 
 
-class PerturbationAttribution(Attribution):
-    """A method that changes the inputs and looks at the output."""
+class PathAttribution(GradientAttribution):
+    """A method that averages gradients between baselines and inputs.
+
+    Args:
+        forward_func: a model, or any function of tensors.
+        multiply_by_inputs: False for the mean gradients, not multiplied by the differences.
+    """
+
+    def __init__(self, forward_func: Callable[..., Tensor], multiply_by_inputs: bool = True) -> None:
+        super().__init__(forward_func)
+        self._multiply_by_inputs = multiply_by_inputs
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Always: what is removed is a share of the output."""
+        """The constructor's ``multiply_by_inputs``."""
+        return self._multiply_by_inputs
+
+    def has_convergence_delta(self) -> bool:
+        """Return True."""
+        return True
+
+    def _with_delta(
+        self, call: Call, starts: tuple[Baseline, ...], values: tuple[Tensor, ...], formatted: Any, with_delta: bool
+    ) -> Any:
+        """Return the formatted attributions, with the convergence delta (N,) where it is asked for."""
+        if not with_delta:
+            return formatted
+        return formatted, self.compute_convergence_delta(values, starts, call.inputs, call.target, call.others)
+
+
+class PerturbationAttribution(Attribution):
+    """A method that changes the inputs and compares the outputs."""
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """True: attributions are shares of the output."""
         return True
 
 
@@ -111,17 +140,17 @@ class InternalAttribution(Attribution):
 
 
 class LayerAttribution(InternalAttribution):
-    """A method of attribution to what a layer takes or returns."""
+    """A method of attribution to the inputs or outputs of a layer."""
 
     @staticmethod
     def interpolate(
         layer_attribution: Tensor, interpolate_dims: int | tuple[int, ...], interpolate_mode: str = "nearest"
     ) -> Tensor:
-        """Attributions (N, C, *s) at another size, by :func:`torch.nn.functional.interpolate`.
+        """Return attributions (N, C, *s) at another size, by :func:`torch.nn.functional.interpolate`.
 
         Args:
             layer_attribution: of a layer, with one to three spatial axes.
             interpolate_dims: the spatial size.
-            interpolate_mode: "nearest", "bilinear" or another that torch knows.
+            interpolate_mode: "nearest", "bilinear" or another mode of torch.
         """
         return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)

@@ -1,74 +1,91 @@
-"""One call of a forward function: what is explained, what else it takes, and which of its outputs counts."""
+"""One call of a forward function: its inputs, its additional arguments, and the target that selects its scores."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from fastcam.graph.relu_rules import ReluRule, cuts_at_zero, relu_rule
 from fastcam.model import capture
 from fastcam.model.batching import Batches, BatchSize
+from fastcam.model.gradients import gradients
+from fastcam.model.inputs import Inputs, in_fast_layout
 from fastcam.model.progress import Progress
 
-_MANY = 8  # pictures from which the other layout saves more than it costs
+MIN_FAST_LAYOUT_ROWS = 8  # below that, conversion to channels_last costs more than it saves
 
-Given = Tensor | tuple[Tensor, ...]
-Target = int | tuple[int, ...] | Tensor | list[tuple[int, ...]] | list[int] | None
+Tensors: TypeAlias = Tensor | tuple[Tensor, ...]
+TensorOrTuple = TypeVar("TensorOrTuple", Tensor, tuple[Tensor, ...])
+Value = TypeVar("Value")
+Target: TypeAlias = int | tuple[int, ...] | Tensor | list[tuple[int, ...]] | list[int] | None
+Rectifiers = Literal["any", "modules"]
 
 
-def as_tuple(given: Given, name: str = "inputs") -> tuple[Tensor, ...]:
-    """A tuple of tensors, of one where one is given alone.
+def as_tuple(tensors: Tensors, name: str = "inputs") -> tuple[Tensor, ...]:
+    """Return a tuple of tensors, of one element for a single tensor.
 
     Raises:
         AssertionError: for anything else.
     """
-    found = given if isinstance(given, tuple) else (given,)
-    for each in found:
-        if not isinstance(each, Tensor):
-            raise AssertionError(f"`{name}` must be a tensor or a tuple of tensors, found {type(each).__name__}")
-    return found
+    values = tensors if isinstance(tensors, tuple) else (tensors,)
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise AssertionError(f"`{name}` must be a tensor or a tuple of tensors, found {type(value).__name__}")
+    return values
 
 
-def like(given: Any, found: tuple[Tensor, ...]) -> Any:
-    """What was found as it was given: a tuple, or one tensor alone."""
-    return found if isinstance(given, tuple) else found[0]
+def format_like(template: TensorOrTuple, tensors: tuple[Tensor, ...]) -> TensorOrTuple:
+    """Return the tensors as a tuple if the template is one, else the only tensor."""
+    if isinstance(template, tuple):
+        return tensors
+    return tensors[0]
 
 
-def arguments(additional: Any) -> tuple[Any, ...]:
-    """Additional arguments of the forward function as a tuple."""
+def arguments(additional: object) -> tuple[object, ...]:
+    """Return the additional arguments of the forward function as a tuple."""
     if additional is None:
         return ()
     return additional if isinstance(additional, tuple) else (additional,)
 
 
 def row_sums(tensors: tuple[Tensor, ...]) -> Tensor:
-    """(N,): of every example, the sum over all that the tensors hold of it."""
-    return torch.stack([each.reshape(len(each), -1).sum(1) for each in tensors]).sum(0)
+    """Return (N,), the sum over all values of each example in all tensors."""
+    return torch.stack([tensor.reshape(len(tensor), -1).sum(1) for tensor in tensors]).sum(0)
+
+
+def take_rows(value: Value, rows: Tensor, count: int) -> Value:
+    """Return the rows (M,) of a tensor or list with one row for each of ``count`` examples; anything else unchanged."""
+    if isinstance(value, Tensor) and value.dim() > 0 and len(value) == count and value.numel() > 1:
+        return value[rows.to(value.device)]  # type: ignore[return-value]
+    if isinstance(value, list) and len(value) == count:
+        return [value[row] for row in rows.tolist()]  # type: ignore[return-value]
+    return value
 
 
 class _Function(nn.Module):
-    """A function where a module is expected."""
+    """A function wrapped as a module."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, *given: Any) -> Any:
-        """Whatever the function returns."""
-        return self.function(*given)
+    def forward(self, *args: object) -> Any:
+        """Return the function's result."""
+        return self.function(*args)
 
 
 class Call:
-    """A forward function with its arguments and its target, and copies of these row by row.
+    """A forward function with its arguments and its target, all of which can be repeated row by row.
 
     Args:
         forward_func: a model, or any function of tensors.
-        inputs: what is explained; the first axis counts the examples.
-        target: which outputs count, see :meth:`chosen`.
-        additional_forward_args: what else the function takes, behind the inputs; of tensors with as many rows as there
-            are examples, every copy gets its example's row.
+        inputs: the explained tensors; the first axis counts the examples.
+        target: selects the scores, see :meth:`select`.
+        additional_forward_args: arguments after the inputs; every copy of an example gets the example's row of tensors
+            with one row per example.
 
     Attributes:
         inputs: as a tuple.
@@ -78,170 +95,174 @@ class Call:
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        inputs: Given,
+        inputs: Tensors,
         target: Target = None,
-        additional_forward_args: Any = None,
+        additional_forward_args: object = None,
     ) -> None:
         self.model = forward_func if isinstance(forward_func, nn.Module) else _Function(forward_func)
         self.inputs = as_tuple(inputs)
         self.count = len(self.inputs[0])
         self.others = arguments(additional_forward_args)
         self.target = target
-        self._layout_is_free = True  # as far as is known
+        self._accepts_fast_layout = True  # until a run shows otherwise
 
-    def batches(self, size: BatchSize = "auto", progress: bool = False) -> Batches:
-        """How the work for many copies is cut: to a size that fits, or to the caller's."""
-        return Batches(size, self.inputs[0].device, Progress(progress))
+    def batches(self, size: BatchSize | None = None, progress: bool = False) -> Batches:
+        """Return batches of the caller's size; None for one that suits the device."""
+        return Batches("auto" if size is None else size, self.inputs[0].device, Progress(progress))
 
     def output(self, inputs: tuple[Tensor, ...], rows: Tensor | None = None, *, with_graph: bool = False) -> Any:
-        """What the function returns for copies of the examples that ``rows`` (M,) names; None for each once."""
-        others = self.others if rows is None else tuple(self._of_rows(each, rows) for each in self.others)
-        fast = tuple(_fast(each) for each in inputs) if rows is not None and self._layout_is_free else inputs
-        try:
-            return capture.forward(self.model, (*fast, *others), from_start=with_graph).output
-        except RuntimeError as error:
-            if fast is inputs or "view size is not compatible" not in str(error):
-                raise
-            self._layout_is_free = False
-        return capture.forward(self.model, (*inputs, *others), from_start=with_graph).output
+        """Return the function's output for copies of the examples ``rows`` (M,); None for each example once."""
+        others = self.others if rows is None else tuple(take_rows(value, rows, self.count) for value in self.others)
+        runs = 0
 
-    def scores(self, inputs: tuple[Tensor, ...], rows: Tensor | None = None, *, with_graph: bool = False) -> Tensor:
-        """What counts of the output, (M, ...) or whatever the function returns."""
-        return self.chosen(self.output(inputs, rows, with_graph=with_graph), rows)
+        def run(arguments: Inputs) -> Any:
+            nonlocal runs
+            runs += 1
+            return capture.forward(self.model, arguments.arguments, from_start=with_graph).output
 
-    def chosen(self, output: Any, rows: Tensor | None = None) -> Tensor:
-        """The part of an output (M, ...) that the target names.
+        call_inputs = Inputs(inputs[0], (*inputs[1:], *others))
+        if rows is None or len(inputs[0]) < MIN_FAST_LAYOUT_ROWS or not self._accepts_fast_layout:
+            return run(call_inputs)
+        output = in_fast_layout(run, call_inputs)
+        self._accepts_fast_layout = runs == 1  # a second run: the first one failed
+        return output
 
-        An int takes a column, a tuple the element at these places behind the first axis; a list of these, or a 1-D
-        tensor, has one for each example; None takes the output as it is.
+    def scores(self, inputs: tuple[Tensor, ...], rows: Tensor | None = None) -> Tensor:
+        """Return the selected part of the output, (M, ...) or of any shape the function returns."""
+        return self.select(self.output(inputs, rows), rows)
+
+    def select(self, output: Any, rows: Tensor | None = None) -> Tensor:
+        """Return the part of an output (M, ...) that the target names.
+
+        An int selects a column, a tuple the element at that index after the first axis; a list of these, or a 1-D
+        tensor, has one for each example; None selects the whole output.
 
         Raises:
-            AssertionError: where that does not fit.
+            AssertionError: for a target that does not fit the output.
         """
         if not isinstance(output, Tensor):
-            output = _number(output)
-        target = self.target if rows is None else self._of_rows(self.target, rows)
-        if isinstance(target, Tensor):
-            if target.numel() == 1 and not target.is_floating_point():
-                target = int(target)
-            elif target.dim() != 1 or len(target) != len(output):
-                raise AssertionError(
-                    f"a tensor as target must hold one class for each of the {len(output)} rows of the output, "
-                    f"got shape {tuple(target.shape)}"
-                )
-            else:
-                return _columns(output, target)
+            output = _as_tensor(output)
+        target = self.target if rows is None else take_rows(self.target, rows, self.count)
+        if isinstance(target, Tensor) and target.numel() == 1 and not target.is_floating_point():
+            target = int(target)
         if target is None:
             return output
         if isinstance(target, int | tuple):
-            places = (target,) if isinstance(target, int) else target
-            if len(places) >= output.dim():
+            index = (target,) if isinstance(target, int) else target
+            if len(index) >= output.dim():
                 raise AssertionError(
                     f"target {target!r} must name places behind the first axis of the output, whose shape is "
                     f"{tuple(output.shape)}"
                 )
-            return output[(slice(None), *places)]
-        if not isinstance(target, list):
+            return output[(slice(None), *index)]
+        return _select_per_row(output, target)
+
+    def single_scores(self, output: Any, rows: Tensor | None = None) -> Tensor:
+        """Return the selected part of an output, with one element per row.
+
+        Raises:
+            AssertionError: for more than one score per row.
+        """
+        scores = self.select(output, rows)
+        if scores.dim() == 0 or scores[0].numel() != 1:
             raise AssertionError(
-                f"a target must be an int, a tuple of them, a tensor, a list or None, got {type(target).__name__}"
+                f"every example must have one score to be explained, got scores of shape {tuple(scores.shape)}: pass "
+                "target= to name the one that counts"
             )
-        if len(target) != len(output):
-            raise AssertionError(f"a list as target must have one for each of the {len(output)} rows, got {target!r}")
-        if isinstance(target[0], int):
-            return _columns(output, torch.tensor(target))
-        if isinstance(target[0], tuple):
-            return torch.stack([output[(row, *place)] for row, place in enumerate(target)])
-        raise AssertionError(f"targets in a list must be ints or tuples of them, got {type(target[0]).__name__}")
+        return scores
 
     def gradients(
         self,
         inputs: tuple[Tensor, ...],
         rows: Tensor | None = None,
         rule: ReluRule | None = None,
-        rectifiers: Literal["any", "modules"] = "any",
+        rectifiers: Rectifiers = "any",
     ) -> tuple[Tensor, ...]:
-        """Gradients of every copy's score with respect to each of the inputs.
+        """Return the gradients of every copy's score with respect to each of the inputs.
 
         Args:
             inputs: copies, (M, ...) each.
-            rows: of which examples; None for each once.
-            rule: for the rectifiers, None for their derivative.
-            rectifiers: which ones follow the rule: all that cut at zero, or those of ``nn.ReLU`` modules alone.
+            rows: the examples of the copies; None for each once.
+            rule: backward rule of the rectifiers, None for their derivative.
+            rectifiers: apply the rule to all functions that cut at zero, or to ``nn.ReLU`` modules only.
         """
         leaves = self.leaves(inputs)
         rows = torch.arange(self.count) if rows is None else rows
-        with recording(), self.ruled(rule, rectifiers) as following:
-            scores = self.scores(leaves, rows, with_graph=True)
-            check_scores(scores)
-            with following(scores):
-                return tuple(each.contiguous() for each in torch.autograd.grad(torch.unbind(scores), leaves))
+        with recording(), self.relu_rule(rule, rectifiers) as in_backward:
+            scores = self.single_scores(self.output(leaves, rows, with_graph=True), rows)
+            with in_backward(scores):
+                return self.leaf_gradients(scores, leaves)
+
+    @staticmethod
+    def leaf_gradients(scores: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the gradients of the scores with respect to the inputs, contiguous."""
+        names = [f"input {index}" for index in range(len(leaves))]
+        return tuple(gradient.contiguous() for gradient in gradients(scores.flatten(), leaves, names))
 
     @staticmethod
     def leaves(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The inputs as tensors to differentiate with respect to; what was given stays as it is.
+        """Return the inputs as leaf tensors that require gradients; the inputs themselves are not changed.
 
         Raises:
-            RuntimeError: for tensors of whole numbers.
+            RuntimeError: for tensors of integers.
         """
-        for index, each in enumerate(inputs):
-            if not each.is_floating_point():
+        for index, tensor in enumerate(inputs):
+            if not tensor.is_floating_point():
                 raise RuntimeError(
-                    f"input {index} must hold floating point numbers to have a gradient, got {each.dtype}; what is not "
-                    "to be explained belongs into additional_forward_args"
+                    f"input {index} must hold floating point numbers to have a gradient, got {tensor.dtype}; what is "
+                    "not to be explained belongs into additional_forward_args"
                 )
         with torch.inference_mode(False):
-            usable = (each.clone() if each.is_inference() else each.detach() for each in inputs)
-            return tuple(each.requires_grad_() for each in usable)
+            usable = (tensor.clone() if tensor.is_inference() else tensor.detach() for tensor in inputs)
+            return tuple(tensor.requires_grad_() for tensor in usable)
 
     @contextlib.contextmanager
-    def ruled(
-        self, rule: ReluRule | None, rectifiers: Literal["any", "modules"] = "any"
+    def relu_rule(
+        self, rule: ReluRule | None, rectifiers: Rectifiers = "any"
     ) -> Iterator[Callable[[Tensor], contextlib.AbstractContextManager[None]]]:
-        """Around a forward pass: gives what a backward pass from its scores is to be within, to follow the rule."""
-        nodes: list[Any] = []
+        """Yield, around a forward pass, a function from its scores to the context for a backward pass with the rule."""
+        nodes: list[Node | None] = []
+
+        def in_backward(scores: Tensor) -> contextlib.AbstractContextManager[None]:
+            if rule is None:
+                return contextlib.nullcontext()
+            return relu_rule(scores, rule, cuts_at_zero if rectifiers == "any" else lambda node: node in nodes)
+
         with contextlib.ExitStack() as stack:
-            if rectifiers == "modules":
-                for module in self.model.modules():
-                    if isinstance(module, nn.ReLU):
-                        handle = module.register_forward_hook(
-                            lambda module, given, output: nodes.append(output.grad_fn)
-                        )
-                        stack.callback(handle.remove)
-            yield lambda scores: _followed(scores, rule, nodes if rectifiers == "modules" else None)
-
-    def _of_rows(self, given: Any, rows: Tensor) -> Any:
-        """What every copy gets: of one a row its example's, of anything else the same."""
-        if isinstance(given, Tensor) and given.dim() > 0 and len(given) == self.count and given.numel() > 1:
-            return given[rows.to(given.device)]
-        return [given[row] for row in rows.tolist()] if isinstance(given, list) and len(given) == self.count else given
-
-
-def _followed(
-    scores: Tensor, rule: ReluRule | None, nodes: Collection[Any] | None
-) -> contextlib.AbstractContextManager[None]:
-    if rule is None:
-        return contextlib.nullcontext()
-    return relu_rule(scores, rule, cuts_at_zero if nodes is None else lambda node: node in nodes)
+            for module in self.model.modules() if rectifiers == "modules" else ():
+                if isinstance(module, nn.ReLU):
+                    handle = module.register_forward_hook(lambda module, args, output: nodes.append(output.grad_fn))
+                    stack.callback(handle.remove)
+            yield in_backward
 
 
 @contextlib.contextmanager
 def recording() -> Iterator[None]:
-    """With a graph, whatever the caller's grad mode is."""
+    """Record an autograd graph, whatever the caller's grad mode is."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
-def check_scores(scores: Tensor) -> None:
-    """Refuses more than one score for an example.
-
-    Raises:
-        AssertionError: with a sentence.
-    """
-    if scores.dim() == 0 or scores[0].numel() != 1:
+def _select_per_row(output: Tensor, target: Tensor | list[tuple[int, ...]] | list[int]) -> Tensor:
+    """Return the part of an output that a target with one element per row names."""
+    if isinstance(target, Tensor):
+        if target.dim() != 1 or len(target) != len(output):
+            raise AssertionError(
+                f"a tensor as target must hold one class for each of the {len(output)} rows of the output, "
+                f"got shape {tuple(target.shape)}"
+            )
+        return _columns(output, target)
+    if not isinstance(target, list):
         raise AssertionError(
-            f"every example must have one score to be explained, got scores of shape {tuple(scores.shape)}: pass "
-            "target= to name the one that counts"
+            f"a target must be an int, a tuple of them, a tensor, a list or None, got {type(target).__name__}"
         )
+    if len(target) != len(output):
+        raise AssertionError(f"a list as target must have one for each of the {len(output)} rows, got {target!r}")
+    if isinstance(target[0], int):
+        return _columns(output, torch.tensor(target))
+    if isinstance(target[0], tuple):
+        return torch.stack([output[(row, *index)] for row, index in enumerate(target)])
+    raise AssertionError(f"targets in a list must be ints or tuples of them, got {type(target[0]).__name__}")
 
 
 def _columns(output: Tensor, classes: Tensor) -> Tensor:
@@ -250,15 +271,8 @@ def _columns(output: Tensor, classes: Tensor) -> Tensor:
     return output.gather(1, classes.to(output.device).reshape(-1, 1)).squeeze(1)
 
 
-def _number(output: Any) -> Tensor:
-    """A number as a tensor: float64 or int64."""
+def _as_tensor(output: object) -> Tensor:
+    """Return a number as a float64 or int64 tensor."""
     if not isinstance(output, int | float):
         raise AssertionError(f"forward_func must return a tensor or a number, got {type(output).__name__}")
     return torch.tensor(output, dtype=torch.float64 if isinstance(output, float) else torch.int64)
-
-
-def _fast(tensor: Tensor) -> Tensor:
-    """Many pictures with their channels side by side: convolutions on a processor like it better."""
-    if tensor.dim() != 4 or len(tensor) < _MANY or tensor.device.type != "cpu" or not tensor.is_floating_point():
-        return tensor
-    return tensor.contiguous(memory_format=torch.channels_last)

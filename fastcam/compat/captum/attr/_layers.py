@@ -1,4 +1,4 @@
-"""Attributions to what a layer takes or returns, from one pass."""
+"""Attributions to the inputs or outputs of a layer, from one pass."""
 
 import warnings
 from collections.abc import Callable
@@ -8,37 +8,37 @@ import torch
 from torch import Tensor, nn
 
 from fastcam import ops
-from fastcam.compat.captum.attr._at_layers import Values, formatted, look
+from fastcam.compat.captum.attr._at_layers import Values, format_values, run_layers
 from fastcam.compat.captum.attr._bases import GradientAttribution, Layer, LayerAttribution
-from fastcam.compat.captum.attr._calls import Call, Given, Target, check_scores, like, recording
+from fastcam.compat.captum.attr._calls import Call, Target, TensorOrTuple, Tensors, format_like, recording
 from fastcam.compat.captum.attr._pixels import GuidedBackprop
 
 
 class LayerActivation(LayerAttribution):
-    """What the layer returns, or takes."""
+    """The layer's outputs, or inputs."""
 
     def attribute(
-        self, inputs: Given, additional_forward_args: Any = None, attribute_to_layer_input: bool = False
+        self, inputs: Tensors, additional_forward_args: object = None, attribute_to_layer_input: bool = False
     ) -> Any:
-        """The tensors, out of the graph: of a list of layers a list, of a layer with several tensors a tuple.
+        """Return the detached tensors: a list for a list of layers, a tuple for a layer with several tensors.
 
         Args:
             inputs: a tensor, or a tuple of them.
-            additional_forward_args: what else the forward function takes.
-            attribute_to_layer_input: what the layer takes.
+            additional_forward_args: further arguments of the forward function.
+            attribute_to_layer_input: return what the layer takes.
         """
         call = Call(self.forward_func, inputs, None, additional_forward_args)
-        return formatted(self.layer, look(call, self.layer, attribute_to_layer_input).values)
+        return format_values(self.layer, run_layers(call, self.layer, attribute_to_layer_input).values)
 
 
 class LayerGradientXActivation(LayerAttribution, GradientAttribution):
-    """What the layer returns, times its gradient.
+    """The layer's output times its gradient.
 
     Args:
         forward_func: a model, or any function that runs one.
         layer: the module, or a list of modules.
         device_ids: kept, and not used.
-        multiply_by_inputs: False for the gradients alone.
+        multiply_by_inputs: False for the gradients only.
         memory_efficient: kept, and not used: nothing is held longer than needed.
     """
 
@@ -55,39 +55,36 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """As it was made."""
+        """The constructor's ``multiply_by_inputs``."""
         return self._multiply_by_inputs
 
     def attribute(
         self,
-        inputs: Given,
+        inputs: Tensors,
         target: Target = None,
-        additional_forward_args: Any = None,
+        additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """The products, shaped as the layer's tensors.
+        """Return the products, shaped as the layer's tensors.
 
         Args:
             inputs: a tensor, or a tuple of them.
-            target: which output counts.
-            additional_forward_args: what else the forward function takes.
-            attribute_to_layer_input: of what the layer takes.
-            grad_kwargs: more arguments of :func:`torch.autograd.grad`.
+            target: selects the score.
+            additional_forward_args: further arguments of the forward function.
+            attribute_to_layer_input: attribute to what the layer takes.
+            grad_kwargs: options of :func:`torch.autograd.grad`.
         """
         call = Call(self.forward_func, inputs, target, additional_forward_args)
-        seen = look(call, self.layer, attribute_to_layer_input, with_graph=True)
-        found = [
-            self.multiply_gradient_acts(gradients, values)
-            for gradients, values in zip(seen.gradients(call, grad_kwargs), seen.values, strict=True)
-        ]
-        return formatted(self.layer, found)
+        run = run_layers(call, self.layer, attribute_to_layer_input, with_graph=True)
+        gradients = run.gradients(call, grad_kwargs)
+        return format_values(self.layer, list(map(self.multiply_gradient_acts, gradients, run.values)))
 
     def multiply_gradient_acts(self, gradients: Values, evals: Values) -> Values:
-        """The products, or the gradients alone."""
+        """Return the products, or the gradients only."""
         if not self.multiplies_by_inputs:
             return gradients
-        return tuple(gradient * each for gradient, each in zip(gradients, evals, strict=True))
+        return tuple(gradient * value for gradient, value in zip(gradients, evals, strict=True))
 
 
 class LayerGradCam(LayerAttribution, GradientAttribution):
@@ -95,35 +92,29 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
 
     def attribute(
         self,
-        inputs: Given,
+        inputs: Tensors,
         target: Target = None,
-        additional_forward_args: Any = None,
+        additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
         grad_kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """(N, 1, *s): the channels (N, C, *s) of the layer, weighted by their mean gradients and summed.
+        """Return (N, 1, *s), the layer's channels (N, C, *s) weighted by their mean gradients and summed.
 
-        Args:
-            inputs: a tensor, or a tuple of them.
-            target: which output counts.
-            additional_forward_args: what else the forward function takes.
-            attribute_to_layer_input: of what the layer takes.
-            relu_attributions: the positive part alone.
-            attr_dim_summation: False for the weighted channels, (N, C, *s).
-            grad_kwargs: more arguments of :func:`torch.autograd.grad`.
+        The arguments are those of :meth:`LayerGradientXActivation.attribute`; ``relu_attributions`` keeps the positive
+        part only, ``attr_dim_summation=False`` returns the weighted channels, (N, C, *s).
         """
         call = Call(self.forward_func, inputs, target, additional_forward_args)
-        seen = look(call, self.layer, attribute_to_layer_input, with_graph=True)
-        (gradients,) = seen.gradients(call, grad_kwargs)
-        pairs = zip(seen.values[0], gradients, strict=True)
-        found = tuple(_weighted(each, slope, attr_dim_summation) for each, slope in pairs)
-        return formatted(self.layer, [tuple(each.clamp(min=0) for each in found) if relu_attributions else found])
+        run = run_layers(call, self.layer, attribute_to_layer_input, with_graph=True)
+        (gradients,) = run.gradients(call, grad_kwargs)
+        pairs = zip(run.values[0], gradients, strict=True)
+        maps = tuple(_weight_channels(value, gradient, attr_dim_summation) for value, gradient in pairs)
+        return format_values(self.layer, [tuple(map(torch.relu, maps)) if relu_attributions else maps])
 
 
-def _weighted(activations: Tensor, gradients: Tensor, summed: bool) -> Tensor:
-    """Channels times their mean gradients, (N, C, *s), or their sum, (N, 1, *s)."""
+def _weight_channels(activations: Tensor, gradients: Tensor, summed: bool) -> Tensor:
+    """Return the channels times their mean gradients, (N, C, *s), or their sum, (N, 1, *s)."""
     spatial = list(range(2, activations.dim()))
     if summed and len(spatial) in (1, 2, 3) and not gradients.requires_grad:
         return ops.grad_cam(activations, gradients, relu=False).unsqueeze(1).to(activations.dtype)
@@ -136,9 +127,9 @@ class GuidedGradCam(GradientAttribution):
 
     Args:
         model: the model.
-        layer: where Grad-CAM looks.
+        layer: Grad-CAM's target layer.
         device_ids: kept, and not used.
-        exact_peer: rectify in ``nn.ReLU`` modules alone, as Captum does.
+        exact_peer: rectify in ``nn.ReLU`` modules only, as Captum does.
     """
 
     def __init__(
@@ -151,49 +142,43 @@ class GuidedGradCam(GradientAttribution):
 
     def attribute(
         self,
-        inputs: Given,
+        inputs: TensorOrTuple,
         target: Target = None,
-        additional_forward_args: Any = None,
+        additional_forward_args: object = None,
         interpolate_mode: str = "nearest",
         attribute_to_layer_input: bool = False,
-    ) -> Any:
-        """Guided backpropagation times Grad-CAM's positive part, shaped as the inputs.
+    ) -> TensorOrTuple:
+        """Return guided backpropagation times Grad-CAM's positive part, shaped as the inputs.
 
-        An input of a size that the map cannot be interpolated to gets an empty tensor, and a warning.
+        For an input whose size the map cannot be interpolated to, the result is an empty tensor, with a warning.
 
-        Args:
-            inputs: a tensor, or a tuple of them.
-            target: which output counts.
-            additional_forward_args: what else the model takes.
-            interpolate_mode: of :meth:`LayerAttribution.interpolate`.
-            attribute_to_layer_input: of what the layer takes.
+        The arguments are those of :meth:`LayerGradCam.attribute` and of :meth:`LayerAttribution.interpolate`.
         """
         call = Call(self.model, inputs, target, additional_forward_args)
         guided = self.guided_backprop
-        with recording(), call.ruled(guided.rule, guided.rectifiers) as following:
+        with recording(), call.relu_rule(guided.rule, guided.rectifiers) as in_backward:
             leaves = call.leaves(call.inputs)
-            seen = look(
+            run = run_layers(
                 call, self.grad_cam.layer, attribute_to_layer_input, inputs=leaves, with_graph=True, from_start=True
             )
-            scores = call.chosen(seen.output)
-            check_scores(scores)
-            (gradients,) = seen.gradients(call, {"retain_graph": True})
-            with following(scores):
-                slopes = torch.autograd.grad(torch.unbind(scores), leaves)
+            (gradients,) = run.gradients(call, {"retain_graph": True})
+            scores = call.single_scores(run.output)
+            with in_backward(scores):
+                guided_gradients = call.leaf_gradients(scores, leaves)
         if len(gradients) != 1:
             raise AssertionError(f"Guided Grad-CAM needs a layer with one tensor, this one has {len(gradients)}")
-        cam = _weighted(seen.values[0][0], gradients[0], True).clamp(min=0)
-        return like(inputs, tuple(_times(each, cam, interpolate_mode) for each in slopes))
+        cam = _weight_channels(run.values[0][0], gradients[0], True).clamp(min=0)
+        return format_like(inputs, tuple(_times_map(gradient, cam, interpolate_mode) for gradient in guided_gradients))
 
 
-def _times(slopes: Tensor, cam: Tensor, mode: str) -> Tensor:
-    """Slopes times the map at their size, or an empty tensor."""
+def _times_map(gradients: Tensor, cam: Tensor, mode: str) -> Tensor:
+    """Return gradients times the map at their size, or an empty tensor."""
     try:
-        return slopes * LayerAttribution.interpolate(cam, tuple(slopes.shape[2:]), mode)
+        return gradients * LayerAttribution.interpolate(cam, tuple(gradients.shape[2:]), mode)
     except (ValueError, NotImplementedError, RuntimeError) as error:
         warnings.warn(
-            f"an input of shape {tuple(slopes.shape)} gets an empty tensor, since the map {tuple(cam.shape)} cannot be "
-            f"interpolated to its size: {error}",
+            f"an input of shape {tuple(gradients.shape)} gets an empty tensor, since the map {tuple(cam.shape)} "
+            f"cannot be interpolated to its size: {error}",
             stacklevel=3,
         )
         return torch.empty(0)

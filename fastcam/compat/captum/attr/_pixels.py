@@ -1,11 +1,10 @@
-"""Gradients down to the inputs, plain or with other rules for rectifiers."""
+"""Gradients with respect to the inputs, plain or with other backward rules for rectifiers."""
 
-from typing import Any, Literal
-
+import torch
 from torch import nn
 
 from fastcam.compat.captum.attr._bases import GradientAttribution
-from fastcam.compat.captum.attr._calls import Call, Given, Target, like
+from fastcam.compat.captum.attr._calls import Call, Rectifiers, Target, TensorOrTuple, format_like
 from fastcam.graph.relu_rules import ReluRule
 
 
@@ -13,19 +12,19 @@ class Saliency(GradientAttribution):
     """The gradient of the output with respect to every input value (arXiv:1312.6034)."""
 
     def attribute(
-        self, inputs: Given, target: Target = None, abs: bool = True, additional_forward_args: Any = None
-    ) -> Any:
-        """The gradients, shaped as the inputs.
+        self, inputs: TensorOrTuple, target: Target = None, abs: bool = True, additional_forward_args: object = None
+    ) -> TensorOrTuple:
+        """Return the gradients, shaped as the inputs.
 
         Args:
             inputs: a tensor, or a tuple of them.
-            target: which output counts.
-            abs: their absolute values.
-            additional_forward_args: what else the forward function takes.
+            target: selects the score.
+            abs: return absolute values.
+            additional_forward_args: further arguments of the forward function.
         """
         call = Call(self.forward_func, inputs, target, additional_forward_args)
-        found = call.gradients(call.inputs)
-        return like(inputs, tuple(each.abs() for each in found) if abs else found)
+        gradients = call.gradients(call.inputs)
+        return format_like(inputs, tuple(map(torch.abs, gradients)) if abs else gradients)
 
 
 class InputXGradient(GradientAttribution):
@@ -33,22 +32,24 @@ class InputXGradient(GradientAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Always."""
+        """True."""
         return True
 
-    def attribute(self, inputs: Given, target: Target = None, additional_forward_args: Any = None) -> Any:
-        """The products, shaped as the inputs; the arguments are those of :meth:`Saliency.attribute`."""
+    def attribute(
+        self, inputs: TensorOrTuple, target: Target = None, additional_forward_args: object = None
+    ) -> TensorOrTuple:
+        """Return the products, shaped as the inputs; the arguments are those of :meth:`Saliency.attribute`."""
         call = Call(self.forward_func, inputs, target, additional_forward_args)
         pairs = zip(call.inputs, call.gradients(call.inputs), strict=True)
-        return like(inputs, tuple(each.detach() * gradient for each, gradient in pairs))
+        return format_like(inputs, tuple(tensor.detach() * gradient for tensor, gradient in pairs))
 
 
 class ModifiedReluGradientAttribution(GradientAttribution):
-    """Gradients with another rule for the rectifiers, in modules and functions, in place or not.
+    """Gradients with another backward rule for rectifiers, in modules and functions, in place or not.
 
     Args:
         model: the model; it is not changed.
-        exact_peer: apply the rule to ``nn.ReLU`` modules alone, as Captum does.
+        exact_peer: apply the rule to ``nn.ReLU`` modules only, as Captum does.
     """
 
     rule: ReluRule
@@ -56,21 +57,24 @@ class ModifiedReluGradientAttribution(GradientAttribution):
     def __init__(self, model: nn.Module, *, exact_peer: bool = False) -> None:
         super().__init__(model)
         self.model = model
-        self.rectifiers: Literal["any", "modules"] = "modules" if exact_peer else "any"
+        self.rectifiers: Rectifiers = "modules" if exact_peer else "any"
 
-    def attribute(self, inputs: Given, target: Target = None, additional_forward_args: Any = None) -> Any:
-        """The gradients, shaped as the inputs; the arguments are those of :meth:`Saliency.attribute`."""
+    def attribute(
+        self, inputs: TensorOrTuple, target: Target = None, additional_forward_args: object = None
+    ) -> TensorOrTuple:
+        """Return the gradients, shaped as the inputs; the arguments are those of :meth:`Saliency.attribute`."""
         call = Call(self.forward_func, inputs, target, additional_forward_args)
-        return like(inputs, call.gradients(call.inputs, rule=self.rule, rectifiers=self.rectifiers))
+        gradients = call.gradients(call.inputs, rule=self.rule, rectifiers=self.rectifiers)
+        return format_like(inputs, gradients)
 
 
 class GuidedBackprop(ModifiedReluGradientAttribution):
-    """Guided backpropagation: rectifies what comes back, too (arXiv:1412.6806)."""
+    """Guided backpropagation: rectifies the gradient, too (arXiv:1412.6806)."""
 
     rule = "guided"
 
 
 class Deconvolution(ModifiedReluGradientAttribution):
-    """The deconvolutional network: rectifies what comes back, and only that (arXiv:1311.2901)."""
+    """The deconvolutional network: rectifies the gradient only (arXiv:1311.2901)."""
 
     rule = "deconvnet"

@@ -144,7 +144,7 @@ class _GradCAM(_CAM):
         return {}
 
     def _weights(self, activations: Tensor, gradients: Tensor, **options: Any) -> Tensor:
-        flat = get_method(self._rule).rule(activations.flatten(2), gradients.flatten(2), **options)
+        flat = get_method(self._rule).value(activations.flatten(2), gradients.flatten(2), **options)
         return flat.reshape(gradients.shape) if flat.dim() == 3 else flat
 
 

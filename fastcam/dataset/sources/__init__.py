@@ -1,0 +1,6 @@
+"""Image sources: folders, lists, tar shards, Parquet files and PyTorch datasets, each in a fixed order."""
+
+from fastcam.dataset.sources.base import Item, Source
+from fastcam.dataset.sources.resolve import SourceLike, source_of
+
+__all__ = ["Item", "Source", "SourceLike", "source_of"]

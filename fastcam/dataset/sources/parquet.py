@@ -1,0 +1,102 @@
+"""Images of Parquet files."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+
+from fastcam.dataset.decode import Limits
+from fastcam.dataset.sources.base import Item, digest_lines, relative_names
+
+IMAGE_COLUMNS = ("image", "img", "jpg")  # preferred names, where several columns hold bytes
+LABEL_COLUMNS = ("label", "labels", "cls")
+READ_BATCH_SIZE = 64  # rows
+
+
+class ParquetSource:
+    """Parquet files with a column of images: bytes, or {bytes, path} as in Hugging Face datasets."""
+
+    def __init__(self, system: AbstractFileSystem, paths: Sequence[str]) -> None:
+        self.system, self.paths = system, paths
+        self.names, self.starts = relative_names(paths), [0]
+        for path in paths:
+            with self._open(path) as file:
+                _find_image_column(file.schema_arrow, path)  # checked before the run begins
+                self.starts.append(self.starts[-1] + file.metadata.num_rows)
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(path, filesystem=self.system)
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).strip().split("\n", maxsplit=1)[0]
+            raise ValueError(f"{path!r} is no Parquet file that can be read: {reason}") from None
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.starts[-1]
+
+    def digest(self) -> str:
+        """Return a digest of the file names and row counts."""
+        ends = zip(self.paths, self.starts[1:], strict=True)
+        return digest_lines([f"{self.names[path]}:{end}" for path, end in ends])
+
+    def items(self, start: int, stop: int) -> Iterator[Item]:
+        """Yield the rows from position ``start`` to ``stop``."""
+        for path, first, last in zip(self.paths, self.starts, self.starts[1:], strict=False):
+            if first < stop and last > start:
+                yield from self._read_rows(path, max(start, first) - first, min(stop, last) - first)
+
+    def _read_rows(self, path: str, start: int, stop: int) -> Iterator[Item]:
+        """Yield the rows of one file; row groups outside the range are not read."""
+        with self._open(path) as file:
+            image_column = _find_image_column(file.schema_arrow, path)
+            label_column = next((name for name in LABEL_COLUMNS if name in file.schema_arrow.names), None)
+            columns = [image_column] + ([label_column] if label_column else [])
+            first = 0
+            for group in range(file.num_row_groups):
+                last = first + file.metadata.row_group(group).num_rows
+                if first < stop and last > start:
+                    for batch in file.iter_batches(READ_BATCH_SIZE, row_groups=[group], columns=columns):
+                        for index in range(len(batch)):
+                            if start <= first + index < stop:
+                                yield self._make_item(path, first + index, batch, index, image_column, label_column)
+                        first += len(batch)
+                first = last
+
+    def _make_item(
+        self, path: str, row: int, batch: pa.RecordBatch, index: int, image_column: str, label_column: str | None
+    ) -> Item:
+        image = batch.column(image_column)[index].as_py()
+        image_path = image.get("path") if isinstance(image, dict) else None
+        data = image.get("bytes") if isinstance(image, dict) else image
+        label = None if label_column is None else batch.column(label_column)[index].as_py()
+        name = f"{self.names[path]}:{row}"
+        return Item(
+            name, image_path or name, None if label is None else str(label), functools.partial(_check_data, data)
+        )
+
+
+def _check_data(data: bytes | None, limits: Limits) -> bytes:
+    """Return the bytes of a row, if there are any and they are within the limits."""
+    if data is None:
+        raise ValueError("the row holds no bytes of an image")
+    limits.check_bytes(len(data))
+    return data
+
+
+def _find_image_column(schema: pa.Schema, path: str) -> str:
+    candidates = [field.name for field in schema if _holds_bytes(field.type)]
+    for name in IMAGE_COLUMNS:
+        if name in candidates:
+            return name
+    if len(candidates) != 1:
+        raise ValueError(f"{path!r} must have one column of image bytes, got {candidates or schema.names}")
+    return candidates[0]
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -1,0 +1,103 @@
+"""The conversion of what a user passes as `source` to an image source."""
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+import fsspec
+
+from fastcam.dataset.sources.base import IMAGE_SUFFIXES, Source
+from fastcam.dataset.sources.files import FileSource
+from fastcam.dataset.sources.parquet import ParquetSource
+from fastcam.dataset.sources.torch_dataset import SizedDataset, TorchDatasetSource
+from fastcam.dataset.sources.webdataset import WebDatasetSource
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader, Dataset
+
+SourceLike: TypeAlias = "str | Path | Sequence[str | Path] | SizedDataset | Dataset[object] | DataLoader[object]"
+
+
+def source_of(source: SourceLike) -> Source:
+    """Return the image source for a path, URL, list or dataset.
+
+    Args:
+        source: a folder, searched recursively; a ``.tar`` (WebDataset) or ``.parquet`` file, a folder or glob of such,
+            with ``{000..123}`` for a range of numbers; a ``.txt`` file with one path per line; each a path or an
+            fsspec URL. Or a sequence of paths, or a PyTorch dataset with a length.
+
+    Raises:
+        ValueError, TypeError: for a source that is empty or cannot be read from any position.
+    """
+    if isinstance(source, str | Path):
+        return _resolve_name(str(source))
+    if isinstance(source, Sequence) and all(isinstance(path, str | Path) for path in source):
+        return FileSource.from_list([str(path) for path in source])
+    dataset: object = source
+    if hasattr(source, "batch_sampler"):  # a DataLoader
+        from torch.utils.data import SequentialSampler
+
+        loader = cast("DataLoader[object]", source)
+        if not isinstance(loader.sampler, SequentialSampler):
+            raise TypeError("a DataLoader must not shuffle: an interrupted run could not be resumed")
+        dataset = loader.dataset
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise TypeError(
+            "`source` must be a path, a URL, a list of paths or a dataset with __len__ and __getitem__, "
+            f"got {type(dataset).__name__}"
+        )
+    return TorchDatasetSource(cast(SizedDataset, dataset))
+
+
+def _resolve_name(name: str) -> Source:
+    names = _expand_range(name)
+    if len(names) == 1 and name.endswith(".txt"):
+        with fsspec.open(name, "rt", encoding="utf-8") as lines:
+            return FileSource.from_list([line.strip() for line in lines if line.strip()])
+    system, root = fsspec.core.url_to_fs(names[0])
+    if len(names) == 1 and system.isdir(root):
+        paths = sorted(system.find(root), key=lambda path: PurePosixPath(path).parts)
+        paths = [path for path in paths if not _is_hidden(path[len(root) :])]
+    else:
+        patterns = [fsspec.core.url_to_fs(pattern)[1] for pattern in names]
+        paths = [
+            path for pattern in patterns for path in (sorted(system.glob(pattern)) if "*" in pattern else [pattern])
+        ]
+    if not system.exists(root) and "*" not in root:
+        raise ValueError(f"there is nothing at {name!r}")
+    kinds: dict[str, tuple[list[str], Callable[[list[str]], Source]]] = {
+        "pictures": (
+            [path for path in paths if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES],
+            lambda images: FileSource(system, images, root if system.isdir(root) else ""),
+        ),
+        ".tar files": (
+            [path for path in paths if path.endswith(".tar")],
+            functools.partial(WebDatasetSource, system),
+        ),
+        ".parquet files": (
+            [path for path in paths if path.endswith(".parquet")],
+            functools.partial(ParquetSource, system),
+        ),
+    }
+    present = [kind for kind, (matches, _) in kinds.items() if matches]
+    if len(present) != 1:
+        if present:
+            raise ValueError(f"{name!r} holds {' and '.join(present)}: name one kind with a glob")
+        raise ValueError(f"{name!r} holds no {', '.join(kinds)}")
+    matches, make_source = kinds[present[0]]
+    return make_source(matches)
+
+
+def _is_hidden(relative: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(relative).parts)
+
+
+def _expand_range(name: str) -> list[str]:
+    """Return all names that a name with {000..123} stands for."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", name)
+    if match is None:
+        return [name]
+    numbers = range(int(match[1]), int(match[2]) + 1)
+    return [f"{name[: match.start()]}{number:0{len(match[1])}d}{name[match.end() :]}" for number in numbers]

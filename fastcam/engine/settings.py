@@ -1,0 +1,100 @@
+"""The settings of an explainer: everything about an explanation except the model, the images and the target."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from fastcam import postprocess
+from fastcam.methods.registry import Method, Need, Reduction
+from fastcam.model.batching import BatchSize, check_batch_size
+from fastcam.model.elements import Element, Select
+from fastcam.model.layers import TargetLayer
+
+Reshape = Callable[[Tensor], Tensor]
+
+# What needs the graph after the layers.
+_AFTER_LAYER = {"gradients", "mean_pool_classifier", "max_pool_classifier", "ablated_scores"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of :class:`fastcam.Explainer`, checked.
+
+    Attributes:
+        methods: at least one.
+        one_method: whether the user named one, not a list.
+        options: of the methods' rules.
+
+    The others are as for :class:`fastcam.Explainer`.
+
+    Raises:
+        TypeError, ValueError: for a value or an option that no method has.
+    """
+
+    methods: tuple[Method, ...]
+    one_method: bool
+    target_layer: TargetLayer = None
+    fuse: postprocess.Fusion | None = "mean"
+    relu: bool | None = None
+    reduce: Reduction | None = None
+    reshape_transform: Reshape | None = None
+    select: Select = None
+    layer_output: Element = None
+    batch_size: BatchSize = "auto"
+    differentiable: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise ValueError("`method` must name at least one method, got an empty list")
+        if self.fuse not in ("mean", "max", None):
+            raise ValueError(f'`fuse` must be "mean", "max" or None, got {self.fuse!r}')
+        if self.reduce is not None:
+            postprocess.check_reduction(self.reduce)
+        check_batch_size(self.batch_size)
+        known = set().union(*(method.all_options(self.options) for method in self.methods))
+        for option in self.options:
+            if option not in known:
+                names = ", ".join(method.name for method in self.methods)
+                raise TypeError(f"{names} has no option {option!r}; known: {', '.join(sorted(known)) or 'none'}")
+
+    @cached_property
+    def needs(self) -> frozenset[Need]:
+        """Everything that the methods need."""
+        return frozenset(need for method in self.methods for need in method.needs)
+
+    @property
+    def has_layer(self) -> bool:
+        """Whether any of the methods looks at a layer."""
+        return any(method.has_layer for method in self.methods)
+
+    @property
+    def is_one_pass(self) -> bool:
+        """Whether one pass over the images is enough for all methods."""
+        return all(method.is_one_pass for method in self.methods)
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether the part of the model after the layers must be recorded."""
+        return not self.needs.isdisjoint(_AFTER_LAYER)
+
+    @property
+    def needs_input_gradients(self) -> bool:
+        """Whether the graph must begin at the images."""
+        return any(need.endswith("_gradients") for need in self.needs)
+
+    def options_of(self, method: Method) -> dict[str, Any]:
+        """The options given that a method has."""
+        known = method.all_options(self.options)
+        return {name: value for name, value in self.options.items() if name in known}
+
+    def relu_of(self, method: Method) -> bool:
+        """Whether a method's maps end in a ReLU."""
+        return method.relu if self.relu is None else self.relu
+
+    def reduction_of(self, method: Method) -> Reduction:
+        """How a method's attributions become a map."""
+        return self.reduce or method.reduction(self.options)

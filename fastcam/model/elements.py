@@ -1,0 +1,60 @@
+"""The tensor of a layer's output that is explained: the output, or one element of a tuple, mapping or dataclass."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from torch import Tensor
+
+Element = int | str | None
+Select = Callable[[Any], Any] | int | str | None  # the part of a model's output that is scored
+
+
+def activation_of(output: Any, element: Element, name: str) -> Tensor:
+    """Return the tensor of a layer's output that is explained.
+
+    Raises:
+        TypeError, ValueError: where the output has no such element, or it is no floating point tensor.
+    """
+    if not isinstance(output, Tensor):
+        if element is None:
+            raise TypeError(
+                f"target layer {name!r} returns a {type(output).__name__}, not a tensor; "
+                "choose one of its elements with layer_output=..., an index or a key"
+            )
+        try:
+            output = pick(output, element)
+        except (LookupError, TypeError) as error:
+            kind = type(output).__name__
+            raise ValueError(f"target layer {name!r} has no element {element!r} in its {kind}") from error
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        dtype = output.dtype if isinstance(output, Tensor) else type(output).__name__
+        raise TypeError(f"target layer {name!r} must return a floating point tensor, got {dtype}")
+    return output
+
+
+def pick(output: Any, element: Element) -> Any:
+    """Return an element by key or index, or by attribute where the output has names but no keys."""
+    if isinstance(element, str) and not isinstance(output, Mapping) and hasattr(output, element):
+        return getattr(output, element)
+    return output[element]
+
+
+def exchange(output: Any, element: Element, tensor: Tensor) -> Any:
+    """Return the output with one element exchanged, of the same type."""
+    if isinstance(output, Tensor):
+        return tensor
+    if isinstance(output, Mapping) and isinstance(element, int) and element not in output:
+        element = list(output)[element]  # a mapping that also answers to positions
+    if dataclasses.is_dataclass(output) and not isinstance(output, type) and isinstance(element, str):
+        return dataclasses.replace(output, **{element: tensor})
+    if hasattr(output, "_replace"):  # a named tuple
+        return output._replace(**{element if isinstance(element, str) else output._fields[element]: tensor})
+    if isinstance(output, tuple):
+        index = cast("int", element) % len(output)
+        items = [tensor if i == index else item for i, item in enumerate(output)]
+        return tuple(items) if type(output) is tuple else type(output)(items)
+    changed = copy.copy(output)
+    changed[element] = tensor
+    return changed

@@ -1,0 +1,99 @@
+"""Explanations in one call."""
+
+from typing import Any, overload
+
+from torch import Tensor, nn
+
+from fastcam import targets
+from fastcam.engine.assembly import Explanations
+from fastcam.engine.settings import Reshape
+from fastcam.explainer import Explainer, Methods, OneMethod
+from fastcam.explanation import Explanation
+from fastcam.methods.registry import Reduction
+from fastcam.model.batching import BatchSize
+from fastcam.model.elements import Select
+from fastcam.model.inputs import Images
+from fastcam.model.layers import TargetLayer
+from fastcam.model.progress import Report
+from fastcam.postprocess import Fusion
+from fastcam.preparation.prepare import Precision
+
+
+# fmt: off
+@overload
+def explain(
+    model: nn.Module, images: Images, method: OneMethod = ..., target: targets.Target = ...,
+    target_layer: TargetLayer = ..., *, out: Tensor | None = ..., fuse: Fusion = ...,
+    relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
+    select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
+    progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
+    compile: bool = ..., **options: Any,
+) -> Explanation: ...
+
+@overload
+def explain(
+    model: nn.Module, images: Images, method: Methods, target: targets.Target = ...,
+    target_layer: TargetLayer = ..., *, out: Tensor | None = ..., fuse: Fusion = ...,
+    relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
+    select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
+    progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
+    compile: bool = ..., **options: Any,
+) -> dict[str, Explanation]: ...
+
+@overload
+def explain(
+    model: nn.Module, images: Images, method: OneMethod | Methods = ..., target: targets.Target = ...,
+    target_layer: TargetLayer = ..., *, out: Tensor | None = ..., fuse: Fusion | None,
+    relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
+    select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
+    progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
+    compile: bool = ..., **options: Any,
+) -> Explanations: ...
+# fmt: on
+
+
+def explain(
+    model: nn.Module,
+    images: Images,
+    method: OneMethod | Methods = "grad_cam",
+    target: targets.Target = None,
+    target_layer: TargetLayer = None,
+    *,
+    out: Tensor | None = None,
+    fuse: Fusion | None = "mean",
+    relu: bool | None = None,
+    reduce: Reduction | None = None,
+    reshape_transform: Reshape | None = None,
+    select: Select = None,
+    layer_output: int | str | None = None,
+    batch_size: BatchSize = "auto",
+    progress: bool | Report = False,
+    differentiable: bool = False,
+    precision: Precision | None = None,
+    compile: bool = False,
+    **options: Any,
+) -> Explanations:
+    """Maps for a batch in one call; the arguments are those of :class:`fastcam.Explainer` and of its call.
+
+    Example:
+        >>> explanation = fastcam.explain(model, images)
+        >>> explanation.maps  # (N, H, W) in [0, 1]
+    """
+    explainer = Explainer(
+        model,
+        method,
+        target_layer,
+        fuse=fuse,
+        relu=relu,
+        reduce=reduce,
+        reshape_transform=reshape_transform,
+        select=select,
+        layer_output=layer_output,
+        batch_size=batch_size,
+        progress=progress,
+        differentiable=differentiable,
+        precision=precision,
+        compile=compile,
+        **options,
+    )
+    return explainer(images, target, out=out)
