@@ -25,8 +25,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.keeping import RESULTS, write
 from benchmarks.networks import network
+from benchmarks.results_io import RESULTS, write
 from fastcam.bench.contest import EPSILONS, EXACT, KINKS
 from fastcam.bench.methods import largest_difference
 from fastcam.bench.timing import Patience, Timing, interleave, time_call

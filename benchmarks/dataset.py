@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import fastcam
 import fastcam.dataset
-from benchmarks.keeping import write
 from benchmarks.networks import network
+from benchmarks.results_io import write
 from fastcam.classifiers.preprocessing import Preprocessing, read_photograph
 from fastcam.cli import demo
 from fastcam.dataset.decode import default_decoder

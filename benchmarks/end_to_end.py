@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.keeping import write
 from benchmarks.networks import network
+from benchmarks.results_io import write
 from fastcam.bench.contest import Setting
 from fastcam.bench.methods import every_case, measure
 from fastcam.bench.tables import method_table

@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import fastcam
-from benchmarks.keeping import RESULTS
+from benchmarks.results_io import RESULTS
 from fastcam import render
 from fastcam.bench.timing import interleave
 from fastcam.cli import demo

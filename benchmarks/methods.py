@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.keeping import RESULTS, write
 from benchmarks.networks import network
+from benchmarks.results_io import RESULTS, write
 from fastcam.bench.contest import KINKS, SOFT, Case, Setting
 from fastcam.bench.methods import measure
 from fastcam.bench.tables import method_table

@@ -26,8 +26,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fastcam
-from benchmarks.keeping import RESULTS, write
 from benchmarks.networks import network
+from benchmarks.results_io import RESULTS, write
 from fastcam.bench.timing import interleave
 from fastcam.cli import demo
 from fastcam.incremental import Sweep

@@ -3,7 +3,7 @@
 import torch
 from rich.console import Console
 
-from benchmarks.keeping import write
+from benchmarks.results_io import write
 from fastcam.bench.op_cases import op_cases
 from fastcam.bench.ops import measure
 from fastcam.bench.tables import op_table

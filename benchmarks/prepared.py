@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 import fastcam
 from benchmarks import methods
-from benchmarks.keeping import RESULTS, write
 from benchmarks.networks import network
+from benchmarks.results_io import RESULTS, write
 from fastcam.bench.contest import KINKS, Case, Contestant, Entrant, Setting, bare_forward, explain_with_fastcam
 from fastcam.bench.methods import largest_difference
 from fastcam.bench.methods import measure as measure_case

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import fastcam
-from benchmarks.keeping import RESULTS
+from benchmarks.results_io import RESULTS
 from fastcam.bench.hardware import describe
 
 README = Path(__file__).parents[1] / "README.md"

@@ -1,11 +1,13 @@
-"""Loads the compiled ops, and says why where they cannot be loaded."""
+"""Loads the compiled ops; :func:`build_info` reports why they cannot be loaded."""
 
 import importlib
 import importlib.util
 import os
 import warnings
-from typing import Any
+from typing import Any, Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 _reason: str | None = None
@@ -20,7 +22,7 @@ else:
 
 
 def _load_cuda() -> str | None:
-    """Loads the CUDA kernels; why there are none, or None."""
+    """Load the CUDA kernels; return the reason if they are unavailable."""
     if _reason is not None:
         return "the compiled ops are not loaded"
     if torch.version.cuda is None:
@@ -40,29 +42,43 @@ if _reason is not None:
     warnings.warn(f"fastcam runs on its PyTorch references: {_reason}", RuntimeWarning, stacklevel=2)
 
 
+class CompiledRendering(Protocol):
+    """The functions of ``fastcam._host``."""
+
+    def to_uint8(self, maps: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+        """See :func:`fastcam.render.to_uint8`."""
+
+    def overlay(
+        self,
+        images: npt.NDArray[np.uint8],
+        maps: npt.NDArray[np.floating],
+        colors: npt.NDArray[np.uint8],
+        alpha: float,
+    ) -> npt.NDArray[np.uint8]:
+        """See :func:`fastcam.render.overlay`."""
+
+    def build_info(self) -> dict[str, str]:
+        """Return the compiler and the versions at build time."""
+
+
 def has_extension() -> bool:
     """Whether the compiled ops are loaded."""
     return _reason is None
 
 
-def why_unavailable() -> str | None:
-    """Why the compiled ops are not loaded, or None where they are."""
-    return _reason
-
-
-def host() -> Any | None:
-    """The compiled NumPy rendering, ``fastcam._host``, or None where it was not built."""
+def host() -> CompiledRendering | None:
+    """Return the compiled NumPy rendering, ``fastcam._host``, or None if it was not built."""
     if not has_extension():
         return None
-    return importlib.import_module("fastcam._host")
+    return cast("CompiledRendering", importlib.import_module("fastcam._host"))
 
 
 def build_info() -> dict[str, Any]:
-    """How this installation was built.
+    """Return how this installation was built.
 
     Returns:
-        ``extension`` (whether the compiled ops run), ``reason`` (why not, or None), ``cuda`` (whether the CUDA
-        kernels are loaded; without them the references run on CUDA tensors), ``cuda_reason`` (why not, or None),
+        ``extension`` (whether the compiled ops run), ``reason`` (why they do not, or None), ``cuda`` (whether the CUDA
+        kernels are loaded; without them the references run on CUDA tensors), ``cuda_reason`` (likewise),
         ``torch`` (running version) and, with the extension, ``compiler``, ``torch_at_build``, ``cuda_at_build`` and
         ``cpu_capability`` ("plain", "AVX2" or "AVX-512", chosen at run time).
     """

@@ -1,10 +1,10 @@
-"""The engine: the only place that wires the stages, from images to explanations."""
+"""The explainer: connects all stages, from images to explanations."""
 
 import sys
 import threading
 import warnings
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast, overload
+from typing import Generic, Self, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from fastcam.model.batching import Batches, BatchSize, Block
 from fastcam.model.elements import Select
 from fastcam.model.inputs import Images, Inputs
 from fastcam.model.layers import TargetLayer
-from fastcam.model.progress import Progress, Report
+from fastcam.model.progress import ProgressReporter, Report
 from fastcam.model.running import is_training
 from fastcam.postprocess import Fusion
 from fastcam.preparation.prepare import Precision, check_preparable, prepare
@@ -36,36 +36,37 @@ class Explainer(Generic[Result]):
 
     Args:
         model: any ``nn.Module``, TorchScript included, or a program of torch.export. It is never changed: no ``.grad``,
-            no mode, no buffer, no hook stays behind.
+            mode or buffer changes, and no hook remains.
         method: a registry name (``fastcam.list_methods()``) or a :class:`fastcam.Method` of your own, or
             several that share one forward and one backward.
         target_layer: a module, its name, several of either, or None for the last layer with a spatial map. Methods that
-            attribute to the input alone have none.
-        fuse: for several layers, "mean" or "max" of their normalised maps, or None to return each apart.
-        relu: True or False to end with ReLU or to keep the sign; None does as the method's definition says.
-        reduce: how attributions become a map: "max_abs", "sum_abs", "sum", "mean", "max" or "norm" over colour; None
-            does as the method's definition says.
-        reshape_transform: from what the layer returns, and its gradient, to (N, C, *S); ``fastcam.vit_reshape`` and
+            attribute to the input only ignore it.
+        fuse: for several layers, "mean" or "max" of their normalised maps, or None to return one explanation per layer.
+        relu: True to apply a final ReLU, False to keep the sign, None to follow the method's definition.
+        reduce: reduction of attributions over colour to a map: "max_abs", "sum_abs", "sum", "mean", "max" or "norm";
+            None follows the method's definition.
+        reshape_transform: from the layer's output, or its gradient, to (N, C, *S); ``fastcam.vit_reshape`` and
             ``fastcam.swin_reshape`` are ready. It must only move elements.
         select: the part of the model's output to score: a function, an index, a key or an attribute's name.
-        layer_output: which element of a target layer's tuple or dict to explain.
-        batch_size: images at a time, and copies at a time for methods that try many copies of an image (masks,
-            windows, steps, noise); "auto" begins with what suits the device, or was measured for a prepared model, and
-            takes fewer where memory runs out. The maps do not depend on it. Targets that are callables see all images.
-        progress: True shows a bar on standard error for what takes more than two seconds; or a function that is
-            called with (done, total).
-        precision: None takes the model as it is. "fp32", "bf16", "fp16" or "auto" prepares it when it is first called,
+        layer_output: the element of a target layer's tuple or dict to explain.
+        batch_size: images at a time, and copies at a time for methods that run many copies of an image (masks,
+            windows, steps, noise); "auto" starts with a size that suits the device, or was measured for a prepared
+            model, and reduces it when memory runs out. The maps do not depend on it. Targets that are callables get
+            all images at once.
+        progress: True shows a bar on standard error for work of more than two seconds; or a function that is called
+            with (done, total).
+        precision: None uses the model unchanged. "fp32", "bf16", "fp16" or "auto" prepares it when it is first called,
             with the images of that call as the example; see :func:`fastcam.prepare`.
-        compile: prepares the model too, and compiles it.
+        compile: prepare the model and compile it.
         differentiable: keep the graph, so that maps have gradients with respect to the model's parameters and to images
             that require them. Costs the memory of a training step.
-        options: keyword options of the method's rule, for example ``window`` of occlusion.
+        options: of the method's rule, for example ``window`` of occlusion.
 
     Raises:
         ValueError, TypeError: for an unknown method, option or value.
     """
 
-    # The overloads say what comes back: one explanation, or several by name.
+    # The overloads define the result type: one explanation, or several by name.
     # fmt: off
     @overload
     def __init__(
@@ -74,7 +75,7 @@ class Explainer(Generic[Result]):
         relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
         select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
-        compile: bool = ..., **options: Any,
+        compile: bool = ..., **options: object,
     ) -> None: ...
 
     @overload
@@ -84,7 +85,7 @@ class Explainer(Generic[Result]):
         relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
         select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
-        compile: bool = ..., **options: Any,
+        compile: bool = ..., **options: object,
     ) -> None: ...
 
     @overload
@@ -94,7 +95,7 @@ class Explainer(Generic[Result]):
         relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
         select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
-        compile: bool = ..., **options: Any,
+        compile: bool = ..., **options: object,
     ) -> None: ...
     # fmt: on
 
@@ -115,7 +116,7 @@ class Explainer(Generic[Result]):
         differentiable: bool = False,
         precision: Precision | None = None,
         compile: bool = False,
-        **options: Any,
+        **options: object,
     ) -> None:
         model = artefacts.as_module(model)
         if not isinstance(model, nn.Module):
@@ -123,7 +124,7 @@ class Explainer(Generic[Result]):
         if not isinstance(method, str | Method | list | tuple):
             raise TypeError(f"`method` must be a name or a list of names, got {type(method).__name__}")
         one_method = isinstance(method, str | Method)
-        # Hooks act on the module itself, not on the code torch.compile made of it.
+        # Hooks act on the module itself, not on the code that torch.compile generates.
         self.model: nn.Module = getattr(model, "_orig_mod", model)
         self.settings = Settings(
             methods=tuple(map(get_method, [method] if isinstance(method, str | Method) else method)),
@@ -139,7 +140,7 @@ class Explainer(Generic[Result]):
             differentiable=differentiable,
             options=options,
         )
-        self.progress = Progress(progress)
+        self.progress = ProgressReporter(progress)
         if precision is not None or compile:
             check_preparable(self.model, precision or "fp32")
             if differentiable:
@@ -149,29 +150,29 @@ class Explainer(Generic[Result]):
         self._preparing = threading.Lock()
 
     def __call__(self, images: Images, target: targets.Target = None, *, out: Tensor | None = None) -> Result:
-        """Maps for a batch.
+        """Compute the maps of a batch.
 
         Args:
             images: (N, C, *S) floating point input of the model, on its device; for a model of several inputs a tuple
-                of its positional arguments, of which the first is explained.
-            target: what to explain, per image: None (the highest class), a class index, N of them, N x K for K
-                targets an image, "all" classes, one of ``fastcam.targets``, a callable from the output to (N,) or
-                (N, K) scores, or N callables. A method that tries copies of the images calls it with any number of
-                them.
-            out: (N, [K,] *S) to write the ``maps`` into, of one method and layer; see :meth:`.Explanation.write_maps`.
+                of its positional arguments, the first of which is explained.
+            target: the target to explain, per image: None (the highest class), a class index, N of them, N x K for K
+                targets per image, "all" classes, one of ``fastcam.targets``, a callable from the output to (N,) or
+                (N, K) scores, or N callables. Methods that run copies of the images call it with any number of
+                copies.
+            out: (N, [K,] *S), filled with the ``maps`` of one method and layer; see :meth:`.Explanation.write_maps`.
 
         Returns:
-            An :class:`Explanation`; for several methods a dict by method name, for layers returned apart a dict by
+            An :class:`Explanation`; for several methods a dict by method name, for layers that are not fused a dict by
             layer name, for both a dict by (method, layer). Methods without a layer have the layer name "".
 
         Raises:
-            ValueError, TypeError, RuntimeError: with a sentence that says what was expected and what came.
+            ValueError, TypeError, RuntimeError: for invalid arguments; the message names the expected ones.
         """
         inputs = Inputs.of(images)
         _warn_of_training(self.model)
         self._prepare(inputs)
         batches = self._groups(inputs, target)
-        result = self._explained(inputs, target) if batches is None else self._by_groups(inputs, target, batches)
+        result = self._explain(inputs, target) if batches is None else self._explain_by_groups(inputs, target, batches)
         if out is not None:
             if not isinstance(result, Explanation):
                 raise ValueError(f"`out` takes the maps of one method and layer, got {len(result)} of them")
@@ -179,16 +180,16 @@ class Explainer(Generic[Result]):
         return cast("Result", result)
 
     def __enter__(self) -> Self:
-        """The explainer itself."""
+        """Return the explainer itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Nothing to undo: between calls nothing is attached to the model."""
+        """Do nothing: between calls nothing is attached to the model."""
 
     def _prepare(self, inputs: Inputs) -> None:
-        """Prepare the model, once, where that was asked for."""
+        """Prepare the model once, if the settings require it."""
         if self.precision is None:
             return
         with self._preparing:
@@ -205,11 +206,11 @@ class Explainer(Generic[Result]):
             )
 
     def _groups(self, inputs: Inputs, target: targets.Target) -> Batches | None:
-        """The groups that a large batch is cut into; None for all images at once."""
+        """Return the groups of a large batch; None for all images at once."""
         if self.settings.differentiable or not image_groups.is_divisible(target, len(inputs)):
             return None
         if not self.settings.is_one_pass:
-            return None  # these cut their work themselves
+            return None  # such methods split their work themselves
         batches = self._batches(inputs, self._measured_size or image_groups.usual_size(inputs.images))
         return None if len(inputs) <= batches.limit or is_training(self.model) else batches
 
@@ -220,22 +221,22 @@ class Explainer(Generic[Result]):
     def _measured_size(self) -> int | None:
         return self.model.batch_size if isinstance(self.model, Prepared) else None
 
-    def _by_groups(self, inputs: Inputs, target: targets.Target, batches: Batches) -> Explanations:
-        """The same as :meth:`_explained`, group by group."""
+    def _explain_by_groups(self, inputs: Inputs, target: targets.Target, batches: Batches) -> Explanations:
+        """Explain all images as :meth:`_explain` does, group by group."""
 
         def explain_group(block: Block) -> Explanations:
-            return self._explained(*image_groups.part_of(inputs, target, block.images))
+            return self._explain(*image_groups.part_of(inputs, target, block.images))
 
         parts: list[Explanations] = []
         for block, part in batches.each(len(inputs.images), 1, explain_group):
-            one = part if isinstance(part, Explanation) else next(iter(part.values()))
-            if not image_groups.is_joinable(one.output, len(block)):
-                return self._explained(inputs, target)
+            explanation = part if isinstance(part, Explanation) else next(iter(part.values()))
+            if not image_groups.is_joinable(explanation.output, len(block)):
+                return self._explain(inputs, target)
             parts.append(part)
         return image_groups.join(parts, inputs.images.detach())
 
-    def _explained(self, inputs: Inputs, target: targets.Target) -> Explanations:
-        """Explanations of all images, in one forward pass."""
+    def _explain(self, inputs: Inputs, target: targets.Target) -> Explanations:
+        """Explain all images in one forward pass."""
         run = first_pass(self.model, inputs, target, self.settings, self._batches(inputs, self._measured_size))
         with torch.inference_mode(False), torch.enable_grad():
             shared, layered = evidence.gather(run)
@@ -247,9 +248,8 @@ def _warn_of_training(model: nn.Module) -> None:
     if not is_training(model):
         return
     level, frame = 1, sys._getframe()
-    while (
-        frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] == "fastcam"
-    ):  # to whoever called the package
+    # The warning points to the caller of the package.
+    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] == "fastcam":
         level, frame = level + 1, frame.f_back
     warnings.warn(
         "the model is in training mode: batch norm mixes the images of a batch and dropout is active; "

@@ -1,36 +1,42 @@
-"""What an explanation holds, and how it shows itself."""
+"""Explanations: the maps of a batch, their scores and their display."""
 
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
 from fastcam import postprocess, render
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DrawableImages = Tensor | npt.NDArray[np.generic] | Image.Image | Sequence[Image.Image]
+
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Saliency maps of a batch. With K targets an image every map has an axis K after N.
+    """Saliency maps of a batch. With K targets per image every map has an axis K after N.
 
     Attributes:
         method: registry name of the method.
-        layer: name of the target layer, several joined by " + " where they were fused.
-        images: (N, C, *S), the input as it was given.
-        output: what the model returned (after ``select``), its tensors detached.
+        layer: name of the target layer, fused layers joined by " + ".
+        images: (N, C, *S), the input.
+        output: output of the model (after ``select``), with detached tensors.
         scores: (N,) or (N, K), the explained scores.
         targets: class indices in the shape of ``scores``; None for callables.
         native: (N, [K,] *s), the map at the layer's size, not normalised. For fused layers the fused map at the size
-            of the finest of them, each layer normalised first.
+            of the largest, each layer normalised first.
         fused: (N, [K,] *S), for fused layers their fused map at the size of the input; otherwise None.
-        attributions: (N, [K,] C, *S), the signed attribution of every input value, for methods that have one.
-        details: what else the method found, by name, as its rule's docstring says; ``completeness_gap`` for one.
+        attributions: (N, [K,] C, *S), the signed attribution of every input value, for methods that return one.
+        details: further results of the method by name, such as ``completeness_gap``; see the docstring of its rule.
     """
 
     method: str
@@ -45,32 +51,32 @@ class Explanation:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """N, the number of images."""
+        """Return N, the number of images."""
         return len(self.native)
 
     @property
     def size(self) -> tuple[int, ...]:
-        """Spatial size of the input."""
+        """The spatial size of the input."""
         return tuple(self.images.shape[2:])
 
     @cached_property
     def raw(self) -> Tensor:
-        """(N, [K,] *S): at the size of the input, not normalised."""
+        """The maps (N, [K,] *S) at the size of the input, not normalised."""
         return self.fused if self.fused is not None else postprocess.resize(self.native, self.size, False)
 
     @cached_property
     def maps(self) -> Tensor:
-        """(N, [K,] *S): at the size of the input, each scaled to [0, 1]; zeros where constant, NaN where not finite."""
+        """The maps (N, [K,] *S) at the size of the input, scaled to [0, 1]; zeros if constant, NaN if non-finite."""
         return postprocess.resize(self.native if self.fused is None else self.fused, self.size, True)
 
     def write_maps(self, out: Tensor) -> Tensor:
-        """Makes ``maps`` in a tensor that is there already, and from then on is ``maps``.
+        """Compute ``maps`` into an existing tensor, which becomes ``maps``.
 
         Args:
             out: (N, [K,] *S), contiguous, float32 unless the images are float64, on the device of the maps.
 
         Raises:
-            TypeError, ValueError: where it does not fit.
+            TypeError, ValueError: for a tensor that does not fit.
         """
         self.__dict__["maps"] = postprocess.resize(
             self.native if self.fused is None else self.fused, self.size, True, out
@@ -79,19 +85,21 @@ class Explanation:
 
     @cached_property
     def status(self) -> list[postprocess.Status] | list[list[postprocess.Status]]:
-        """A list of N (or N lists of K): "ok", "constant map" or "non-finite"."""
+        """The status of every map, a list of N (or N lists of K): "ok", "constant map" or "non-finite"."""
         return postprocess.status(self.native, self.scores)
 
-    def numpy(self) -> np.ndarray[Any, Any]:
-        """``maps`` as a float32 array on the host."""
+    def numpy(self) -> npt.NDArray[np.float32]:
+        """Return ``maps`` as a float32 NumPy array."""
         return self.maps.float().cpu().numpy()
 
-    def overlay(self, images: Any = None, *, colormap: str = "jet", alpha: float = 0.5) -> render.Bytes:
-        """The maps in colour over the images.
+    def overlay(
+        self, images: DrawableImages | None = None, *, colormap: str = "jet", alpha: float = 0.5
+    ) -> render.Bytes:
+        """Blend the coloured maps over the images.
 
         Args:
-            images: what to draw on: (N, 3, H, W) tensor in [0, 1] or uint8, (N, H, W, 3) uint8 array, or a sequence of
-                PIL images of the input's size. None takes the model's input, stretched to [0, 1] image by image.
+            images: background: (N, 3, H, W) tensor in [0, 1] or uint8, (N, H, W, 3) uint8 array, or a sequence of
+                PIL images of the input's size. None takes the model's input, each image scaled to [0, 1].
             colormap: "jet" or any name known to matplotlib.
             alpha: share of the colour, 0 to 1.
 
@@ -104,7 +112,7 @@ class Explanation:
         maps = self.numpy()
         if len(self.size) != 2:
             raise ValueError(f"only 2-D maps can be drawn; these have {len(self.size)} spatial axes")
-        pictures = _pictures(self.images if images is None else images, images is None)
+        pictures = _to_uint8_images(self.images if images is None else images, images is None)
         if pictures.shape != (len(self), *self.size, 3):
             raise ValueError(
                 f"`images` must be {len(self)} colour images of size {self.size}, got shape {pictures.shape}"
@@ -113,34 +121,36 @@ class Explanation:
             pictures = np.broadcast_to(pictures[:, None], (*maps.shape, 3))
         return render.overlay(np.ascontiguousarray(pictures), maps, colormap, alpha)
 
-    def save(self, path: str | Path, images: Any = None, *, colormap: str = "jet", alpha: float = 0.5) -> list[Path]:
-        """Writes the overlays as pictures: ``path`` for one, ``path`` with -0, -1, ... (-0-0, ... for K) for several.
+    def save(
+        self, path: str | Path, images: DrawableImages | None = None, *, colormap: str = "jet", alpha: float = 0.5
+    ) -> list[Path]:
+        """Write the overlays to image files: ``path`` for one, ``path`` with -0, -1, ... (-0-0, ... for K) for several.
 
         Returns:
             The files written.
         """
         path = Path(path)
-        drawn = self.overlay(images, colormap=colormap, alpha=alpha)
-        indices = list(np.ndindex(drawn.shape[:-3]))
+        overlays = self.overlay(images, colormap=colormap, alpha=alpha)
+        indices = list(np.ndindex(overlays.shape[:-3]))
         files = []
         for index in indices:
             suffix = "".join(f"-{i}" for i in index) if len(indices) > 1 else ""
             file = path.with_name(path.stem + suffix + (path.suffix or ".png"))
-            Image.fromarray(drawn[index]).save(file)
+            Image.fromarray(overlays[index]).save(file)
             files.append(file)
         return files
 
-    def plot(self, images: Any = None, *, colormap: str = "jet", alpha: float = 0.5) -> Any:
-        """The overlays with their titles as a matplotlib figure."""
+    def plot(self, images: DrawableImages | None = None, *, colormap: str = "jet", alpha: float = 0.5) -> "Figure":
+        """Return the overlays with titles as a matplotlib figure."""
         from matplotlib.figure import Figure
 
-        drawn = self.overlay(images, colormap=colormap, alpha=alpha)
-        indices = list(np.ndindex(drawn.shape[:-3]))
+        overlays = self.overlay(images, colormap=colormap, alpha=alpha)
+        indices = list(np.ndindex(overlays.shape[:-3]))
         columns = min(4, len(indices))
         figure = Figure(figsize=(3 * columns, 3.3 * -(-len(indices) // columns)), layout="constrained")
         for position, index in enumerate(indices):
             axes = figure.add_subplot(-(-len(indices) // columns), columns, position + 1)
-            axes.imshow(drawn[index])
+            axes.imshow(overlays[index])
             axes.set_title(self._title(index))
             axes.axis("off")
         return figure
@@ -155,11 +165,11 @@ class Explanation:
 
     def _repr_png_(self) -> bytes | None:
         if len(self.size) != 2 or self.images.shape[1] not in (1, 3):
-            return None  # nothing to draw: a notebook shows the text
-        drawn = self.overlay()
+            return None  # not an image: notebooks show the text
+        overlays = self.overlay()
         buffer = io.BytesIO()
-        rows = [[drawn[i]] if drawn.ndim == 4 else list(drawn[i]) for i in range(len(drawn))]
-        titles = [self._title((i,) if drawn.ndim == 4 else (i, 0)) for i in range(len(drawn))]
+        rows = [[overlays[i]] if overlays.ndim == 4 else list(overlays[i]) for i in range(len(overlays))]
+        titles = [self._title((i,) if overlays.ndim == 4 else (i, 0)) for i in range(len(overlays))]
         render.contact_sheet(rows, titles, [self.method] + [""] * (len(rows[0]) - 1)).save(buffer, "PNG")
         return buffer.getvalue()
 
@@ -168,11 +178,11 @@ class Explanation:
         return f"Explanation(method={self.method!r}, layer={self.layer!r}, native={shape}, size={self.size})"
 
 
-def _pictures(images: Any, stretch: bool) -> render.Bytes:
-    """(N, H, W, 3) uint8 from tensors, arrays or PIL images; ``stretch`` scales each image to [0, 1] first."""
+def _to_uint8_images(images: DrawableImages, rescale: bool) -> render.Bytes:
+    """Convert tensors, arrays or PIL images to (N, H, W, 3) uint8; ``rescale`` scales each tensor image to [0, 1]."""
     if isinstance(images, Tensor):
         pixels = images.detach().float().cpu()
-        if stretch:
+        if rescale:
             low, high = pixels.amin((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
             pixels = torch.nan_to_num((pixels - low) / (high - low))
         elif images.dtype == torch.uint8:
@@ -183,10 +193,11 @@ def _pictures(images: Any, stretch: bool) -> render.Bytes:
             )
         return render.to_uint8(pixels.expand(-1, 3, -1, -1).movedim(1, -1).contiguous().numpy())
     if isinstance(images, np.ndarray):
-        return images if images.dtype == np.uint8 else render.to_uint8(images.astype(np.float32))
+        is_uint8 = images.dtype == np.uint8
+        return images.astype(np.uint8, copy=False) if is_uint8 else render.to_uint8(images.astype(np.float32))
     pictures = [images] if isinstance(images, Image.Image) else images
-    if not isinstance(pictures, list | tuple) or not all(isinstance(each, Image.Image) for each in pictures):
+    if not isinstance(pictures, list | tuple) or not all(isinstance(picture, Image.Image) for picture in pictures):
         raise TypeError(f"`images` must be a tensor, an array or a list of PIL images, got {type(images).__name__}")
-    if len({each.size for each in pictures}) != 1:
-        raise ValueError(f"`images` must be PIL images of one size, got {[each.size for each in pictures]}")
-    return np.stack([np.asarray(each.convert("RGB")) for each in pictures])
+    if len({picture.size for picture in pictures}) != 1:
+        raise ValueError(f"`images` must be PIL images of one size, got {[picture.size for picture in pictures]}")
+    return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])

@@ -1,6 +1,6 @@
 """Explanations in one call."""
 
-from typing import Any, overload
+from typing import overload
 
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ def explain(
     relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
     select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
     progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
-    compile: bool = ..., **options: Any,
+    compile: bool = ..., **options: object,
 ) -> Explanation: ...
 
 @overload
@@ -37,7 +37,7 @@ def explain(
     relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
     select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
     progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
-    compile: bool = ..., **options: Any,
+    compile: bool = ..., **options: object,
 ) -> dict[str, Explanation]: ...
 
 @overload
@@ -47,7 +47,7 @@ def explain(
     relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
     select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
     progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
-    compile: bool = ..., **options: Any,
+    compile: bool = ..., **options: object,
 ) -> Explanations: ...
 # fmt: on
 
@@ -71,9 +71,9 @@ def explain(
     differentiable: bool = False,
     precision: Precision | None = None,
     compile: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Explanations:
-    """Maps for a batch in one call; the arguments are those of :class:`fastcam.Explainer` and of its call.
+    """Compute the maps of a batch in one call; the arguments are those of :class:`fastcam.Explainer` and of its call.
 
     Example:
         >>> explanation = fastcam.explain(model, images)

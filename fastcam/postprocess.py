@@ -1,4 +1,4 @@
-"""From native maps to maps at the size of the input."""
+"""Postprocessing of native maps to maps at the size of the input."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
@@ -22,38 +22,38 @@ _REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-def check_reduction(how: str) -> None:
-    """Refuses an unknown reduction over colour."""
-    if how not in _REDUCTIONS:
-        raise ValueError(f"`reduce` must be one of {', '.join(_REDUCTIONS)} or None, got {how!r}")
+def check_reduction(reduction: str) -> None:
+    """Raise for an unknown reduction over the colour channels."""
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"`reduce` must be one of {', '.join(_REDUCTIONS)} or None, got {reduction!r}")
 
 
-def reduce_colour(attributions: Tensor, how: str, axes: int) -> Tensor:
-    """Attributions (N, [K,] C, *S) with so many axes in S as maps (N, [K,] *S)."""
-    return _REDUCTIONS[how](attributions, -axes - 1)
+def reduce_colour(attributions: Tensor, reduction: str, axes: int) -> Tensor:
+    """Reduce attributions (N, [K,] C, *S), with that many axes in S, to maps (N, [K,] *S)."""
+    return _REDUCTIONS[reduction](attributions, -axes - 1)
 
 
 def resize(maps: Tensor, size: Sequence[int], normalize: bool, out: Tensor | None = None) -> Tensor:
-    """Maps (N, [K,] *s) at ``size``, as they are or each scaled to [0, 1], in ``out`` where it is given."""
+    """Resize maps (N, [K,] *s) to ``size``, each scaled to [0, 1] if ``normalize``, into ``out`` if given."""
     return ops.upsample_normalize(maps, size, normalize, out)
 
 
-def fuse(maps: Sequence[Tensor], size: Sequence[int], how: Fusion) -> Tensor:
-    """Mean or maximum of several layers' maps, each normalised at ``size`` first."""
-    stacked = torch.stack([resize(each, size, True) for each in maps])
-    return stacked.mean(0) if how == "mean" else stacked.amax(0)
+def fuse(maps: Sequence[Tensor], size: Sequence[int], fusion: Fusion) -> Tensor:
+    """Return the mean or maximum of the maps of several layers, each resized to ``size`` and normalised."""
+    stacked = torch.stack([resize(layer_maps, size, True) for layer_maps in maps])
+    return stacked.mean(0) if fusion == "mean" else stacked.amax(0)
 
 
-def finest(maps: Sequence[Tensor], axes: int) -> tuple[int, ...]:
-    """The size of the largest map."""
-    return max((tuple(each.shape[-axes:]) for each in maps), key=lambda shape: torch.Size(shape).numel())
+def largest_size(maps: Sequence[Tensor], axes: int) -> tuple[int, ...]:
+    """Return the spatial size of the largest map."""
+    return max((tuple(layer_maps.shape[-axes:]) for layer_maps in maps), key=lambda shape: torch.Size(shape).numel())
 
 
 def status(maps: Tensor, scores: Tensor) -> list[Status] | list[list[Status]]:
-    """For every map "ok", "constant map" or "non-finite" (a NaN or infinity in the map or its score).
+    """Return for every map "ok", "constant map" or "non-finite" (a NaN or infinity in the map or its score).
 
     Args:
-        maps: (N, [K,] *s), raw.
+        maps: (N, [K,] *s), not normalised.
         scores: (N,) or (N, K).
 
     Returns:
@@ -62,6 +62,6 @@ def status(maps: Tensor, scores: Tensor) -> list[Status] | list[list[Status]]:
     flat = maps.flatten(scores.dim())
     finite = flat.isfinite().all(-1) & scores.isfinite()
     constant = numerics.is_constant(flat.amin(-1), flat.amax(-1))
-    code = torch.where(finite, torch.where(constant, 1, 0), 2).tolist()
+    codes = torch.where(finite, torch.where(constant, 1, 0), 2).tolist()
     names = get_args(Status)
-    return [names[c] if isinstance(c, int) else [names[k] for k in c] for c in code]
+    return [names[code] if isinstance(code, int) else [names[c] for c in code] for code in codes]

@@ -1,11 +1,14 @@
-"""Pictures of maps: colours, blending over an image, contact sheets. NumPy in, NumPy out."""
+"""Rendering of maps with NumPy: colour maps, overlays, contact sheets."""
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from fastcam._extension import CompiledRendering
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating[Any]]
@@ -13,10 +16,10 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @functools.cache
 def colors(colormap: str) -> Bytes:
-    """The 256 colours of a colour map, (256, 3) uint8; "jet" is built in, other names are matplotlib's.
+    """Return the 256 colours (256, 3) uint8 of a colour map: "jet", which is built in, or one of matplotlib.
 
     Raises:
-        ValueError: for a name that neither knows.
+        ValueError: for an unknown name.
     """
     if colormap == "jet":
         x = np.linspace(0, 1, 256)[:, None]
@@ -32,27 +35,27 @@ def colors(colormap: str) -> Bytes:
     return np.round(255 * colormaps[colormap](np.linspace(0, 1, 256))[:, :3]).astype(np.uint8)
 
 
-def _compiled() -> Any | None:
-    """The compiled rendering, looked up late: it needs torch, and a wrong colour map is told without."""
+def _load_compiled() -> "CompiledRendering | None":
+    """Return the compiled rendering, imported late: it needs torch, and checking a colour map does not."""
     from fastcam._extension import host
 
     return host()
 
 
 def to_uint8(maps: Floats) -> Bytes:
-    """Maps in [0, 1] as bytes, rounded; NaN becomes 0."""
-    compiled = _compiled()
+    """Convert maps in [0, 1] to rounded uint8 values; NaN becomes 0."""
+    compiled = _load_compiled()
     if compiled is not None:
         return compiled.to_uint8(maps)
     return np.round(255 * np.clip(np.nan_to_num(maps.astype(np.float32)), 0, 1)).astype(np.uint8)
 
 
 def overlay(images: Bytes, maps: Floats, colormap: str = "jet", alpha: float = 0.5) -> Bytes:
-    """Colours of the maps blended over the images.
+    """Blend the colours of the maps over the images.
 
     Args:
         images: (..., H, W, 3) uint8.
-        maps: (..., H, W) in [0, 1]; where a map is NaN the image shows unchanged.
+        maps: (..., H, W) in [0, 1]; the image stays unchanged where a map is NaN.
         colormap: see :func:`colors`.
         alpha: share of the colour, 0 to 1.
 
@@ -63,7 +66,7 @@ def overlay(images: Bytes, maps: Floats, colormap: str = "jet", alpha: float = 0
         raise ValueError(f"`images` must have shape {(*maps.shape, 3)} for maps {maps.shape}, got {images.shape}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"`alpha` must lie in [0, 1], got {alpha}")
-    compiled = _compiled()
+    compiled = _load_compiled()
     if compiled is not None:
         return compiled.overlay(images, maps, colors(colormap), alpha)
     color = colors(colormap)[to_uint8(maps)]
@@ -72,10 +75,10 @@ def overlay(images: Bytes, maps: Floats, colormap: str = "jet", alpha: float = 0
 
 
 def contact_sheet(rows: list[list[Bytes]], row_titles: list[str], column_titles: list[str]) -> Image.Image:
-    """A grid of equally large (H, W, 3) pictures with a title over each column and beside each row."""
+    """Draw a grid of (H, W, 3) images of equal size, with a title above each column and beside each row."""
     height, width = rows[0][0].shape[:2]
-    text = max(12, height // 14)
-    font = ImageFont.load_default(size=text)
+    text_size = max(12, height // 14)
+    font = ImageFont.load_default(size=text_size)
     gap, top = 6, max(24, height // 8)
     left = max((int(font.getlength(line)) for title in row_titles for line in title.split("\n")), default=0) + 4 * gap
     sheet = Image.new("RGB", (left + (width + gap) * len(rows[0]), top + (height + gap) * len(rows)), "white")
@@ -85,8 +88,8 @@ def contact_sheet(rows: list[list[Bytes]], row_titles: list[str], column_titles:
     for i, (row, title) in enumerate(zip(rows, row_titles, strict=True)):
         y = top + (height + gap) * i
         lines = title.split("\n")
-        for k, line in enumerate(lines):  # what it is in black, what is said about it in grey
-            middle = y + height / 2 + (k - (len(lines) - 1) / 2) * 1.3 * text
+        for k, line in enumerate(lines):  # the first line in black, the others in grey
+            middle = y + height / 2 + (k - (len(lines) - 1) / 2) * 1.3 * text_size
             draw.text((left - 2 * gap, middle), line, "#666666" if k else "black", font, anchor="rm")
         for j, picture in enumerate(row):
             sheet.paste(Image.fromarray(picture), (left + (width + gap) * j, y))

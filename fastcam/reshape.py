@@ -1,4 +1,4 @@
-"""Token sequences as maps: ready reshape transforms for vision transformers."""
+"""Reshape transforms of vision transformers: from token sequences to maps."""
 
 import math
 
@@ -6,15 +6,15 @@ from torch import Tensor
 
 
 def vit_reshape(tokens: Tensor, *, prefix: int | None = None, grid: tuple[int, int] | None = None) -> Tensor:
-    """(N, T, C) tokens of a vision transformer as (N, C, h, w).
+    """Reshape tokens (N, T, C) of a vision transformer to (N, C, h, w).
 
     Args:
         tokens: activations or gradients of a block, class (and register) tokens first.
-        prefix: how many tokens come before the patches; None takes the fewest that leave a square grid.
-        grid: (h, w) where the patches are not square.
+        prefix: number of tokens before the patches; None takes the smallest that leaves a square grid.
+        grid: (h, w) for a grid that is not square.
 
     Raises:
-        ValueError: where the tokens do not fill the grid.
+        ValueError: if the tokens do not fill the grid.
     """
     if tokens.dim() != 3:
         raise ValueError(f"vit_reshape needs tokens of shape (N, T, C), got {tuple(tokens.shape)}")
@@ -31,10 +31,10 @@ def vit_reshape(tokens: Tensor, *, prefix: int | None = None, grid: tuple[int, i
 
 
 def swin_reshape(features: Tensor) -> Tensor:
-    """(N, h, w, C) of a Swin transformer, or (N, h * w, C) with a square grid, as (N, C, h, w).
+    """Reshape features (N, h, w, C) of a Swin transformer, or (N, h * w, C) with a square grid, to (N, C, h, w).
 
     Raises:
-        ValueError: for another shape.
+        ValueError: for any other shape.
     """
     if features.dim() == 3:
         return vit_reshape(features, prefix=0)

@@ -1,5 +1,8 @@
 """The engine's wiring: what comes back in which form, options, and sentences for bad use."""
 
+import inspect
+import typing
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from torch import nn
 import fastcam
 from fastcam.methods import registry
 from tests.support.conv_net import autograd_gradients, conv_net, images_for, suited
-from tests.support.engine_cases import GRADIENT_METHODS, METHODS
+from tests.support.engine_cases import ALL_CHEAP, GRADIENT_METHODS, METHODS, cheap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,9 +71,9 @@ def test_explainer_is_explain():
 
 def test_images_of_a_batch_are_apart():
     model, images = conv_net(), images_for(count=3)
-    together = fastcam.explain(model, images, METHODS_OF_A_MEAN_HEAD, None, "relu")
+    together = fastcam.explain(model, images, METHODS_OF_A_MEAN_HEAD, None, "relu", **ALL_CHEAP)
     for i in range(3):
-        alone = fastcam.explain(model, images[i : i + 1], METHODS_OF_A_MEAN_HEAD, None, "relu")
+        alone = fastcam.explain(model, images[i : i + 1], METHODS_OF_A_MEAN_HEAD, None, "relu", **ALL_CHEAP)
         for method, explanation in together.items():
             torch.testing.assert_close(explanation.maps[i], alone[method].maps[0], rtol=0, atol=1e-4)
 
@@ -117,9 +120,10 @@ def test_forms_of_the_answer():
 @pytest.mark.parametrize("method", METHODS)
 def test_relu_true_is_the_positive_part_of_relu_false(method):
     model, layer = suited(method)
-    signed = fastcam.explain(model, images_for(), method, "all", layer, relu=False).native
-    rectified = fastcam.explain(model, images_for(), method, "all", layer, relu=True).native
-    plain = fastcam.explain(model, images_for(), method, "all", layer).native
+    options = cheap(method)
+    signed = fastcam.explain(model, images_for(), method, "all", layer, relu=False, **options).native
+    rectified = fastcam.explain(model, images_for(), method, "all", layer, relu=True, **options).native
+    plain = fastcam.explain(model, images_for(), method, "all", layer, **options).native
     torch.testing.assert_close(rectified, signed.relu(), rtol=0, atol=1e-7)
     assert torch.equal(plain, rectified if fastcam.get_method(method).relu else signed)
 
@@ -260,3 +264,26 @@ def test_maps_that_do_not_fit_what_is_there():
         fastcam.Explainer(model, "grad_cam", "features")(images, out=torch.empty(3, 12, 10))
     with pytest.raises(ValueError, match="`out` takes the maps of one method and layer, got 2 of them"):
         fastcam.Explainer(model, ["grad_cam", "layer_cam"], "features")(images, out=torch.empty(2, 12, 10))
+
+
+def test_explain_takes_what_the_explainer_and_its_call_take():
+    """The same names with the same defaults and types, so that the flat function does not fall behind."""
+    made, called = inspect.signature(fastcam.Explainer.__init__), inspect.signature(fastcam.Explainer.__call__)
+    both = {name: each for name, each in (called.parameters | made.parameters).items() if name != "self"}
+    flat = inspect.signature(fastcam.explain).parameters
+    assert set(flat) == set(both)
+    for name, parameter in flat.items():
+        assert (parameter.default, parameter.annotation) == (both[name].default, both[name].annotation), name
+    overloads = [*typing.get_overloads(fastcam.explain), *typing.get_overloads(fastcam.Explainer.__init__)]
+    assert len(overloads) == 6
+    for overload in overloads:
+        parameters = set(inspect.signature(overload).parameters) - {"self"}
+        assert parameters == (set(flat) if "images" in parameters else set(made.parameters) - {"self"})
+
+
+def test_explain_writes_into_a_tensor_and_prepares():
+    model, images = conv_net(), images_for()
+    out = torch.full((2, 12, 10), torch.nan)
+    explanation = fastcam.explain(model, images, "grad_cam", 1, "features", out=out, precision="fp32")
+    assert torch.equal(explanation.maps, out)
+    torch.testing.assert_close(out, fastcam.explain(model, images, "grad_cam", 1, "features").maps, rtol=0, atol=1e-4)

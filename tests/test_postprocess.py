@@ -48,9 +48,9 @@ def test_fuse_by_hand():
 
 
 def test_finest():
-    assert postprocess.finest([torch.zeros(2, 4, 9), torch.zeros(2, 6, 7), torch.zeros(2, 1, 1)], 2) == (6, 7)
-    assert postprocess.finest([torch.zeros(2, 50, 4), torch.zeros(2, 50, 6)], 1) == (6,)
-    assert postprocess.finest([torch.zeros(2, 9, 1, 2, 3), torch.zeros(2, 9, 2, 2, 2)], 3) == (2, 2, 2)
+    assert postprocess.largest_size([torch.zeros(2, 4, 9), torch.zeros(2, 6, 7), torch.zeros(2, 1, 1)], 2) == (6, 7)
+    assert postprocess.largest_size([torch.zeros(2, 50, 4), torch.zeros(2, 50, 6)], 1) == (6,)
+    assert postprocess.largest_size([torch.zeros(2, 9, 1, 2, 3), torch.zeros(2, 9, 2, 2, 2)], 3) == (2, 2, 2)
 
 
 NAN, INF = float("nan"), float("inf")

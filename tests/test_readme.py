@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torchvision
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from benchmarks import readme
 from fastcam.cli import demo
+from tests.support.networks import slim_resnet50
 
 TEXT = readme.README.read_text()
 
@@ -16,11 +16,6 @@ TEXT = readme.README.read_text()
 @pytest.mark.parametrize("page", readme.TABLES)
 def test_tables_are_those_of_registry_and_results(page):
     assert readme.renewed(page) == page.read_text(), "run `make readme`"
-
-
-def slim_resnet50(weights=None):
-    """ResNet-50's blocks and layer names with fewer blocks and channels."""
-    return ResNet(Bottleneck, [1, 1, 1, 2], width_per_group=16)
 
 
 def test_python_runs(tmp_path, monkeypatch):

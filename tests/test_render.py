@@ -15,7 +15,7 @@ NAN, INF = np.nan, np.inf
 def _backend(request, monkeypatch):
     """Once as built, once without the compiled loops."""
     if request.param == "numpy":
-        monkeypatch.setattr(render, "_compiled", lambda: None)
+        monkeypatch.setattr(render, "_load_compiled", lambda: None)
     elif host() is None:
         pytest.skip("the compiled part is not built")
 
@@ -80,7 +80,7 @@ def test_compiled_is_numpy(dtype, shape, alpha, monkeypatch):
     maps = RANDOM.random(shape).astype(dtype)
     maps.reshape(-1)[::11] = np.nan
     compiled = render.overlay(images, maps, alpha=alpha), render.to_uint8(maps)
-    monkeypatch.setattr(render, "_compiled", lambda: None)
+    monkeypatch.setattr(render, "_load_compiled", lambda: None)
     plain = render.overlay(images, maps, alpha=alpha), render.to_uint8(maps)
     for one, other in zip(compiled, plain, strict=True):
         assert one.dtype == other.dtype == np.uint8

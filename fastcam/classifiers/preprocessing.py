@@ -1,4 +1,4 @@
-"""Photographs in, model inputs and PNG files out; PIL, NumPy and torch at run time, nothing else."""
+"""Preprocessing of photographs to model inputs, and PNG files, with PIL, NumPy and torch only."""
 
 import contextlib
 import functools
@@ -7,9 +7,10 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -17,7 +18,7 @@ from torch import Tensor
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
-Pixels = np.ndarray[Any, Any]  # uint8, upright
+Pixels = npt.NDArray[np.uint8]  # upright
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,20 +26,20 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a photograph to a classifier's input: resize, crop the centre, normalise.
+    """The preprocessing of a photograph to a classifier's input: resize, crop the centre, normalise.
 
-    The default is what most ImageNet classifiers were trained for.
+    The defaults are those of most ImageNet classifiers.
 
     Attributes:
         shorter_side: the photograph's shorter side after resizing, in pixels.
         size: (height, width) of the crop from the centre, in pixels.
-        mean: per colour, on the scale [0, 1]; three numbers, or one for a model of grey images.
-        std: per colour, on the scale [0, 1], as many as ``mean``.
+        mean: per channel, on the scale [0, 1]; three numbers, or one for a grey-scale model.
+        std: per channel, on the scale [0, 1], as many as ``mean``.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
         keep_aspect: False resizes both sides to ``shorter_side``, whatever the photograph's shape.
 
     Raises:
-        ValueError: for sizes, colours or an interpolation that cannot be.
+        ValueError: for invalid sizes, means, standard deviations or interpolations.
     """
 
     shorter_side: int = 256
@@ -63,46 +64,48 @@ class Preprocessing:
             raise ValueError(f"`interpolation` must be one of {get_args(Interpolation)}, got {self.interpolation!r}")
 
     def crop(self, photograph: Image.Image) -> Image.Image:
-        """What the model sees of a photograph, as an RGB picture (grey for a model of grey images)."""
-        return Image.fromarray(self._cropped(self._pixels(photograph)))
+        """Return the part of a photograph that the model sees, as an RGB image (grey for a grey-scale model)."""
+        return Image.fromarray(self._crop_pixels(self._pixels(photograph)))
 
     def tensor(self, picture: Image.Image) -> Tensor:
-        """A cropped picture as input of the model, (3, H, W) float32; colours only, no resizing."""
-        return self._normalized(self._pixels(picture))
+        """Normalise a cropped image to the input of the model, (3, H, W) float32, without resizing."""
+        return self._normalize(self._pixels(picture))
 
     def __call__(self, photograph: Image.Image | Pixels) -> Tensor:
-        """A photograph, or its upright (H, W, 3) pixels, as input of the model: ``tensor(crop(photograph))``."""
+        """Preprocess a photograph, or its upright (H, W, 3) pixels: ``tensor(crop(photograph))``."""
         if not isinstance(photograph, Image.Image) and len(self.mean) == 1:
             photograph = Image.fromarray(photograph)
         pixels = self._pixels(photograph) if isinstance(photograph, Image.Image) else photograph
-        return self._normalized(self._cropped(pixels))
+        return self._normalize(self._crop_pixels(pixels))
 
     def _pixels(self, picture: Image.Image) -> Pixels:
-        """(H, W, 3), or (H, W) for a model of grey images."""
+        """Return (H, W, 3), or (H, W) for a grey-scale model."""
         return np.array(picture.convert("RGB" if len(self.mean) == 3 else "L"))
 
-    def _cropped(self, pixels: Pixels) -> Pixels:
-        resized = resize(pixels, self._resized((pixels.shape[1], pixels.shape[0])), self.interpolation)
+    def _crop_pixels(self, pixels: Pixels) -> Pixels:
+        resized = resize(pixels, self._resized_size((pixels.shape[1], pixels.shape[0])), self.interpolation)
         height, width = self.size
-        # Rounded like torchvision's CenterCrop, or the map of a photograph with odd margins moves by one pixel.
+        # Rounded like torchvision's CenterCrop; otherwise odd margins shift the map by one pixel.
         top, left = round((resized.shape[0] - height) / 2), round((resized.shape[1] - width) / 2)
         return resized[top : top + height, left : left + width]
 
-    def _normalized(self, pixels: Pixels) -> Tensor:
-        """Looked up: there are no more than 256 values of each colour."""
-        found = np.empty((len(self.mean), *pixels.shape[:2]), np.float32)
-        for plane, table, values in zip(found, self._tables, np.atleast_3d(pixels).transpose(2, 0, 1), strict=True):
+    def _normalize(self, pixels: Pixels) -> Tensor:
+        """Normalise by table look-up: every channel has 256 possible values."""
+        normalized = np.empty((len(self.mean), *pixels.shape[:2]), np.float32)
+        for plane, table, values in zip(
+            normalized, self._tables, np.atleast_3d(pixels).transpose(2, 0, 1), strict=True
+        ):
             np.take(table, values, out=plane)
-        return torch.from_numpy(found)
+        return torch.from_numpy(normalized)
 
     @functools.cached_property
-    def _tables(self) -> Pixels:
-        """What each of the 256 values becomes, for every colour."""
+    def _tables(self) -> npt.NDArray[np.float32]:
+        """The normalised value of each of the 256 values, per channel."""
         mean, std = np.array([self.mean, self.std], np.float32)[..., None]
         return (np.arange(256, dtype=np.float32) / 255 - mean) / std
 
-    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) after resizing."""
+    def _resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return (width, height) after resizing."""
         width, height = size
         side = self.shorter_side
         if not self.keep_aspect:
@@ -111,25 +114,25 @@ class Preprocessing:
 
 
 def read_photograph(file: str | Path | BinaryIO, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """A photograph as it is meant to be seen, in RGB.
+    """Read a photograph as RGB.
 
-    Turned as its EXIF data say; transparency over white; 16-bit grey values scaled to 8 bits; palettes and CMYK
-    converted.
+    It is rotated by its EXIF orientation; transparency is composed over white; 16-bit grey values are scaled to 8 bits;
+    palettes and CMYK are converted.
 
     Args:
         file: a path, or a file open for reading.
-        formats: Pillow's names of the formats that are read; None for all it knows.
+        formats: Pillow's names of the accepted formats; None for all.
 
     Raises:
-        ValueError: with one sentence, for a file that is missing, no picture or damaged.
+        ValueError: for a file that is missing, not an image or damaged.
     """
-    with opened(file, formats) as image:
-        return rgb(image)
+    with open_photograph(file, formats) as image:
+        return to_rgb(image)
 
 
 @contextlib.contextmanager
-def opened(file: str | Path | BinaryIO, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
-    """A photograph of which the header alone was read; whatever is wrong with it then comes as a ValueError too.
+def open_photograph(file: str | Path | BinaryIO, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
+    """Open a photograph and read its header only; later decoding errors are raised as ValueError too.
 
     Raises:
         ValueError: as :func:`read_photograph`.
@@ -146,15 +149,15 @@ def opened(file: str | Path | BinaryIO, formats: tuple[str, ...] | None = None) 
         raise ValueError(f"this picture cannot be read: {error}") from None
 
 
-def rgb(image: Image.Image) -> Image.Image:
-    """An opened photograph, decoded and upright, in RGB."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Decode an opened photograph to upright RGB."""
     image.load()
-    return _rgb(ImageOps.exif_transpose(image))
+    return _convert_to_rgb(ImageOps.exif_transpose(image))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey(image).convert("RGB")
+        return _scale_grey(image).convert("RGB")
     if image.has_transparency_data:
         colors = image.convert("RGBA")
         white = Image.new("RGBA", colors.size, "white")
@@ -162,8 +165,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _deep_grey(image: Image.Image) -> Image.Image:
-    """Grey values beyond 8 bits; Pillow's own conversion would clip them to white."""
+def _scale_grey(image: Image.Image) -> Image.Image:
+    """Scale grey values of more than 8 bits; Pillow's conversion would clip them to white."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
         raise ValueError(f"its values, {values.min():g} to {values.max():g}, are no 16-bit grey values")
@@ -172,9 +175,9 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 
 
 def resize(pixels: Pixels, size: tuple[int, int], interpolation: Interpolation) -> Pixels:
-    """Pixels (H, W, 3) or (H, W) at another size, (width, height).
+    """Resize pixels (H, W, 3) or (H, W) to ``size`` (width, height).
 
-    Torch's resampling of bytes is Pillow's, to one level in a few of a thousand pixels, and several times faster.
+    Torch's uint8 resampling is several times faster than Pillow's; a few pixels in a thousand differ by one level.
     """
     if interpolation not in ("bilinear", "bicubic"):
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling[interpolation.upper()]))
@@ -184,10 +187,10 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: Interpolation) 
 
 
 def write_png(picture: Image.Image, file: Path) -> None:
-    """Writes a PNG file in one step: whoever looks sees the old file or the whole new one.
+    """Write a PNG file atomically.
 
     Raises:
-        OSError: where the folder cannot be written.
+        OSError: if the folder cannot be written.
     """
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:

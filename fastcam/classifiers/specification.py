@@ -1,10 +1,10 @@
-"""How a model and its weights are named; checked without importing torch."""
+"""Specifications of models and weights, checked without importing torch."""
 
 from pathlib import Path
 
 
 def split_specification(specification: str) -> tuple[str, str]:
-    """The two parts of "torchvision:NAME", "timm:NAME" or "package.module:factory".
+    """Split "torchvision:NAME", "timm:NAME" or "package.module:factory" into its two parts.
 
     Raises:
         ValueError: for anything else.
@@ -16,7 +16,7 @@ def split_specification(specification: str) -> tuple[str, str]:
 
 
 def check_specification(specification: str) -> None:
-    """Refuses what names neither a model nor a file.
+    """Raise unless the specification names a model or a file.
 
     Raises:
         ValueError: for a name without a colon or a suffix.
@@ -26,10 +26,10 @@ def check_specification(specification: str) -> None:
 
 
 def check_weights_file(path: Path) -> None:
-    """Refuses a weights file that is missing or of another kind.
+    """Raise for a weights file that is missing or of an unknown type.
 
     Raises:
-        ValueError: with one sentence.
+        ValueError: for such a file.
     """
     if not path.is_file():
         raise ValueError(f"there is no weights file {str(path)!r}")

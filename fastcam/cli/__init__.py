@@ -1,4 +1,4 @@
-"""The command line: one module a group of commands, wired to their names here."""
+"""The command line: one module per group of commands, registered here."""
 
 import sys
 from typing import Annotated
@@ -27,7 +27,7 @@ app.command(epilog="Exit codes: 0 all fine; 2 bad usage, or the folder cannot be
 app.command()(about.methods)
 app.command(epilog="Exit codes: 0 all fine; 1 a compiled op disagrees with its reference.")(about.doctor)
 app.command(
-    epilog="Exit codes: 0 all fine; 1 an op or another tool does not return the same, and was not timed; 2 bad usage."
+    epilog="Exit codes: 0 all fine; 1 an op or another tool returns other values, and was not timed; 2 bad usage."
 )(bench.bench)
 app.command(epilog="Exit codes: 0 all fine; 2 a package of the demo is missing, or the folder cannot be written.")(
     about.demo

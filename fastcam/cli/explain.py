@@ -1,4 +1,4 @@
-"""``fastcam explain``: photographs to overlays and a table."""
+"""``fastcam explain``: overlays and a table for photographs."""
 
 from dataclasses import replace
 from enum import StrEnum
@@ -13,31 +13,31 @@ from rich.table import Table
 import fastcam
 from fastcam import render
 from fastcam.cli import options, photographs
-from fastcam.cli.console import complain, mistakes_in_one_sentence, output, progress_bar
+from fastcam.cli.console import output, print_error, progress_bar, report_errors
 
 if TYPE_CHECKING:
     from fastcam.cli.folder_run import FolderRun, Result
 
 
 class Fusion(StrEnum):
-    """How the maps of several layers become one."""
+    """The fusion of the maps of several layers."""
 
     mean = "mean"
     max = "max"
 
 
 class Score(StrEnum):
-    """What is explained of a class."""
+    """The explained score of a class."""
 
     logit = "logit"
     probability = "probability"
     log_probability = "log-probability"
 
 
-# Of each score, the class of ``fastcam.targets``.
+# The class of ``fastcam.targets`` per score.
 _TARGETS = {Score.logit: "Logit", Score.probability: "Probability", Score.log_probability: "LogProbability"}
 EXIT_CODES = (
-    "Exit codes: 0 all fine; 1 some images could not be read or gave a map that is not finite, the others are done; "
+    "Exit codes: 0 all fine; 1 some images could not be read or have a non-finite map, the others are done; "
     "2 bad usage: an unknown model, method, layer, class or option, or weights that do not fit."
 )
 
@@ -58,7 +58,7 @@ def explain(
     option: options.MethodOptions = None,
     precision: options.Prepare = None,
     compile: options.Compile = False,
-    score: Annotated[Score, typer.Option(help="What to explain of a class.")] = Score.logit,
+    score: Annotated[Score, typer.Option(help="Score of a class to explain.")] = Score.logit,
     fuse: Annotated[Fusion, typer.Option(help="How to join the maps of several layers.")] = Fusion.mean,
     reshape: options.Tokens = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
@@ -68,18 +68,18 @@ def explain(
     mean: options.Colours = None,
     std: options.Colours = None,
 ) -> None:
-    """Explain photographs: write overlays, drawn on what the model saw of each, and print a table of what it saw."""
-    with mistakes_in_one_sentence():
+    """Explain photographs: write overlays over the model's inputs, and print a table of predictions."""
+    with report_errors():
         names = list(dict.fromkeys(method or ["grad_cam"]))
         options.check_methods(names)
         options.check_model(model, weights)
-        method_options, class_names = options.method_options(option or []), options.class_names(classes)
-        paths = _there(photographs.find(images, out))
-        render.colors(colormap)  # refuses a wrong name
-        place = options.device_of(device)
-        classifier = options.load_classifier(model, weights, class_names, num_classes, place, trust_model)
-        seen_as = options.overridden(classifier.preprocessing, size, shorter_side, mean, std)
-        classifier = replace(classifier, preprocessing=seen_as)
+        method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
+        paths = _check_paths(photographs.find(images, out))
+        render.colors(colormap)  # raises for an unknown name
+        torch_device = options.find_device(device)
+        classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
+        preprocessing = options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std)
+        classifier = replace(classifier, preprocessing=preprocessing)
         explainer = fastcam.Explainer(
             classifier.model,
             names,
@@ -90,30 +90,36 @@ def explain(
             compile=compile,
             **method_options,
         )
-        from fastcam.classifiers.class_choice import Asked
+        from fastcam.classifiers.class_choice import ClassChoice
         from fastcam.cli.folder_run import FolderRun
 
-        asked = Asked(tuple(target or ()))
         run = FolderRun(
-            classifier, explainer, asked, place, out, colormap, alpha, getattr(fastcam.targets, _TARGETS[score])
+            classifier,
+            explainer,
+            ClassChoice(tuple(target or ())),
+            torch_device,
+            out,
+            colormap,
+            alpha,
+            getattr(fastcam.targets, _TARGETS[score]),
         )
         failed = _explain_all(run, paths, batch_size)
     raise typer.Exit(1 if failed else 0)
 
 
-def _there(paths: list[Path]) -> list[Path]:
-    """The photographs; ends the command, before a model is loaded, where none of them exists."""
+def _check_paths(paths: list[Path]) -> list[Path]:
+    """Return the photographs; exit before a model is loaded if none of them exists."""
     if not paths:
-        complain("there are no pictures in what was given")
+        print_error("no pictures were found")
     elif any(path.exists() for path in paths):
         return paths
     for path in paths:
-        complain(f"{path}: there is no such file")
+        print_error(f"{path}: there is no such file")
     raise typer.Exit(1)
 
 
 def _explain_all(run: "FolderRun", paths: list[Path], batch_size: int) -> bool:
-    """Explains, prints complaints as they come and the table at the end; whether anything failed."""
+    """Explain, print errors as they occur and the table at the end; return whether anything failed."""
     from fastcam.cli.folder_run import Failure
 
     failed = False
@@ -121,28 +127,28 @@ def _explain_all(run: "FolderRun", paths: list[Path], batch_size: int) -> bool:
     with progress_bar() as progress:
         task = progress.add_task("explaining", total=len(paths))
         _show_copies(progress, run)
-        for each in run.over(paths, batch_size):
-            if isinstance(each, Failure):
+        for outcome in run.over(paths, batch_size):
+            if isinstance(outcome, Failure):
                 failed = True
-                complain(f"{each.photograph}: {each.reason}", progress.console)
+                print_error(f"{outcome.photograph}: {outcome.reason}", progress.console)
             else:
-                results += each
+                results += outcome
             progress.advance(task)
     if results:
         output().print(_table(results, with_target=not run.targets.is_highest))
-    return failed or any(each.status == "non-finite" for each in results)
+    return failed or any(result.status == "non-finite" for result in results)
 
 
 def _show_copies(progress: Progress, run: "FolderRun") -> None:
-    """A second line for methods that try many copies of a photograph."""
-    from fastcam.model.progress import Progress as CopiesProgress
+    """Show a second progress line for methods that run many copies of a photograph."""
+    from fastcam.model.progress import ProgressReporter
 
-    copies = progress.add_task("copies tried", visible=False)
+    copies = progress.add_task("copies", visible=False)
 
     def show(done: int, total: int) -> None:
         progress.update(copies, completed=done, total=total, visible=done < total)
 
-    run.explainer.progress = CopiesProgress(show)
+    run.explainer.progress = ProgressReporter(show)
 
 
 def _table(results: "list[Result]", with_target: bool) -> Table:
@@ -150,21 +156,21 @@ def _table(results: "list[Result]", with_target: bool) -> Table:
     table.add_column("photo", overflow="fold")
     table.add_column("predicted class")
     table.add_column("probability", justify="right")
-    several = len({each.method for each in results}) > 1
+    several = len({result.method for result in results}) > 1
     for name in [*(["method"] if several else []), *(["explained class"] if with_target else []), "status"]:
         table.add_column(name)
     table.add_column("ms", justify="right")
     table.add_column("file", overflow="fold")
-    for each in results:
-        shown = "green" if each.status == "ok" else "yellow"
+    for result in results:
+        color = "green" if result.status == "ok" else "yellow"
         table.add_row(
-            escape(str(each.photograph)),
-            escape(each.predicted),
-            f"{each.probability:.1%}",
-            *([each.method] if several else []),
-            *([escape(each.explained)] if with_target else []),
-            f"[{shown}]{each.status}[/]",
-            f"{each.milliseconds:.1f}",
-            escape(str(each.file)),
+            escape(str(result.photograph)),
+            escape(result.predicted),
+            f"{result.probability:.1%}",
+            *([result.method] if several else []),
+            *([escape(result.explained)] if with_target else []),
+            f"[{color}]{result.status}[/]",
+            f"{result.milliseconds:.1f}",
+            escape(str(result.file)),
         )
     return table

@@ -1,4 +1,4 @@
-"""Folders of photographs through a classifier: overlays on disk and one result per overlay."""
+"""Explanation of photographs by a classifier: overlays on disk and one result per overlay."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastcam import render
-from fastcam.classifiers.class_choice import Asked, class_count
+from fastcam.classifiers.class_choice import ClassChoice, class_count
 from fastcam.classifiers.models import Classifier
 from fastcam.classifiers.preprocessing import read_photograph, write_png
 from fastcam.cli.photographs import unique_stems
@@ -21,16 +21,16 @@ from fastcam.targets import Logit
 
 @dataclass(frozen=True)
 class Result:
-    """One overlay that was written.
+    """A written overlay.
 
     Attributes:
-        photograph: the file it explains.
+        photograph: the explained file.
         method: registry name.
         predicted: name of the class with the highest score.
         probability: its probability.
         explained: name of the explained class.
         status: "ok", "constant map" or "non-finite".
-        milliseconds: time in the model and the methods for this photograph, reading and writing not counted.
+        milliseconds: time in the model and the methods for this photograph, without reading and writing.
         file: the overlay.
     """
 
@@ -46,14 +46,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Failure:
-    """A photograph that could not be explained, and why in one sentence."""
+    """A photograph that could not be explained, and the reason."""
 
     photograph: Path
     reason: str
 
 
 def probabilities(output: Tensor) -> Tensor:
-    """(N, classes) probabilities of logits, or of what are probabilities already; the sigmoid of a single output."""
+    """Convert logits to probabilities (N, classes); probabilities are kept, a single output gets the sigmoid."""
     scores = output.detach().double()
     if scores.dim() == 1:
         scores = scores.unsqueeze(1)
@@ -64,14 +64,14 @@ def probabilities(output: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FolderRun:
-    """A classifier, an explainer of it (with a list of methods), and where and how its overlays are drawn.
+    """A classifier, its explainer (with a list of methods) and the options of the overlays.
 
-    ``score`` is the kind of score explained of a class: logit, probability or log-probability.
+    ``score`` is the explained score of a class: logit, probability or log-probability.
     """
 
     classifier: Classifier
     explainer: Explainer[dict[str, Explanation]]
-    targets: Asked
+    targets: ClassChoice
     device: torch.device
     out: Path
     colormap: str = "jet"
@@ -79,14 +79,14 @@ class FolderRun:
     score: type[Logit] = Logit
 
     def over(self, photographs: Sequence[Path], batch_size: int) -> Iterator[list[Result] | Failure]:
-        """Explains photographs batch by batch and writes their overlays into ``out``.
+        """Explain photographs batch by batch and write their overlays into ``out``.
 
         Yields:
-            For every photograph either its results or its failure, as they come.
+            For every photograph its results or its failure.
 
         Raises:
-            ValueError, TypeError, RuntimeError: where the model, its layers or the targets do not go together.
-            OSError: where ``out`` cannot be written.
+            ValueError, TypeError, RuntimeError: if the model, its layers and the targets do not fit together.
+            OSError: if ``out`` cannot be written.
         """
         stems = dict(zip(photographs, unique_stems(photographs), strict=True))
         self.out.mkdir(parents=True, exist_ok=True)
@@ -101,21 +101,23 @@ class FolderRun:
                 yield from self._batch(pictures, stems)
 
     def _batch(self, pictures: dict[Path, Image.Image], stems: dict[Path, str]) -> Iterator[list[Result]]:
-        images = torch.stack([self.classifier.preprocessing.tensor(each) for each in pictures.values()])
+        images = torch.stack([self.classifier.preprocessing.tensor(picture) for picture in pictures.values()])
         started = time.perf_counter()
         explanations = self.explainer(images.to(self.device), self.targets.target(self.classifier, self.score))
         for explanation in explanations.values():
             explanation.numpy()  # waits for the device
         milliseconds = 1000 * (time.perf_counter() - started) / len(images)
         first = next(iter(explanations.values()))
-        chances, classes = probabilities(first.output).cpu().max(1)
+        highest, classes = probabilities(first.output).cpu().max(1)
         names = self.classifier.class_names(class_count(first.output))
-        overlays = {method: self._overlays(each, list(pictures.values())) for method, each in explanations.items()}
+        overlays = {
+            method: self._draw(explanation, list(pictures.values())) for method, explanation in explanations.items()
+        }
         for index, path in enumerate(pictures):
-            predicted, chance = names[int(classes[index])], float(chances[index])
+            predicted, probability = names[int(classes[index])], float(highest[index])
             yield [
                 Result(
-                    path, method, predicted, chance, names[target], status, milliseconds,
+                    path, method, predicted, probability, names[target], status, milliseconds,
                     self._write(overlays[method][index], k, f"{stems[path]}.{method}", target),
                 )
                 for method, explanation in explanations.items()
@@ -123,23 +125,23 @@ class FolderRun:
             ]  # fmt: skip
 
     def _write(self, overlays: render.Bytes, k: int, name: str, target: int) -> Path:
-        """Writes the overlay of one of a photograph's K targets; where there are several the file names the class."""
+        """Write the overlay of target ``k`` of a photograph; with several targets the file name includes the class."""
         file = self.out / (f"{name}.{target}.png" if len(overlays) > 1 else f"{name}.png")
         write_png(Image.fromarray(overlays[k]), file)
         return file
 
-    def _overlays(self, explanation: Explanation, pictures: list[Image.Image]) -> render.Bytes:
-        """(N, K, H, W, 3), K = 1 where one class is explained."""
-        drawn = explanation.overlay(pictures, colormap=self.colormap, alpha=self.alpha)
-        return drawn[:, None] if drawn.ndim == 4 else drawn
+    def _draw(self, explanation: Explanation, pictures: list[Image.Image]) -> render.Bytes:
+        """Return overlays (N, K, H, W, 3), K = 1 if one class is explained."""
+        overlays = explanation.overlay(pictures, colormap=self.colormap, alpha=self.alpha)
+        return overlays[:, None] if overlays.ndim == 4 else overlays
 
 
 def _per_target(explanation: Explanation, index: int) -> list[tuple[int, int, str]]:
-    """(position, class, status) of each class explained of one image, without those asked for twice."""
+    """Return (position, class, status) of the classes explained for one image, without duplicates."""
     if explanation.targets is None:
         raise ValueError("overlays are named after class indices; this explanation has none")
     classes, status = explanation.targets[index], explanation.status[index]
     if isinstance(status, str):
         return [(0, int(classes), status)]
     indices: list[int] = classes.tolist()
-    return [(indices.index(each), each, status[indices.index(each)]) for each in dict.fromkeys(indices)]
+    return [(indices.index(target), target, status[indices.index(target)]) for target in dict.fromkeys(indices)]

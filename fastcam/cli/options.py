@@ -1,4 +1,4 @@
-"""The options that several commands have, and what becomes of them."""
+"""Options shared by several commands, and their parsing."""
 
 import ast
 from collections.abc import Callable, Sequence
@@ -11,16 +11,16 @@ import typer
 
 import fastcam
 from fastcam.classifiers.specification import check_specification, check_weights_file
-from fastcam.cli.console import complain
+from fastcam.cli.console import first_line, print_error
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a mistake is to be answered at once
+if TYPE_CHECKING:  # torch takes seconds to import; bad usage is reported before
     import torch
     from torch import Tensor
 
     from fastcam.classifiers.models import Classifier
     from fastcam.classifiers.preprocessing import Preprocessing
 
-# The names of the registry, known without importing torch; a test keeps them equal.
+# The names of the registry, available without importing torch; a test keeps them equal.
 METHODS = (
     "cam",
     "gmp_cam",
@@ -48,14 +48,14 @@ METHODS = (
 
 
 class Reshape(StrEnum):
-    """How tokens become a map."""
+    """The reshape transforms of tokens."""
 
     vit = "vit"
     swin = "swin"
 
 
 class Precision(StrEnum):
-    """What a prepared model computes in."""
+    """The precision of a prepared model."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -67,7 +67,7 @@ Model = Annotated[
     str, typer.Option(help="torchvision:NAME, timm:NAME, package.module:factory, or a TorchScript or .pt2 file.")
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust-model", help="Load a model file that holds code, which then runs: know its author.")
+    bool, typer.Option("--trust-model", help="Load a model file that contains code, which then runs: trust its author.")
 ]
 Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors, .pth or .pt, tensors only.")]
 Methods = Annotated[list[str] | None, typer.Option(help="See `fastcam methods`; repeatable.", show_default="grad_cam")]
@@ -77,23 +77,23 @@ Classes = Annotated[
     typer.Option(help="Class index, class name, or top3 for the highest 3; repeatable.", show_default="top1"),
 ]
 ClassNames = Annotated[Path | None, typer.Option(help="Class names, one per line.")]
-ClassCount = Annotated[int | None, typer.Option(min=1, help="Outputs, where not the architecture's own.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...", show_default="cuda where there is one")]
+ClassCount = Annotated[int | None, typer.Option(min=1, help="Number of outputs, if not that of the architecture.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...", show_default="cuda if available")]
 MethodOptions = Annotated[
     list[str] | None, typer.Option(help="Option of the methods, as window=32; repeatable.", show_default=False)
 ]
 Prepare = Annotated[
-    Precision | None, typer.Option(help="Prepare the model: faster, the same maps.", show_default="as it is")
+    Precision | None, typer.Option(help="Prepare the model: faster, the same maps.", show_default="not prepared")
 ]
 Compile = Annotated[bool, typer.Option(help="Prepare and compile the model; takes up to a minute.")]
 Tokens = Annotated[Reshape | None, typer.Option(help="For layers that return tokens.")]
-Size = Annotated[int | None, typer.Option(min=1, help="Input of N x N pixels; the resizing scales along.")]
+Size = Annotated[int | None, typer.Option(min=1, help="Input of N x N pixels; --shorter-side is scaled accordingly.")]
 ShorterSide = Annotated[int | None, typer.Option(min=1, help="Resize to this before cropping.")]
-Colours = Annotated[tuple[float, float, float] | None, typer.Option(help="Per colour, 0 to 1.")]
+Colours = Annotated[tuple[float, float, float] | None, typer.Option(help="Per channel, 0 to 1.")]
 
 
 def check_methods(names: Sequence[str]) -> None:
-    """Refuses names that no method has.
+    """Raise for unknown method names.
 
     Raises:
         ValueError: for an unknown name; the message lists the known ones.
@@ -104,10 +104,10 @@ def check_methods(names: Sequence[str]) -> None:
 
 
 def check_model(model: str, weights: Path | None) -> None:
-    """Refuses what cannot name a model, and weights that are not there.
+    """Raise for an invalid model specification or a missing weights file.
 
     Raises:
-        ValueError: with one sentence.
+        ValueError: for either.
     """
     check_specification(model)
     if weights is not None:
@@ -115,7 +115,7 @@ def check_model(model: str, weights: Path | None) -> None:
 
 
 def reshape_transform(tokens: Reshape | None) -> "Callable[[Tensor], Tensor] | None":
-    """The function of that name."""
+    """Return the reshape transform of that name."""
     if tokens is None:
         return None
     return fastcam.vit_reshape if tokens is Reshape.vit else fastcam.swin_reshape
@@ -129,18 +129,18 @@ def load_classifier(
     device: "torch.device",
     trust: bool,
 ) -> "Classifier":
-    """The classifier asked for, on its device, with a warning where nobody trained it."""
+    """Load a classifier onto its device, with a warning if its weights are random."""
     from fastcam.classifiers import models
 
     classifier = models.load(model, weights, class_names=class_names, num_classes=num_classes, trust=trust)
     if classifier.random_weights:
-        complain("warning: the weights are random, so the maps mean nothing; give trained ones with --weights")
+        print_error("warning: the weights are random, so the maps are meaningless; load trained ones with --weights")
     classifier.model.to(device)
     return classifier
 
 
-def method_options(texts: list[str]) -> dict[str, Any]:
-    """From name=value to keywords; what reads as a number, a tuple, True, False or None is one."""
+def parse_method_options(texts: list[str]) -> dict[str, Any]:
+    """Parse name=value texts; Python literals such as numbers, tuples, True and None are evaluated."""
     options = {}
     for text in texts:
         name, separator, value = text.partition("=")
@@ -153,11 +153,11 @@ def method_options(texts: list[str]) -> dict[str, Any]:
     return options
 
 
-def device_of(name: str | None) -> "torch.device":
-    """The device of that name; None takes a GPU where there is one.
+def find_device(name: str | None) -> "torch.device":
+    """Return the device of that name; None takes a GPU if available.
 
     Raises:
-        ValueError: for one that is not there.
+        ValueError: for an unavailable device.
     """
     import torch
 
@@ -166,12 +166,11 @@ def device_of(name: str | None) -> "torch.device":
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
-        first = str(error).split("\n", maxsplit=1)[0]
-        raise ValueError(f"device {name!r} cannot be used: {first}") from None
+        raise ValueError(f"device {name!r} cannot be used: {first_line(error)}") from None
 
 
-def class_names(file: Path | None) -> list[str]:
-    """The lines of a file of class names; none without a file.
+def read_class_names(file: Path | None) -> list[str]:
+    """Read the lines of a file of class names; none without a file.
 
     Raises:
         ValueError: for a file that cannot be read.
@@ -184,14 +183,14 @@ def class_names(file: Path | None) -> list[str]:
         raise ValueError(f"the file of class names {str(file)!r} cannot be read as text") from None
 
 
-def overridden(
+def override_preprocessing(
     preprocessing: "Preprocessing",
     size: int | None,
     shorter_side: int | None,
     mean: tuple[float, float, float] | None,
     std: tuple[float, float, float] | None,
 ) -> "Preprocessing":
-    """The preprocessing with what the user asked for in its place."""
+    """Return the preprocessing with the user's values in place of its own."""
     if size is not None:
         scaled = round(preprocessing.shorter_side * size / max(preprocessing.size))
         preprocessing = replace(preprocessing, size=(size, size), shorter_side=scaled)

@@ -1,4 +1,4 @@
-"""Which photographs files, folders and globs stand for, and names for their overlays."""
+"""Finding photographs in files, folders and globs, and naming their overlays."""
 
 import glob
 from collections.abc import Sequence
@@ -7,44 +7,46 @@ from pathlib import Path
 from PIL import Image
 
 
-def find(inputs: Sequence[str], leave_out: Path) -> list[Path]:
-    """The photographs that files, folders and globs name, each once, folders and globs sorted.
+def find(inputs: Sequence[str], excluded: Path) -> list[Path]:
+    """Find the photographs named by files, folders and globs, without duplicates, folders and globs sorted.
 
     Args:
-        inputs: files; folders, searched with all their folders for pictures; or globs, ``**`` included. What does not
-            exist stays in the list as it is, so that it can be reported.
-        leave_out: a folder in which nothing is looked for: earlier overlays are not photographs.
+        inputs: files; folders, searched recursively for images; or globs, including ``**``. Missing paths stay in the
+            list, so that they can be reported.
+        excluded: a folder that is not searched: earlier overlays are not photographs.
     """
-    found: dict[Path, Path] = {}
+    photographs: dict[Path, Path] = {}
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            named = _inside(path, leave_out)
+            matches = _search(path, excluded)
         elif not path.exists() and glob.has_magic(text):
-            matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
-            named = [match for match in matches if match.is_file()] or [path]
+            paths = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+            matches = [match for match in paths if match.is_file()] or [path]
         else:
-            named = [path]
-        for file in named:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
+            matches = [path]
+        for file in matches:
+            photographs.setdefault(file.resolve(), file)
+    return list(photographs.values())
 
 
-def _inside(folder: Path, leave_out: Path) -> list[Path]:
+def _search(folder: Path, excluded: Path) -> list[Path]:
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
-    skipped = leave_out.resolve()
-    skips = folder.resolve() in skipped.parents
+    excluded = excluded.resolve()
+    contains_excluded = folder.resolve() in excluded.parents
     return [
         file
         for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in suffixes and file.is_file() and not (skips and skipped in file.resolve().parents)
+        if file.suffix.lower() in suffixes
+        and file.is_file()
+        and not (contains_excluded and excluded in file.resolve().parents)
     ]
 
 
 def unique_stems(photographs: Sequence[Path]) -> list[str]:
-    """A name for each photograph's overlays: its stem, with -2, -3, ... where another one has it already.
+    """Return a unique name per photograph: its stem, with -2, -3, ... for duplicates.
 
-    Names that differ in case only count as equal, since some file systems take them for one.
+    Names are compared without case, as some file systems do.
     """
     own = {path.stem.casefold() for path in photographs}
     taken: set[str] = set()

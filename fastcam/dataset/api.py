@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastcam.classifiers.class_choice import Asked
+from fastcam.classifiers.class_choice import ClassChoice
 from fastcam.classifiers.models import Classifier
 from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset import table
@@ -104,7 +104,7 @@ def run(
         "compile": compile,
         **options,
     }
-    classes = Asked(tuple(map(str, [target] if isinstance(target, str | int) else target)))
+    classes = ClassChoice(tuple(map(str, [target] if isinstance(target, str | int) else target)))
     decoder = decoder or default_decoder()
     check_decoder(decoder)
     loader = Loader(preprocessing or classifier.preprocessing, limits or Limits(), decoder)

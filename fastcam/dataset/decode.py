@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fastcam.classifiers.preprocessing import Pixels, opened, rgb
+from fastcam.classifiers.preprocessing import Pixels, open_photograph, to_rgb
 
 Decoder: TypeAlias = Literal["torchcodec", "pillow"]
 
@@ -99,7 +99,7 @@ def decode_pixels(data: bytes, limits: Limits, decoder: Decoder) -> Pixels:
 
 def _check_header(data: bytes, limits: Limits) -> str | None:
     """Check the limits; return the format of an RGB or grey image, None for other modes."""
-    with _readable_errors(), opened(io.BytesIO(data), limits.formats) as image:
+    with _readable_errors(), open_photograph(io.BytesIO(data), limits.formats) as image:
         limits.check(image, len(data))
         return image.format if image.mode in ("RGB", "L") else None
 
@@ -110,9 +110,9 @@ def decode_image(data: bytes, limits: Limits) -> Image.Image:
     Raises:
         ValueError: for data that cannot be decoded or exceed the limits.
     """
-    with _readable_errors(), opened(io.BytesIO(data), limits.formats) as image:
+    with _readable_errors(), open_photograph(io.BytesIO(data), limits.formats) as image:
         limits.check(image, len(data))
-        return rgb(image)
+        return to_rgb(image)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastcam.classifiers.class_choice import Asked
+from fastcam.classifiers.class_choice import ClassChoice
 from fastcam.classifiers.models import Classifier
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.records import JsonObject, Span
@@ -40,7 +40,7 @@ class Job:
     source: Source
     classifier: Classifier
     explainer_options: Mapping[str, Any]
-    classes: Asked
+    classes: ClassChoice
     loader: Loader
     map_format: MapFormat
     folder: Path

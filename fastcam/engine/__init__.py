@@ -1,1 +1,1 @@
-"""From one forward pass to explanations; known to :mod:`fastcam.explainer` alone."""
+"""Computes explanations from one forward pass; used by :mod:`fastcam.explainer` only."""

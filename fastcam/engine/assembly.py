@@ -1,4 +1,4 @@
-"""From evidence to explanations: every method's rule, its map reduced to one value per position, fused and named."""
+"""Builds explanations from evidence: applies the methods' rules, reduces their maps to positions, and fuses layers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ Explanations = Explanation | dict[str, Explanation] | dict[tuple[str, str], Expl
 
 @dataclass(frozen=True)
 class _Result:
-    """The result of a rule: its map (N, [K,] *s), and where it has them, attributions (N, [K,] C, *S) and details."""
+    """The result of a rule: its map (N, [K,] *s), and optional attributions (N, [K,] C, *S) and details."""
 
     native: Tensor
     attributions: Tensor | None = None
@@ -30,22 +30,22 @@ class _Result:
 
 
 def explanations(run: Pass, shared: Evidence, layered: Sequence[Evidence], images: Tensor) -> Explanations:
-    """Return one explanation for every method and layer, in the form the user asked for.
+    """Return one explanation for every method and layer, in the form that the settings define.
 
     Args:
         run: the one forward pass.
         shared: the evidence for methods without a layer.
         layered: the evidence for the others, layer by layer.
-        images: (N, C, *S), as they were given.
+        images: (N, C, *S), as passed by the user.
     """
     _check_axes(run.layers, layered, images)
     settings = run.settings
-    scores = run.kept(run.scores)
+    scores = run.detach_if_final(run.scores)
     common = Explanation(
         method="",
         layer="",
-        images=run.kept(images),
-        output=tree_map_only(Tensor, run.kept, run.output),
+        images=run.detach_if_final(images),
+        output=tree_map_only(Tensor, run.detach_if_final, run.output),
         scores=scores,
         targets=run.bound.classes,
         native=scores,
@@ -53,18 +53,18 @@ def explanations(run: Pass, shared: Evidence, layered: Sequence[Evidence], image
     by_name: dict[tuple[str, str], Explanation] = {}
     for method in settings.methods:
         if not method.has_layer:
-            by_name[method.name, ""] = _explanation(common, method, "", _apply(settings, method, shared))
+            by_name[method.name, ""] = _make_explanation(common, method, "", _apply(settings, method, shared))
             continue
         results = [_apply(settings, method, evidence) for evidence in layered]
         if len(results) > 1 and settings.fuse is not None:
-            by_name[method.name, ""] = _fused(common, method, run.layers, results, settings.fuse)
+            by_name[method.name, ""] = _fuse_layers(common, method, run.layers, results, settings.fuse)
             continue
         for layer, result in zip(run.layers, results, strict=True):
-            by_name[method.name, layer.name] = _explanation(common, method, layer.name, result)
-    return _unwrap(by_name, settings.one_method, apart=len(run.layers) > 1 and settings.fuse is None)
+            by_name[method.name, layer.name] = _make_explanation(common, method, layer.name, result)
+    return _unwrap(by_name, settings.one_method, by_layer=len(run.layers) > 1 and settings.fuse is None)
 
 
-def _fused(
+def _fuse_layers(
     common: Explanation,
     method: Method,
     layers: Sequence[Layer],
@@ -76,23 +76,23 @@ def _fused(
         common,
         method=method.name,
         layer=" + ".join(layer.name for layer in layers),
-        native=postprocess.fuse(natives, postprocess.finest(natives, len(common.size)), fuse),
+        native=postprocess.fuse(natives, postprocess.largest_size(natives, len(common.size)), fuse),
         fused=postprocess.fuse(natives, common.size, fuse),
     )
 
 
-def _unwrap(by_name: dict[tuple[str, str], Explanation], one_method: bool, apart: bool) -> Explanations:
+def _unwrap(by_name: dict[tuple[str, str], Explanation], one_method: bool, by_layer: bool) -> Explanations:
     if one_method and len(by_name) == 1:
         return next(iter(by_name.values()))
     if one_method:
         return {layer: explanation for (_, layer), explanation in by_name.items()}
-    if not apart:
+    if not by_layer:
         return {method: explanation for (method, _), explanation in by_name.items()}
     return by_name
 
 
 def _apply(settings: Settings, method: Method, evidence: Evidence) -> _Result:
-    """The result of a method for one layer, or for the input."""
+    """Return the result of a method for one layer, or for the input."""
     relu, options = settings.relu_of(method), settings.options_of(method)
     if method.fused is not None and evidence.gradients is not None:
         return _Result(method.fused(evidence.activations, evidence.gradients, relu=relu, **options))
@@ -107,8 +107,8 @@ def _apply(settings: Settings, method: Method, evidence: Evidence) -> _Result:
     return _Result(_finish(_shaped_map(value, method, evidence), relu), details=details)
 
 
-def _explanation(common: Explanation, method: Method, layer: str, result: _Result) -> Explanation:
-    finite = common.scores.isfinite()  # a score that is not finite leaves gradients that may be, and mean nothing
+def _make_explanation(common: Explanation, method: Method, layer: str, result: _Result) -> Explanation:
+    finite = common.scores.isfinite()  # a non-finite score can have finite but meaningless gradients
     return replace(
         common,
         method=method.name,
@@ -124,7 +124,7 @@ def _finish(maps: Tensor, relu: bool) -> Tensor:
 
 
 def _shaped_map(value: Tensor, method: Method, evidence: Evidence) -> Tensor:
-    """A map with flat positions (N, [1 or K,] P) as (N, [K,] *s); without a layer it has its shape already."""
+    """Return a map with flat positions (N, [1 or K,] P) as (N, [K,] *s); maps without a layer are not flat."""
     if not method.is_flat:
         return value
     scores = evidence.values["scores"]
@@ -132,13 +132,13 @@ def _shaped_map(value: Tensor, method: Method, evidence: Evidence) -> Tensor:
 
 
 def _reduce(evidence: Evidence, weights: Tensor, relu: bool) -> Tensor:
-    """sum_c w_c A_c for weights (N, [K,] C) or, per element, (N, [K,] C, P)."""
+    """Return sum_c w_c A_c for weights (N, [K,] C) or, per element, (N, [K,] C, P)."""
     per_element = weights.dim() > evidence.values["scores"].dim() + 1
     return _weighted(evidence.activations, weights, per_element, relu)
 
 
 def _weighted(activations: Tensor, weights: Tensor, per_element: bool, relu: bool) -> Tensor:
-    if activations.dim() == 3:  # (N, C, L): one more axis, so that (N, K, C) cannot be taken for element weights
+    if activations.dim() == 3:  # (N, C, L): one more axis distinguishes (N, K, C) from element weights
         return _weighted(activations.unsqueeze(-1), weights, per_element, relu).squeeze(-1)
     shaped = weights.unflatten(-1, activations.shape[2:]) if per_element else weights
     return ops.weighted_channel_sum(activations, shaped.to(activations.dtype), relu)

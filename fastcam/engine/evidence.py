@@ -20,7 +20,7 @@ from fastcam.model.gradients import gradients
 
 @dataclass(frozen=True)
 class Evidence:
-    """The arguments of the rules by the names of their needs, for one layer or for none."""
+    """The arguments of the rules by the names of their needs, for one layer or none."""
 
     values: Mapping[str, Any] = field(repr=False)
 
@@ -31,14 +31,14 @@ class Evidence:
 
     @property
     def gradients(self) -> Tensor | None:
-        """(N, [K,] C, *s), or None where no rule needs them."""
+        """(N, [K,] C, *s), or None if no rule needs them."""
         return self.values.get("gradients")
 
-    def arguments(self, method: Method) -> list[Any]:
-        """What the rule needs, in its order and shapes: see :class:`fastcam.Method`."""
+    def arguments(self, method: Method) -> list[object]:
+        """Return the arguments of a rule, in its order and shapes: see :class:`fastcam.Method`."""
         return [self._argument(need, method) for need in method.needs]
 
-    def _argument(self, need: str, method: Method) -> Any:
+    def _argument(self, need: str, method: Method) -> object:
         value = self.values[need]
         has_targets = self.values["scores"].dim() == 2
         if need == "images" and has_targets:
@@ -51,19 +51,28 @@ class Evidence:
 
 
 def gather(run: Pass) -> tuple[Evidence, list[Evidence]]:
-    """Return the evidence that belongs to no layer, and that of every layer.
+    """Return the evidence without a layer, and that of every layer.
 
     Raises:
-        ValueError: for a layer without a spatial map, or a classifier that is not there.
+        ValueError: for a layer without a spatial map, or a missing classifier.
         RuntimeError: for a layer without a gradient.
     """
     needs, reshape = run.settings.needs, run.settings.reshape_transform
-    # After a reshape transform the positions are not the axes the head pools over.
     differentiable = run.settings.differentiable
-    heads = [None if reshape else pooled_head.recognize(run.output, each, differentiable) for each in run.activations]
-    maps = [_as_maps(each, layer, reshape) for each, layer in zip(run.activations, run.layers, strict=True)]
-    layered = [dict[str, Any](activations=run.kept(each)) for each in maps]
-    shared: dict[str, Any] = {"scores": run.kept(run.scores), "images": run.kept(run.images), "scorer": run.scorer}
+    # After a reshape transform the positions are not the axes that the head pools over.
+    heads = [
+        None if reshape else pooled_head.recognize(run.output, activations, differentiable)
+        for activations in run.activations
+    ]
+    maps = [
+        _as_maps(activations, layer, reshape) for activations, layer in zip(run.activations, run.layers, strict=True)
+    ]
+    layered: list[dict[str, object]] = [{"activations": run.detach_if_final(layer_maps)} for layer_maps in maps]
+    shared: dict[str, object] = {
+        "scores": run.detach_if_final(run.scores),
+        "images": run.detach_if_final(run.images),
+        "scorer": run.scorer,
+    }
     for index, values in enumerate(layered):
         if "ablated_scores" in needs:
             values["ablated_scores"] = _ablated_scores(run, heads[index], index)
@@ -82,26 +91,26 @@ def _ablated_scores(run: Pass, head: pooled_head.Head | None, index: int) -> Ten
 
 
 def _add_gradients(
-    run: Pass, heads: Sequence[pooled_head.Head | None], shared: dict[str, Any], layered: list[dict[str, Any]]
+    run: Pass, heads: Sequence[pooled_head.Head | None], shared: dict[str, object], layered: list[dict[str, object]]
 ) -> None:
     """Add gradients at the layers and at the input: plain ones together, then those of each ReLU rule."""
     needs, differentiable = run.settings.needs, run.settings.differentiable
     rules = [kind for kind in RELU_RULES if kind in needs]
-    more = bool(rules) or run.watch is not None  # backward passes to come
+    more = bool(rules) or run.recorder is not None  # more backward passes follow
     at_input = "input_gradients" in needs
     if "gradients" in needs:
         at_layers, plain = _gradients(run, heads, at_input, keep_graph=more)
         for values, gradient in zip(layered, at_layers, strict=True):
-            values["gradients"] = _gradient_as_maps(run.kept(gradient), run)
+            values["gradients"] = _gradient_as_maps(run.detach_if_final(gradient), run)
         if at_input:
-            shared["input_gradients"] = run.kept(plain)
+            shared["input_gradients"] = run.detach_if_final(plain)
     elif at_input:
         rules = ["input_gradients", *rules]
-    keep = run.watch is not None
+    keep = run.recorder is not None
     by_rule = input_gradients(run.scores, run.images, rules, differentiable, keep_graph=keep)
-    shared |= {kind: run.kept(gradient) for kind, gradient in by_rule.items()}
-    if run.watch is not None:
-        shared["full_gradients"] = functools.partial(run.watch.backward, run.scores, run.images)
+    shared |= {kind: run.detach_if_final(gradient) for kind, gradient in by_rule.items()}
+    if run.recorder is not None:
+        shared["full_gradients"] = functools.partial(run.recorder.backward, run.scores, run.images)
 
 
 def _as_maps(activations: Tensor, layer: Layer, reshape: Reshape | None) -> Tensor:
@@ -124,12 +133,12 @@ def _gradient_as_maps(gradient: Tensor, run: Pass) -> Tensor:
 
 
 def _classifier(head: pooled_head.Head | None, pooling: str, run: Pass, index: int) -> Tensor:
-    """The classifier's rows for the targets, (N, [K,] C)."""
+    """Return the classifier's rows for the targets, (N, [K,] C)."""
     if head is None or head.pooling != pooling:
         name = "average" if pooling == "mean" else "max"
         raise ValueError(
             f"this method needs a model in which global {name} pooling and one linear layer follow target layer "
-            f"{run.layers[index].name!r}, and nothing else; this one does not end so"
+            f"{run.layers[index].name!r}, and nothing else; this one has another head"
         )
     if run.bound.classes is None:
         raise ValueError("this method explains class indices; a callable target has no row in the classifier")
@@ -140,10 +149,10 @@ def _classifier(head: pooled_head.Head | None, pooling: str, run: Pass, index: i
 def _gradients(
     run: Pass, heads: Sequence[pooled_head.Head | None], at_input: bool, keep_graph: bool
 ) -> tuple[list[Tensor], Tensor]:
-    """Gradients of every layer, and of the images where asked for.
+    """Return the gradients of every layer and, with ``at_input``, of the images.
 
-    In closed form after global average pooling, where nothing needs gradients of gradients; by one backward pass for
-    all the others.
+    Layers followed by a global average pooling head have a closed form, unless gradients of gradients are needed; one
+    backward pass computes all others.
     """
     closed = {
         index: _closed_form(run, head, index)
@@ -162,14 +171,14 @@ def _gradients(
 
 
 def _rows(weight: Tensor, classes: Tensor, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
-    """The classifier's rows (N, [K,] C) of classes (N, [K]), scaled; images with the same classes share them."""
+    """Return the scaled classifier rows (N, [K,] C) of classes (N, [K]); images share them for the target "all"."""
     if classes.stride(0) == 0:  # "all"
         return (weight[classes[0]] * scale).to(dtype).expand(len(classes), *classes.shape[1:], -1)
     return (weight[classes] * scale).to(dtype)
 
 
 def _closed_form(run: Pass, head: pooled_head.Head, index: int) -> Tensor:
-    """dy/dA = (dy/d output) W / P, the same at every position: a view that takes no memory."""
+    """Return dy/dA = (dy/d output) W / P, the same at every position: an expanded view."""
     bound, activations = run.bound, run.activations[index]
     spatial = activations.shape[2:]
     if bound.is_logit and bound.classes is not None:

@@ -1,9 +1,8 @@
-"""The one forward pass over the images as they are, and what of it is to be explained."""
+"""The one forward pass over the unchanged images, and the scores to explain."""
 
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +10,13 @@ from torch import Tensor, nn
 from fastcam import targets
 from fastcam.engine.scorer import Scorer
 from fastcam.engine.settings import Settings
-from fastcam.graph.bias_gradients import Watch
+from fastcam.graph.bias_gradients import BiasGradientRecorder
 from fastcam.model import capture, layers
 from fastcam.model.batching import Batches
+from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs, in_fast_layout
 from fastcam.model.split_model import SplitModel
+from fastcam.targets.binding import Bound, bind, bind_optional, select_output
 
 
 @dataclass(frozen=True)
@@ -25,32 +26,32 @@ class Pass:
     Attributes:
         settings: of the explainer.
         layers: the target layers; empty for methods without one.
-        activations: of every layer as it returned them, in the graph.
+        activations: the outputs of the layers, in the graph.
         output: the part of the model's output that is scored.
-        bound: from an output to scores.
+        bound: the bound target, from an output to scores.
         scores: (N,) or (N, K), in the graph.
-        images: (N, C, *S), where the graph begins if anything needs the gradient there.
-        scorer: for methods that try copies of the images, otherwise None.
-        watch: for FullGrad, otherwise None.
+        images: (N, C, *S); a leaf of the graph if their gradient is needed.
+        scorer: for methods that run copies of the images, otherwise None.
+        recorder: of bias gradients for FullGrad, otherwise None.
     """
 
     settings: Settings
     layers: Sequence[capture.Layer]
     activations: Sequence[Tensor]
-    output: Any
-    bound: targets.Bound
+    output: ModelOutput
+    bound: Bound
     scores: Tensor
     images: Tensor
     scorer: Scorer | None
-    watch: Watch | None
+    recorder: BiasGradientRecorder | None
 
     @property
     def rows(self) -> Tensor:
         """(N,): every image once."""
         return torch.arange(len(self.images))
 
-    def kept(self, tensor: Tensor) -> Tensor:
-        """The tensor out of the graph, or in it where the maps are to have gradients."""
+    def detach_if_final(self, tensor: Tensor) -> Tensor:
+        """Return the tensor detached from the graph, or in it for differentiable maps."""
         return tensor if self.settings.differentiable else tensor.detach()
 
 
@@ -60,9 +61,9 @@ def first_pass(model: nn.Module, inputs: Inputs, target: targets.Target, setting
     Args:
         model: any module.
         inputs: N images and the model's other arguments.
-        target: what is explained, see :func:`fastcam.targets.bind`.
+        target: the target, see :func:`fastcam.targets.binding.bind`.
         settings: of the explainer.
-        batches: how methods that try copies of the images cut their work.
+        batches: for methods that run copies of the images.
 
     Raises:
         TypeError, ValueError, RuntimeError: for a layer or target that does not fit the model.
@@ -70,7 +71,7 @@ def first_pass(model: nn.Module, inputs: Inputs, target: targets.Target, setting
     chosen = layers.resolve(model, settings.target_layer, inputs) if settings.has_layer else []
     if "scorer" not in settings.needs:
         return _run(model, inputs, target, settings, batches, chosen)
-    with torch.inference_mode(False):  # in the memory layout that all copies of the images will have
+    with torch.inference_mode(False):  # in the memory layout of all copies of the images
         return in_fast_layout(lambda fast: _run(model, fast, target, settings, batches, chosen), inputs)
 
 
@@ -86,10 +87,10 @@ def _run(
     scored = _scored_layer(model, target)
     with torch.inference_mode(False):
         images = _start_of_graph(inputs.images, differentiable) if at_input else inputs.images
-    watch = Watch(differentiable) if "full_gradients" in settings.needs else None
-    if watch is not None and isinstance(model, SplitModel):
+    recorder = BiasGradientRecorder(differentiable) if "full_gradients" in settings.needs else None
+    if recorder is not None and isinstance(model, SplitModel):
         model.check_biases()
-    with contextlib.nullcontext() if watch is None else watch.over(model):
+    with contextlib.nullcontext() if recorder is None else recorder.recording(model):
         captured = capture.forward(
             model,
             replace(inputs, images=images).arguments,
@@ -99,11 +100,11 @@ def _run(
             element=settings.layer_output,
         )
     with torch.inference_mode(False), torch.enable_grad():
-        output = captured.activations[-1] if scored else targets.select_output(captured.output, settings.select)
-        if settings.needs == {"activations"}:  # no class is explained
-            bound = targets.bind_if_any(output, target, images)
+        output = captured.activations[-1] if scored else select_output(captured.output, settings.select)
+        if settings.needs == {"activations"}:  # no class needed
+            bound = bind_optional(output, target, images)
         else:
-            bound = targets.bind(output, target, len(images))
+            bound = bind(output, target, len(images))
         scores = bound(output, torch.arange(len(images)))
     scorer = None
     if not settings.is_one_pass:
@@ -111,15 +112,15 @@ def _run(
         clean = scores if differentiable else scores.detach()
         scorer = Scorer(model, inputs, bound, clean, batches, settings.select, layer, differentiable)
     activations = captured.activations[: len(chosen)]
-    return Pass(settings, chosen, activations, output, bound, scores, images, scorer, watch)
+    return Pass(settings, chosen, activations, output, bound, scores, images, scorer, recorder)
 
 
 def _scored_layer(model: nn.Module, target: targets.Target) -> list[capture.Layer]:
-    """The layer that the target scores in place of the output, if it does."""
+    """Return the layer that the target scores instead of the output, if any."""
     name = target.layer if isinstance(target, targets.Score) else None
-    return [] if name is None else [layers.named(model, name)]
+    return [] if name is None else [layers.get_layer(model, name)]
 
 
 def _start_of_graph(images: Tensor, differentiable: bool) -> Tensor:
-    """A tensor of the images to differentiate with respect to, in the caller's graph where the maps have gradients."""
+    """Return the images as a tensor to differentiate by, in the caller's graph for differentiable maps."""
     return images.clone() if differentiable and images.requires_grad else images.detach().requires_grad_()

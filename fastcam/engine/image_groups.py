@@ -1,8 +1,8 @@
-"""Large batches cut into groups of the fastest size, and the groups' explanations joined."""
+"""Splits large batches into groups of the fastest size, and joins the groups' explanations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -12,10 +12,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fastcam import targets
 from fastcam.engine.assembly import Explanations
 from fastcam.explanation import Explanation
+from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
 
+T = TypeVar("T")
+
 # Larger groups fall out of the CPU caches; 8 images of 224 x 224 are fastest per image.
-_IMAGES, _IMAGE_SIZE = 8, 3 * 224 * 224
+CPU_GROUP_SIZE, USUAL_IMAGE_SIZE = 8, 3 * 224 * 224
 
 
 def usual_size(images: Tensor) -> int:
@@ -23,13 +26,13 @@ def usual_size(images: Tensor) -> int:
     count = len(images)
     if images.device.type != "cpu":
         return count
-    return max(1, _IMAGES * _IMAGE_SIZE * count // images.numel())
+    return max(1, CPU_GROUP_SIZE * USUAL_IMAGE_SIZE * count // images.numel())
 
 
 def is_divisible(target: targets.Target, count: int) -> bool:
     """Whether a target for ``count`` images can be split by image."""
     if isinstance(target, list | tuple):
-        return len(target) == count and not any(callable(each) for each in target)
+        return len(target) == count and not any(map(callable, target))
     if isinstance(target, Tensor | np.ndarray):
         return target.ndim == 0 or len(target) == count
     return target is None or isinstance(target, int | str)
@@ -44,9 +47,9 @@ def part_of(inputs: Inputs, target: targets.Target, images: range) -> tuple[Inpu
     return part, target
 
 
-def is_joinable(output: Any, count: int) -> bool:
+def is_joinable(output: ModelOutput, count: int) -> bool:
     """Whether every leaf of an output has a row per image."""
-    return all(isinstance(each, Tensor) and each.dim() > 0 and len(each) == count for each in tree_leaves(output))
+    return all(isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count for leaf in tree_leaves(output))
 
 
 def join(parts: Sequence[Explanations], images: Tensor) -> Explanations:
@@ -69,7 +72,7 @@ def _join(parts: Sequence[Explanation], images: Tensor) -> Explanation:
     return replace(parts[0], images=images, **joined)
 
 
-def _join_values(values: Sequence[Any]) -> Any:
+def _join_values(values: Sequence[T]) -> T:
     first = values[0]
     if isinstance(first, Mapping) and not first:
         return first

@@ -1,4 +1,4 @@
-"""Gradients with respect to the images: the plain ones, and those of the rules for rectifiers."""
+"""Gradients with respect to the images: the plain ones, and those of the rules for ReLUs."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,10 @@ def input_gradients(
 
     Args:
         scores: (N,) or (N, K), in the graph.
-        images: (N, C, *S), where the graph begins.
+        images: (N, C, *S), leaf of the graph.
         kinds: "input_gradients", "guided_gradients", "deconvnet_gradients".
         differentiable: record the backward passes.
-        keep_graph: whether another backward pass is to follow.
+        keep_graph: whether another backward pass follows.
     """
     gradients_of: dict[str, Tensor] = {}
     for kind in kinds:

@@ -1,30 +1,30 @@
-"""What occlusion would compute, layer by layer, before it does."""
+"""The computation plan of occlusion, layer by layer, without running it."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastcam import targets
 from fastcam.incremental import MIN_GAIN, NotIncrementalError, Sweep
-from fastcam.methods.occlusion import geometry, windows_of
+from fastcam.methods.occlusion import window_geometry, window_positions
 from fastcam.model import capture
+from fastcam.model.elements import ModelOutput, Select
 from fastcam.model.running import is_training
+from fastcam.targets.binding import select_output
 
 
 @dataclass(frozen=True)
 class LayerShare:
-    """One convolution, pooling or product with a matrix.
+    """One convolution, pooling or matrix product.
 
     Attributes:
         module: the name of the module that calls it.
         operation: its name in ATen.
-        size: (height, width) of the map that it returns; () where that has no places.
-        share: how much of that map is computed for a window, on average.
-        multiplications: of a whole forward pass.
+        size: (height, width) of its output; () for an output without positions.
+        share: fraction of the output computed per window, on average.
+        multiplications: in a whole forward pass.
     """
 
     module: str
@@ -36,15 +36,15 @@ class LayerShare:
 
 @dataclass(frozen=True)
 class OcclusionPlan:
-    """How a sweep of windows over one image would run.
+    """The plan of a sweep of windows over one image.
 
     Attributes:
-        layers: in their order.
-        windows: how many.
-        groups: in which they are done, with patches of one size each.
-        limit: how many times fewer multiplications that takes than a forward pass for every window.
-        gain: how many times faster it is predicted to be, memory counted too.
-        reason: why whole forward passes are made; empty where patches are.
+        layers: in order of execution.
+        windows: number of windows.
+        groups: number of groups of windows, each with patches of one size.
+        limit: ratio of the multiplications of whole forward passes to those of the patches.
+        gain: predicted speedup over whole forward passes, including memory traffic.
+        reason: the reason for whole forward passes; empty if patches are used.
     """
 
     layers: tuple[LayerShare, ...]
@@ -55,27 +55,24 @@ class OcclusionPlan:
     reason: str = ""
 
     def __str__(self) -> str:
-        """A line for every layer, and what comes of it."""
-        width = max([len(each.module) for each in self.layers], default=0)
-        lines = [_line(each, width) for each in self.layers]
+        """A line for every layer, and a summary."""
+        width = max([len(layer.module) for layer in self.layers], default=0)
+        lines = [_format_layer(layer, width) for layer in self.layers]
         if self.reason:
             return "\n".join([*lines, f"every window runs the whole model: {self.reason}"])
         patches = f"{self.windows} windows in {self.groups} groups: {self.limit:.2f} times fewer multiplications"
         return "\n".join([*lines, f"{patches}, predicted {self.gain:.2f} times faster than whole forward passes"])
 
     def show(self) -> None:
-        """Prints it."""
+        """Print the plan."""
         print(self)
 
 
-def _line(layer: LayerShare, width: int) -> str:
+def _format_layer(layer: LayerShare, width: int) -> str:
     size = " x ".join(map(str, layer.size))
     bar = "#" * round(20 * layer.share)
-    return f"{layer.module:<{width}}  {layer.operation:<20}{size:>9}  {layer.share:4.0%} {bar:<20}  {_short(layer)}"
-
-
-def _short(layer: LayerShare) -> str:
-    return f"{layer.multiplications / 1e6:8.1f} M" if layer.multiplications else ""
+    count = f"{layer.multiplications / 1e6:8.1f} M" if layer.multiplications else ""
+    return f"{layer.module:<{width}}  {layer.operation:<20}{size:>9}  {layer.share:4.0%} {bar:<20}  {count}"
 
 
 def occlusion_plan(
@@ -84,16 +81,16 @@ def occlusion_plan(
     window: int | Sequence[int] | None = None,
     stride: int | Sequence[int] | None = None,
     *,
-    select: Callable[[Any], Any] | int | str | None = None,
+    select: Select = None,
 ) -> OcclusionPlan:
-    """What the method ``occlusion`` with ``engine="auto"`` would compute for every window.
+    """Return the plan of the method ``occlusion`` with ``engine="auto"``: its computation for every window.
 
     Args:
         model: in evaluation mode; it runs once.
-        image_size: side, (height, width), or images (N, C, H, W) where the model wants other than three channels.
+        image_size: side, (height, width), or images (N, C, H, W) for a model without three input channels.
         window: as for the method.
         stride: as for the method.
-        select: the part of the output that is scored, as for :class:`fastcam.Explainer`.
+        select: the scored part of the output, as for :class:`fastcam.Explainer`.
 
     Raises:
         ValueError: for a model in training mode, and for windows that do not fit.
@@ -102,14 +99,14 @@ def occlusion_plan(
         raise ValueError("a model in training mode has no plan: call model.eval() first")
     image = _image(model, image_size)
     size = tuple(image.shape[2:])
-    shape, steps, grid = geometry(size, window, stride)
-    windows = windows_of(grid, steps, shape)
+    shape, steps, grid = window_geometry(size, window, stride)
+    windows = window_positions(grid, steps, shape)
 
-    def run(copies: Tensor) -> Any:
-        return targets.select_output(capture.forward(model, copies).output, select)
+    def run(copies: Tensor) -> ModelOutput:
+        return select_output(capture.forward(model, copies).output, select)
 
     try:
-        with _callers(model) as caller:
+        with _track_modules(model) as caller:
             sweep = Sweep(run, image, torch.zeros_like(image), caller)
     except NotIncrementalError as error:
         return OcclusionPlan((), len(windows), 0, 1.0, 1.0, str(error))
@@ -125,21 +122,21 @@ def _image(model: nn.Module, image_size: int | Sequence[int] | Tensor) -> Tensor
             raise ValueError(f"images must have shape (N, C, H, W), got {tuple(image_size.shape)}")
         return image_size[:1]
     sides = [image_size] * 2 if isinstance(image_size, int) else list(image_size)
-    if len(sides) != 2 or any(not isinstance(each, int) or each < 1 for each in sides):
+    if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
         raise ValueError(f"`image_size` must be a side, (height, width) or images (N, C, H, W), got {image_size!r}")
-    like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0))
-    return torch.zeros(1, 3, *sides, dtype=like.dtype, device=like.device)
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.zeros(1, 3, *sides, dtype=parameter.dtype, device=parameter.device)
 
 
 @contextlib.contextmanager
-def _callers(model: nn.Module) -> Iterator[Callable[[], str]]:
-    """Says which module of a model is running."""
+def _track_modules(model: nn.Module) -> Iterator[Callable[[], str]]:
+    """Yield a function that returns the name of the running module of a model."""
     running = [""]
 
     def enter(name: str) -> Callable[..., None]:
         return lambda *_: running.append(name)
 
-    def leave(*_: Any) -> None:
+    def leave(*_: object) -> None:
         running.pop()
 
     with contextlib.ExitStack() as stack:

@@ -1,9 +1,8 @@
-"""The settings of an explainer: everything about an explanation except the model, the images and the target."""
+"""The settings of an explainer: all of an explanation except the model, the images and the target."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from fastcam.model.layers import TargetLayer
 
 Reshape = Callable[[Tensor], Tensor]
 
-# What needs the graph after the layers.
+# The needs that require the graph after the layers.
 _AFTER_LAYER = {"gradients", "mean_pool_classifier", "max_pool_classifier", "ablated_scores"}
 
 
@@ -25,13 +24,13 @@ class Settings:
 
     Attributes:
         methods: at least one.
-        one_method: whether the user named one, not a list.
+        one_method: whether the user passed one, not a list.
         options: of the methods' rules.
 
     The others are as for :class:`fastcam.Explainer`.
 
     Raises:
-        TypeError, ValueError: for a value or an option that no method has.
+        TypeError, ValueError: for an invalid value, or an option that no method has.
     """
 
     methods: tuple[Method, ...]
@@ -45,7 +44,7 @@ class Settings:
     layer_output: Element = None
     batch_size: BatchSize = "auto"
     differentiable: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.methods:
@@ -68,7 +67,7 @@ class Settings:
 
     @property
     def has_layer(self) -> bool:
-        """Whether any of the methods looks at a layer."""
+        """Whether any of the methods uses a layer."""
         return any(method.has_layer for method in self.methods)
 
     @property
@@ -86,8 +85,8 @@ class Settings:
         """Whether the graph must begin at the images."""
         return any(need.endswith("_gradients") for need in self.needs)
 
-    def options_of(self, method: Method) -> dict[str, Any]:
-        """The options given that a method has."""
+    def options_of(self, method: Method) -> dict[str, object]:
+        """Return the options of a method."""
         known = method.all_options(self.options)
         return {name: value for name, value in self.options.items() if name in known}
 
@@ -96,5 +95,5 @@ class Settings:
         return method.relu if self.relu is None else self.relu
 
     def reduction_of(self, method: Method) -> Reduction:
-        """How a method's attributions become a map."""
+        """Return the reduction from a method's attributions to a map."""
         return self.reduce or method.reduction(self.options)

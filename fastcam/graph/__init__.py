@@ -1,1 +1,1 @@
-"""What the recorded autograd graph says: pooled heads, the next affine layer, ReLU rules, bias gradients."""
+"""Analysis of the recorded autograd graph: pooled heads, the next affine layer, ReLU rules, bias gradients."""

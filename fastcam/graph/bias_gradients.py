@@ -1,15 +1,16 @@
-"""The gradients of a network's biases, layer by layer: what FullGrad adds to the gradient of the input."""
+"""The gradients of a network's biases, layer by layer, which FullGrad adds to the gradient of the input."""
 
 import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastcam.model.capture import ForwardHook
+from fastcam.model.elements import ModelOutput
 from fastcam.model.gradients import gradients
 
 Visit = Callable[["BiasGradient"], None]
@@ -24,7 +25,7 @@ class BiasGradient:
     Attributes:
         layer: the layer's name.
         bias: (C,).
-        gradient: (N, C, *S); (N, ..., C) moved to that for linear layers.
+        gradient: (N, C, *S); the gradient (N, ..., C) of linear layers is permuted to it.
     """
 
     layer: str
@@ -32,11 +33,11 @@ class BiasGradient:
     gradient: Tensor
 
 
-class Watch:
-    """Listens to one forward pass, and shows the gradient of every bias in backward passes that are asked for it.
+class BiasGradientRecorder:
+    """Records one forward pass, and computes the gradient of every bias in backward passes over it.
 
     Args:
-        differentiable: whether biases and gradients have gradients themselves.
+        differentiable: whether biases and gradients are differentiable themselves.
     """
 
     def __init__(self, differentiable: bool = False) -> None:
@@ -44,8 +45,8 @@ class Watch:
         self._visit: Visit | None = None
 
     @contextlib.contextmanager
-    def over(self, model: nn.Module) -> Iterator[None]:
-        """Within the context, what the model computes is listened to."""
+    def recording(self, model: nn.Module) -> Iterator[None]:
+        """Record the model's forward pass within the context."""
         thread = threading.get_ident()
         with contextlib.ExitStack() as stack:
             for name, module in model.named_modules():
@@ -53,58 +54,61 @@ class Watch:
                     stack.callback(module.register_forward_hook(self._hook(name, thread)).remove)
             yield
 
-    def _hook(self, name: str, thread: int) -> Callable[[nn.Module, Any, Any], None]:
-        def listen(module: nn.Module, arguments: Any, output: Any) -> None:
+    def _hook(self, name: str, thread: int) -> ForwardHook:
+        def record(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> None:
             bias = bias_of(module)
             bias = bias if bias is None or self.differentiable else bias.detach()
             if threading.get_ident() != thread or bias is None or not output.requires_grad:
                 return
             is_linear = isinstance(module, nn.Linear)
 
-            def show(gradient: Tensor) -> None:
+            def visit_bias(gradient: Tensor) -> None:
                 if self._visit is not None:
                     self._visit(BiasGradient(name, bias, gradient.movedim(-1, 1) if is_linear else gradient))
 
-            output.register_hook(show)  # before anything works on the output in place
+            output.register_hook(visit_bias)  # before the output can be modified in place
 
-        return listen
+        return record
 
     def backward(self, scores: Tensor, images: Tensor, visit: Callable[[int, BiasGradient], None]) -> Tensor:
-        """Gradients (N, [K,] C, *S) with respect to the images; ``visit`` sees every bias's gradient on the way.
+        """Return the gradients (N, [K,] C, *S) with respect to the images, and call ``visit`` with that of every bias.
 
         Args:
-            scores: (N,) or (N, K), in the graph of the forward pass that was listened to.
-            images: where the graph begins.
-            visit: called with the number of the target, 0 to K - 1, while its backward pass runs, once per bias.
+            scores: (N,) or (N, K), in the graph of the recorded forward pass.
+            images: leaf of the graph.
+            visit: called with the index of the target, 0 to K - 1, during its backward pass, once per bias.
         """
         with torch.enable_grad():
             columns = [scores] if scores.dim() == 1 else list(scores.unbind(1))
-            found = [self._one(visit, index, column, images, len(columns)) for index, column in enumerate(columns)]
-        return found[0] if scores.dim() == 1 else torch.stack(found, 1)
+            by_target = [
+                self._backward_target(visit, index, column, images, len(columns))
+                for index, column in enumerate(columns)
+            ]
+        return by_target[0] if scores.dim() == 1 else torch.stack(by_target, 1)
 
-    def _one(
+    def _backward_target(
         self, visit: Callable[[int, BiasGradient], None], index: int, column: Tensor, images: Tensor, count: int
     ) -> Tensor:
         self._visit = functools.partial(visit, index)
         try:
-            keep = {"keep_graph": index < count - 1, "differentiable": self.differentiable}
-            return gradients(column, [images], ["the images"], **keep)[0]
+            options = {"keep_graph": index < count - 1, "differentiable": self.differentiable}
+            return gradients(column, [images], ["the images"], **options)[0]
         finally:
             self._visit = None
 
 
 def bias_of(module: nn.Module) -> Tensor | None:
-    """The constant (C,) that a layer adds: its bias, and for batch norm in evaluation what its statistics add too."""
+    """Return the constant (C,) that a layer adds: its bias; for batch norm in evaluation including its statistics."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return _implicit_bias(module)
     bias = module.bias
     return bias if isinstance(bias, Tensor) else None
 
 
-def _implicit_bias(norm: Any) -> Tensor | None:
+def _implicit_bias(norm: nn.modules.batchnorm._BatchNorm) -> Tensor | None:
     bias: Tensor | None = norm.bias
-    if norm.training or norm.running_mean is None:
-        return bias  # the statistics are those of the batch, and no constants
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        return bias  # the statistics are those of the batch, not constants
     shift = norm.running_mean * torch.rsqrt(norm.running_var + norm.eps)
     shift = shift if norm.weight is None else shift * norm.weight
     return -shift if bias is None else bias - shift

@@ -77,7 +77,7 @@ def _predict_windows(
     image_range: range,
 ) -> list[tuple[Block, Predictions]]:
     predictions: list[tuple[Block, Predictions]] = []
-    quiet = batches.quietly()
+    quiet = batches.without_progress()
     with batches.progress.over(len(image_range) * len(windows)) as advance:
         for index in image_range:
             rows = slice(index, index + 1)

@@ -1,4 +1,4 @@
-"""The rules; importing this package registers them."""
+"""The attribution rules; importing this package registers them."""
 
 from fastcam.methods import activation, gradient, perturbation  # isort: skip - the order of the tables
 from fastcam.methods import occlusion, backprop, path, full_grad  # isort: skip

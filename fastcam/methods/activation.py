@@ -1,4 +1,4 @@
-"""Class activation maps from the activations and, where there is one, a linear classifier behind a pooling."""
+"""Class activation maps from the activations and, for CAM, the linear classifier after a global pooling."""
 
 import torch
 from torch import Tensor
@@ -9,36 +9,36 @@ from fastcam.ops.numerics import accumulation_dtype
 
 @method("cam", needs=("mean_pool_classifier",), relu=False, paper="arXiv:1512.04150")
 def cam(classifier: Tensor) -> Tensor:
-    """CAM: the classifier's own weights, for networks that end in global average pooling and a linear layer."""
+    """CAM: channels weighted by the linear classifier that follows global average pooling."""
     return classifier
 
 
 @method("gmp_cam", needs=("max_pool_classifier",), relu=False, paper="doi:10.1109/CVPR.2015.7298668")
 def gmp_cam(classifier: Tensor) -> Tensor:
-    """CAM for networks that end in global max pooling and a linear layer (Oquab et al. 2015)."""
+    """GMP-CAM: channels weighted by the linear classifier that follows global max pooling (Oquab et al. 2015)."""
     return classifier
 
 
 @method("eigen_cam", needs=("activations",), returns="map", relu=False, paper="arXiv:2008.00299")
 def eigen_cam(activations: Tensor) -> Tensor:
-    """Eigen-CAM: first principal component of the activations, positions as samples; no class."""
+    """Eigen-CAM: first principal component of the activations; independent of the class."""
     return first_principal_component(activations, activations)
 
 
 @method("eigen_grad_cam", needs=("activations", "gradients"), returns="map", relu=False, paper="arXiv:2008.00299")
 def eigen_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """EigenGrad-CAM: first principal component of activations times gradients."""
+    """EigenGrad-CAM: first principal component of the product of activations and gradients."""
     return first_principal_component(activations * gradients, activations)
 
 
 def first_principal_component(samples: Tensor, activations: Tensor) -> Tensor:
-    """Projection of every position on the first principal axis of (..., C, P), the positions being the samples.
+    """Project (..., C, P), with positions as samples, on its first principal axis.
 
-    The sign, which the decomposition leaves open, is the one that correlates positively with the mean activation.
+    The sign, which the decomposition does not determine, is chosen to correlate positively with the mean activation.
     Computed in float64 from the smaller Gram matrix, (P, P) or (C, C).
 
     Returns:
-        (..., P), float32 for half precision; zeros where the samples do not vary, NaN where they are not finite.
+        (..., P), float32 for half precision; zeros for constant samples, NaN for non-finite ones.
     """
     centred = samples.double() - samples.double().mean(-1, keepdim=True)
     finite = centred.isfinite().all(-1).all(-1)[..., None]

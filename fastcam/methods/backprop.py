@@ -1,4 +1,4 @@
-"""Gradients through the whole network, down to the pixels."""
+"""Gradients with respect to the input."""
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from fastcam.methods.registry import method
     paper="arXiv:1312.6034",
 )
 def saliency(input_gradients: Tensor) -> Tensor:
-    """Saliency: the gradient of the score with respect to every pixel."""
+    """Saliency: gradient of the score with respect to the input."""
     return input_gradients
 
 
@@ -29,7 +29,7 @@ def saliency(input_gradients: Tensor) -> Tensor:
     paper="arXiv:1605.01713",
 )
 def input_x_gradient(images: Tensor, input_gradients: Tensor) -> Tensor:
-    """Input x Gradient: every pixel times its gradient, its first-order share of the score."""
+    """Input x Gradient: element-wise product of the input and the gradient of the score."""
     return images * input_gradients
 
 
@@ -43,7 +43,7 @@ def input_x_gradient(images: Tensor, input_gradients: Tensor) -> Tensor:
     paper="arXiv:1311.2901",
 )
 def deconvnet(deconvnet_gradients: Tensor) -> Tensor:
-    """Deconvnet: back through the network, rectifying what comes back instead of what went forth."""
+    """Deconvnet: backpropagation that applies ReLU to the gradient instead of the derivative of ReLU."""
     return deconvnet_gradients
 
 
@@ -57,7 +57,7 @@ def deconvnet(deconvnet_gradients: Tensor) -> Tensor:
     paper="arXiv:1412.6806",
 )
 def guided_backprop(guided_gradients: Tensor) -> Tensor:
-    """Guided backpropagation: back through positive activations with positive gradients only."""
+    """Guided backpropagation: backpropagation that keeps only positive gradients at positive activations of ReLU."""
     return guided_gradients
 
 
@@ -71,7 +71,7 @@ def guided_backprop(guided_gradients: Tensor) -> Tensor:
     paper="arXiv:1610.02391",
 )
 def guided_grad_cam(activations: Tensor, gradients: Tensor, guided_gradients: Tensor) -> Tensor:
-    """Guided Grad-CAM: guided backpropagation where Grad-CAM is positive, from one forward pass."""
+    """Guided Grad-CAM: product of guided backpropagation and the upsampled Grad-CAM map."""
     size = guided_gradients.shape[gradients.dim() - activations.dim() + 2 :]
     cam = ops.upsample_normalize(ops.grad_cam(activations, gradients), size, normalize=False)
     return cam.unsqueeze(-len(size) - 1) * guided_gradients

@@ -1,35 +1,37 @@
-"""What stands for "nothing to see": the images that perturbation and path methods compare with."""
+"""Baselines: the uninformative images that perturbation and path methods compare with."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NAMES = ("blur", "noise")
+Baseline = float | Sequence[float] | Tensor | str
+
+BASELINE_NAMES = ("blur", "noise")
 
 
-def baseline_images(images: Tensor, baseline: Any, seed: int = 0) -> Tensor:
-    """The baseline of every image.
+def baseline_images(images: Tensor, baseline: Baseline, seed: int = 0) -> Tensor:
+    """Return the baseline of every image.
 
     Args:
         images: (N, C, *S).
-        baseline: a number; a colour (C,); an image (C, *S), or one per image (N, C, *S); "blur" for the image through a
-            Gaussian whose standard deviation is a tenth of its longest side; "noise" for normal noise with the mean and
-            standard deviation of every image's channels, the same noise for every image.
-        seed: of the noise.
+        baseline: a number; a colour (C,); an image (C, *S), or one per image (N, C, *S); "blur" for the image blurred
+            by a Gaussian whose standard deviation is a tenth of its longest side; "noise" for normal noise with the
+            mean and standard deviation of every image's channels, the same noise for every image.
+        seed: seed of the noise.
 
     Returns:
-        (N, C, *S), perhaps expanded.
+        (N, C, *S), possibly an expanded view.
 
     Raises:
-        TypeError, ValueError: for anything else.
+        TypeError, ValueError: for any other baseline.
     """
     if isinstance(baseline, str):
-        if baseline not in NAMES:
+        if baseline not in BASELINE_NAMES:
             raise ValueError(f'`baseline` must be a number, a tensor, "blur" or "noise", got {baseline!r}')
-        return blurred(images) if baseline == "blur" else _noise(images, seed)
+        return blur(images) if baseline == "blur" else _noise(images, seed)
     if isinstance(baseline, list | tuple | int | float):
         baseline = torch.as_tensor(baseline, dtype=images.dtype)
     if not isinstance(baseline, Tensor) or baseline.is_complex():
@@ -47,8 +49,8 @@ def baseline_images(images: Tensor, baseline: Any, seed: int = 0) -> Tensor:
     return shaped.expand(images.shape)
 
 
-def blurred(images: Tensor) -> Tensor:
-    """Images (N, C, *S) through a Gaussian of a tenth of the longest side, one axis after the other."""
+def blur(images: Tensor) -> Tensor:
+    """Blur images (N, C, *S) along each axis by a Gaussian with a tenth of the longest side as standard deviation."""
     sigma = max(images.shape[2:]) / 10
     radius = math.ceil(3 * sigma)
     distance = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
@@ -56,7 +58,7 @@ def blurred(images: Tensor) -> Tensor:
     for axis in range(2, images.dim()):
         lines = images.movedim(axis, -1)
         flat = lines.reshape(-1, 1, lines.shape[-1])
-        # Divided by the kernel's weight inside the image: the border is not darkened.
+        # Dividing by the kernel's weight inside the image keeps the border from darkening.
         weight = F.conv1d(torch.ones_like(flat[:1]), kernel[None, None], padding=radius)
         smooth = F.conv1d(flat, kernel[None, None], padding=radius) / weight
         images = smooth.reshape(lines.shape).movedim(-1, axis)
@@ -64,7 +66,7 @@ def blurred(images: Tensor) -> Tensor:
 
 
 def normal_noise(images: Tensor, seed: int) -> Tensor:
-    """(C, *S) of standard normal noise: the same for every image, batch and device."""
+    """Return standard normal noise (C, *S), the same for every image, batch and device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(images.shape[1:], generator=generator).to(images)
 

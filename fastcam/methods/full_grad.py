@@ -1,6 +1,6 @@
 """FullGrad: the gradients of the input and of every bias."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,19 +24,19 @@ Rescale = Literal["sample", "channel"]
 def full_grad(
     scores: Tensor, images: Tensor, full_gradients: FullGradients, *, rescale: Rescale = "sample", eps: float = 0.0
 ) -> Outcome:
-    """FullGrad: the score taken apart into the input's share and every bias's share.
+    """FullGrad: decomposition of the score into contributions of the input and of every bias.
 
     Args:
         scores: (N,) or (N, K).
         images: (N, C, *S), or (N, 1, C, *S) for K targets.
-        full_gradients: the backward passes that show the gradient of every bias.
-        rescale: whether the absolute shares of a layer are scaled to [0, 1] together, "sample", as in the paper, or
-            channel by channel, "channel".
-        eps: added to the range that the shares are divided by.
+        full_gradients: runs the backward passes and reports the gradient of every bias.
+        rescale: scaling of the absolute contributions of a layer to [0, 1]: "sample" for all channels together, as in
+            the paper, or "channel" for each channel.
+        eps: added to the range that the contributions are divided by.
 
     Returns:
-        The map (N, [K,] *S), and as details ``input_term`` (N, [K]) and ``bias_terms`` by layer (N, [K]), the sums that
-        together make the score, and ``completeness_gap`` (N, [K]): their sum less the score. The gap is zero for
+        The map (N, [K,] *S) and the details ``input_term`` (N, [K]), ``bias_terms`` by layer (N, [K]) and
+        ``completeness_gap`` (N, [K]), the sum of these terms minus the score. The gap is zero for
         networks of convolutions, linear layers, batch norm, poolings and ReLU.
     """
     if rescale not in ("sample", "channel"):
@@ -46,52 +46,53 @@ def full_grad(
     maps = images.new_zeros((len(images), columns, *size), dtype=accumulation_dtype(images.dtype))
     terms: dict[str, Tensor] = {}
 
-    def visit(index: int, found: BiasGradient) -> None:
-        if len(found.gradient) % len(images):  # no rows of images: the gap tells
+    def visit(index: int, bias_gradient: BiasGradient) -> None:
+        gradient, bias = bias_gradient.gradient, bias_gradient.bias
+        if len(gradient) % len(images):  # not one row per image: the term is missing, and the gap shows it
             return
-        sums = found.gradient.flatten(2).sum(-1) if found.gradient.dim() > 2 else found.gradient
-        term = terms.setdefault(found.layer, maps.new_zeros((len(images), columns)))
-        term[:, index] += (sums * found.bias).sum(1).unflatten(0, (len(images), -1)).sum(1)  # windows of an image
-        if found.gradient.dim() == pixels.dim() - 1 and len(found.gradient) == len(images):
-            share = rescaled(found.gradient, found.bias, rescale, eps)
-            maps[:, index] += ops.upsample_normalize(share, size, normalize=False)
+        sums = gradient.flatten(2).sum(-1) if gradient.dim() > 2 else gradient
+        term = terms.setdefault(bias_gradient.layer, maps.new_zeros((len(images), columns)))
+        term[:, index] += (sums * bias).sum(1).unflatten(0, (len(images), -1)).sum(1)  # several rows per image
+        if gradient.dim() == pixels.dim() - 1 and len(gradient) == len(images):
+            contribution = rescale_contributions(gradient, bias, rescale, eps)
+            maps[:, index] += ops.upsample_normalize(contribution, size, normalize=False)
 
     gradients = full_gradients(visit)
     products = pixels * (gradients if scores.dim() == 2 else gradients.unsqueeze(1))  # (N, K, C, *S)
     for index in range(columns):
-        maps[:, index] += rescaled(products[:, index], images.new_ones(pixels.shape[2]), rescale, eps)
+        maps[:, index] += rescale_contributions(products[:, index], images.new_ones(pixels.shape[2]), rescale, eps)
     input_term = products.flatten(2).sum(-1)
     gap = input_term + torch.stack([*terms.values(), torch.zeros_like(input_term)]).sum(0) - scores.reshape(-1, columns)
-    return _of_targets(maps, scores), {
-        "input_term": _of_targets(input_term, scores),
-        "bias_terms": {layer: _of_targets(term, scores) for layer, term in terms.items()},
-        "completeness_gap": _of_targets(gap, scores),
+    return _select_targets(maps, scores), {
+        "input_term": _select_targets(input_term, scores),
+        "bias_terms": {layer: _select_targets(term, scores) for layer, term in terms.items()},
+        "completeness_gap": _select_targets(gap, scores),
     }
 
 
-def rescaled(gradient: Tensor, bias: Tensor, rescale: Rescale, eps: float = 0.0) -> Tensor:
-    """(N, *s): the sum over channels of |bias gradient|, scaled to [0, 1]; upsampling is linear and may come after.
+def rescale_contributions(gradient: Tensor, bias: Tensor, rescale: Rescale, eps: float = 0.0) -> Tensor:
+    """Return (N, *s): the sum over channels of |bias * gradient|, scaled to [0, 1] before the linear upsampling.
 
     Args:
         gradient: (N, C, *s).
         bias: (C,).
         rescale: see :func:`full_grad`.
-        eps: likewise.
+        eps: see :func:`full_grad`.
     """
-    size = gradient.abs()
+    magnitude = gradient.abs()
     wide = accumulation_dtype(gradient.dtype)
-    low, high = size.flatten(2).aminmax(dim=-1)  # (N, C)
+    low, high = magnitude.flatten(2).aminmax(dim=-1)  # (N, C)
     weight = bias.abs().to(wide)
     low, high = low * weight, high * weight
     if rescale == "sample":
         low, high = low.amin(1, keepdim=True), high.amax(1, keepdim=True)
     constant = is_constant(low, high)
-    span = torch.where(constant, 1, high - low + eps)  # an infinity that is not taken has no gradient either
+    span = torch.where(constant, 1, high - low + eps)  # avoids NaN gradients from the unused branch
     scale = torch.where(constant, 0, 1 / span)
-    summed = ops.weighted_channel_sum(size, (weight * scale).to(size.dtype))
-    lowest = (low * scale).expand(len(size), size.shape[1]).sum(1)
-    return summed - lowest.reshape(-1, *[1] * (size.dim() - 2))
+    summed = ops.weighted_channel_sum(magnitude, (weight * scale).to(magnitude.dtype))
+    lowest = (low * scale).expand(len(magnitude), magnitude.shape[1]).sum(1)
+    return summed - lowest.reshape(-1, *[1] * (magnitude.dim() - 2))
 
 
-def _of_targets(values: Tensor, scores: Tensor) -> Any:
+def _select_targets(values: Tensor, scores: Tensor) -> Tensor:
     return values if scores.dim() == 2 else values[:, 0]

@@ -1,20 +1,20 @@
-"""Occlusion: what happens to the score when a window of the image is hidden."""
+"""Occlusion: changes of the score when a window of the image is replaced by a baseline."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.methods.baselines import baseline_images
+from fastcam.methods.baselines import Baseline, baseline_images
 from fastcam.methods.protocol import Block, Scorer
-from fastcam.methods.refinement import refined
+from fastcam.methods.refinement import Predictions, refine_grid
 from fastcam.methods.registry import Outcome, method
 from fastcam.ops.numerics import accumulation_dtype
 
-Engine = Literal["auto", "incremental", "dense"]
+Engine = Literal["auto", "incremental", "dense"]  # as fastcam.incremental.Engine
 Window = int | Sequence[int] | Tensor | None
 
 _CONVOLUTIONS = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -26,84 +26,90 @@ def occlusion(
     *,
     window: Window = None,
     stride: int | Sequence[int] | None = None,
-    baseline: Any = 0.0,
+    baseline: Baseline = 0.0,
     seed: int = 0,
     engine: Engine = "auto",
     refine: float | None = None,
 ) -> Outcome:
-    """Occlusion: how much the score falls when a window sliding over the image hides what is there.
+    """Occlusion: mean drop of the score when a sliding window replaces part of the image by a baseline.
 
     Args:
         scorer: the model.
         window: side, sides, or a bool tensor for a window of any shape; None for a seventh of the image.
-        stride: step, or steps along the axes; None for half the window. Windows begin at multiples of it; those that
-            reach over the border are cut.
-        baseline: what the window holds, see :func:`fastcam.methods.baselines.baseline_images`.
-        seed: of a baseline of noise.
-        engine: "dense" runs the whole model for every window; "incremental" computes only what a window can change, the
-            same to rounding, or says why it cannot; "auto" does so where it saves enough.
-        refine: None for every window. A share from 0 to 1 is an approximation: every second window along every axis is
-            tried, then that share of the others, where these say that the score changes most; the rest is interpolated.
+        stride: step, or one step per axis; None for half the window. Windows start at its multiples and are clipped at
+            the border.
+        baseline: content of the window, see :func:`fastcam.methods.baselines.baseline_images`.
+        seed: seed of the baseline "noise".
+        engine: "dense" runs the whole model for every window; "incremental" recomputes only what a window changes,
+            equal up to rounding, or raises an error; "auto" does so where it saves enough.
+        refine: None measures every window. A share from 0 to 1 is an approximation: every second window along every
+            axis is measured, then that share of the others, where the score changes most; the rest is interpolated.
 
     Returns:
-        (N, [K,] *S): of every pixel, the mean over the windows that hide it of y(image) - y(hidden), 0 where none does.
-        As details ``grid`` (N, [K,] *g), the score with every window hidden (Zeiler and Fergus's figure d for a
+        (N, [K,] *S): for every pixel, the mean of y(image) - y(occluded) over the windows covering it, 0 if none does.
+        Details: ``grid`` (N, [K,] *g), the score with each window occluded (Zeiler and Fergus's figure d for a
         probability as target); for classifiers ``top_class`` (N, *g) (figure e) and ``probability`` (N, [K,] *g).
-        With ``refine`` also ``measured`` (N, *g), whether a window was tried.
+        With ``refine`` also ``measured`` (N, *g), whether a window was measured.
     """
     images = scorer.images
     size = tuple(images.shape[2:])
-    shape, steps, grid = geometry(size, window, stride)
+    shape, steps, grid = window_geometry(size, window, stride)
     start = baseline_images(images, baseline, seed)
     mask = window.to(images.device) if isinstance(window, Tensor) else None
-    windows = windows_of(grid, steps, shape).to(images.device)
+    windows = window_positions(grid, steps, shape).to(images.device)
 
-    def run(some: Tensor, which: range) -> dict[str, Tensor]:
-        found = None if mask is not None else scorer.occluded_predictions(some, start, engine, which)
-        if found is None:
-            found = list(scorer.each(len(some), lambda block: scorer.predictions(hidden(some, block), block), which))
-        return _gathered(found, which, len(some))
+    def measure(windows: Tensor, rows: range) -> Predictions:
+        parts = None if mask is not None else scorer.occluded_predictions(windows, start, engine, rows)
+        if parts is None:
+            parts = list(
+                scorer.each(len(windows), lambda block: scorer.predictions(occlude(windows, block), block), rows)
+            )
+        return _join(parts, rows, len(windows))
 
-    def hidden(some: Tensor, block: Block) -> Tensor:
-        which, here = block.place
+    def occlude(windows: Tensor, block: Block) -> Tensor:
+        rows, columns = block.place
         if mask is None:
-            return ops.occlude(images[which], some[here], start[which].contiguous())
-        covered = _placed(mask, some[here, 0], size)[None, :, None]
-        return torch.where(covered, start[which].unsqueeze(1), images[which].unsqueeze(1))
+            return ops.occlude(images[rows], windows[columns], start[rows].contiguous())
+        covered = _place_mask(mask, windows[columns, 0], size)[None, :, None]
+        return torch.where(covered, start[rows].unsqueeze(1), images[rows].unsqueeze(1))
 
     if mask is not None and engine == "incremental":
         raise ValueError('engine="incremental" cannot be used: the window must be a rectangle')
     if refine is None:
-        found = run(windows, range(len(images)))
+        predictions = measure(windows, range(len(images)))
     else:
-        found = _refined(grid, refine, scorer.scores, lambda some, index: run(windows[some], range(index, index + 1)))
-    details = _on_grid(found, grid)
-    falls = scorer.scores.reshape(*scorer.scores.shape, *[1] * len(grid)) - details["grid"]
+        predictions = _refine(
+            grid, refine, scorer.scores, lambda places, index: measure(windows[places], range(index, index + 1))
+        )
+    details = _shape_as_grid(predictions, grid)
+    drops = scorer.scores.reshape(*scorer.scores.shape, *[1] * len(grid)) - details["grid"]
     kernel = torch.ones(shape, dtype=torch.bool) if mask is None else mask
-    return coverage_mean(falls, kernel, steps, size), details
+    return coverage_mean(drops, kernel, steps, size), details
 
 
 def coverage_mean(values: Tensor, kernel: Tensor, stride: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Of every pixel, the mean of the values (N, [K,] *g) of the windows over it, (N, [K,] *S); 0 where none is.
+    """Return (N, [K,] *S): for every pixel, the mean value (N, [K,] *g) of the windows that cover it, 0 if none does.
 
     Args:
-        values: one per window.
+        values: (N, [K,] *g), one per window.
         kernel: (*w) bool, the window's shape.
-        stride: between windows, along every axis.
-        size: *S.
+        stride: step between windows, per axis.
+        size: spatial size *S.
     """
     axes = len(size)
     flat = values.to(accumulation_dtype(values.dtype)).reshape(-1, 1, *values.shape[-axes:])
     weight = kernel.to(flat)[None, None]
-    spread = _CONVOLUTIONS[axes]
+    transposed_convolution = _CONVOLUTIONS[axes]
 
-    def laid_out(each: Tensor) -> Tensor:
-        wide = spread(each, weight, stride=tuple(stride))
+    def add_windows(values: Tensor) -> Tensor:
+        wide = transposed_convolution(values, weight, stride=tuple(stride))
         missing = [length - extent for length, extent in zip(size, wide.shape[2:], strict=True)]
-        return F.pad(wide, [margin for each in reversed(missing) for margin in (0, each)])  # negative ones cut
+        return F.pad(
+            wide, [padding for margin in reversed(missing) for padding in (0, margin)]
+        )  # negative margins crop
 
-    count = laid_out(torch.ones_like(flat[:1]))
-    mean = laid_out(flat) / count.clamp(min=1)
+    count = add_windows(torch.ones_like(flat[:1]))
+    mean = add_windows(flat) / count.clamp(min=1)
     return mean.reshape(*values.shape[:-axes], *size)
 
 
@@ -111,7 +117,7 @@ def _window_shape(window: Window, size: Sequence[int]) -> list[int]:
     if isinstance(window, Tensor):
         if window.dtype != torch.bool or window.dim() != len(size) or not window.any():
             raise ValueError(
-                f"`window` as a tensor must be bool with {len(size)} axes and something to hide, "
+                f"`window` as a tensor must be bool with {len(size)} axes and at least one True, "
                 f"got {window.dtype} of shape {tuple(window.shape)}"
             )
         shape = list(window.shape)
@@ -123,37 +129,37 @@ def _window_shape(window: Window, size: Sequence[int]) -> list[int]:
     return shape
 
 
-def _per_axis(name: str, value: Any, axes: int) -> list[int]:
+def _per_axis(name: str, value: int | Sequence[int], axes: int) -> list[int]:
     values = list(value) if isinstance(value, Sequence) else [value] * axes
-    if len(values) != axes or any(not isinstance(each, int) or each < 1 for each in values):
+    if len(values) != axes or any(not isinstance(number, int) or number < 1 for number in values):
         raise ValueError(f"`{name}` must be a positive whole number or {axes} of them, got {value!r}")
     return values
 
 
-def windows_of(grid: Sequence[int], stride: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """(M, 2, axes) int64: start and size of every window, row by row."""
+def window_positions(grid: Sequence[int], stride: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Return (M, 2, axes) int64: start and size of every window, in row-major order."""
     axes = [torch.arange(count) * step for count, step in zip(grid, stride, strict=True)]
     starts = torch.cartesian_prod(*axes).reshape(-1, len(grid))
     return torch.stack([starts, torch.tensor(list(shape)).expand_as(starts)], 1)
 
 
-def _placed(mask: Tensor, starts: Tensor, size: Sequence[int]) -> Tensor:
-    """(m, *S) bool: the window's shape at every start (m, axes), cut at the border."""
-    placed = torch.zeros((len(starts), *size), dtype=torch.bool, device=mask.device)
+def _place_mask(mask: Tensor, starts: Tensor, size: Sequence[int]) -> Tensor:
+    """Return (m, *S) bool: the mask at every start (m, axes), clipped at the border."""
+    masks = torch.zeros((len(starts), *size), dtype=torch.bool, device=mask.device)
     for row, start in enumerate(starts.tolist()):
         inside = tuple(slice(begin, begin + side) for begin, side in zip(start, mask.shape, strict=True))
-        target = placed[row][inside]
+        target = masks[row][inside]
         target |= mask[tuple(slice(length) for length in target.shape)]
-    return placed
+    return masks
 
 
-def geometry(
+def window_geometry(
     size: Sequence[int], window: Window = None, stride: int | Sequence[int] | None = None
 ) -> tuple[list[int], list[int], list[int]]:
-    """The sides of the window, the steps and how many windows there are, along every axis of images of a size *S.
+    """Return the sides of the window, the steps and the numbers of windows, per axis of images of size *S.
 
     Raises:
-        ValueError: for windows that do not fit, and for what is no window or stride.
+        ValueError: for an invalid window or stride.
     """
     shape = _window_shape(window, size)
     steps = _per_axis("stride", [max(1, side // 2) for side in shape] if stride is None else stride, len(size))
@@ -161,37 +167,37 @@ def geometry(
     return shape, steps, grid
 
 
-def _refined(
-    grid: Sequence[int], refine: Any, scores: Tensor, run: Callable[[Tensor, int], dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """What is found of all windows of every image, (N, M, ...) by name, measured at some."""
+def _refine(
+    grid: Sequence[int], refine: float, scores: Tensor, measure: Callable[[Tensor, int], Predictions]
+) -> Predictions:
+    """Return predictions (N, M, ...) for all windows of every image by name, measured for some of them."""
     if isinstance(refine, bool) or not isinstance(refine, int | float) or not 0 <= refine <= 1:
         raise ValueError(f"`refine` must be a share from 0 to 1, or None for every window; got {refine!r}")
 
-    def of_one(index: int) -> dict[str, Tensor]:
-        def some(places: Tensor) -> dict[str, Tensor]:
-            return {name: each[0] for name, each in run(places, index).items()}
+    def refine_image(index: int) -> Predictions:
+        def measure_places(places: Tensor) -> Predictions:
+            return {name: values[0] for name, values in measure(places, index).items()}
 
-        return refined(grid, refine, scores[index], some)
+        return refine_grid(grid, refine, scores[index], measure_places)
 
-    images = [of_one(index) for index in range(len(scores))]
-    return {name: torch.stack([each[name] for each in images]) for name in images[0]}
+    images = [refine_image(index) for index in range(len(scores))]
+    return {name: torch.stack([predictions[name] for predictions in images]) for name in images[0]}
 
 
-def _gathered(found: Sequence[tuple[Block, dict[str, Tensor]]], images: range, count: int) -> dict[str, Tensor]:
-    """What was found of all windows, (n, M, ...), by name."""
-    gathered = {}
-    for name, first in found[0][1].items():
-        whole = gathered[name] = first.new_empty((len(images), count, *first.shape[2:]))
-        for block, parts in found:
+def _join(parts: Sequence[tuple[Block, Predictions]], images: range, count: int) -> Predictions:
+    """Join the predictions of blocks to (n, M, ...) by name."""
+    joined = {}
+    for name, first in parts[0][1].items():
+        whole = joined[name] = first.new_empty((len(images), count, *first.shape[2:]))
+        for block, predictions in parts:
             rows = slice(block.images.start - images.start, block.images.stop - images.start)
-            whole[rows, block.place[1]] = parts[name]
-    return gathered
+            whole[rows, block.place[1]] = predictions[name]
+    return joined
 
 
-def _on_grid(found: dict[str, Tensor], grid: Sequence[int]) -> dict[str, Tensor]:
-    """From (N, M, ...) to (N, ..., *g), by name; the scores are called "grid"."""
+def _shape_as_grid(predictions: Predictions, grid: Sequence[int]) -> Predictions:
+    """Reshape (N, M, ...) to (N, ..., *g) by name; "scores" are renamed to "grid"."""
     return {
-        "grid" if name == "scores" else name: each.movedim(1, -1).unflatten(-1, tuple(grid))
-        for name, each in found.items()
+        "grid" if name == "scores" else name: values.movedim(1, -1).unflatten(-1, tuple(grid))
+        for name, values in predictions.items()
     }

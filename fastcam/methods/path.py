@@ -1,4 +1,4 @@
-"""Gradients along a path or over a cloud of inputs."""
+"""Gradients averaged along a path or over noisy inputs."""
 
 from typing import Any, Literal, get_args
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastcam.methods.baselines import baseline_images, normal_noise
+from fastcam.methods.baselines import Baseline, baseline_images, normal_noise
 from fastcam.methods.protocol import Block, Scorer
 from fastcam.methods.registry import Method, Outcome, get_method, method
 from fastcam.ops.numerics import accumulation_dtype
@@ -27,52 +27,55 @@ def integrated_gradients(
     scorer: Scorer,
     *,
     steps: int = 50,
-    baseline: Any = 0.0,
+    baseline: Baseline = 0.0,
     quadrature: Quadrature = "gauss_legendre",
     seed: int = 0,
 ) -> Outcome:
-    """Integrated Gradients: gradients gathered on the straight way from a baseline to the image.
+    """Integrated Gradients: gradients integrated along the straight path from a baseline to the image.
 
     Args:
         scorer: the model.
-        steps: gradients along the way.
-        baseline: where it starts, see :func:`fastcam.methods.baselines.baseline_images`.
-        quadrature: how the integral is taken; "trapezoid" has an image at both ends.
-        seed: of a baseline of noise.
+        steps: number of gradients along the path.
+        baseline: start of the path, see :func:`fastcam.methods.baselines.baseline_images`.
+        quadrature: quadrature rule of the integral; "trapezoid" includes both ends.
+        seed: seed of the baseline "noise".
 
     Returns:
-        Attributions, and as details ``completeness_gap`` (N, [K]): their sum less y(image) - y(baseline).
+        Attributions, and the detail ``completeness_gap`` (N, [K]): their sum minus (y(image) - y(baseline)).
     """
-    places, weights = nodes(quadrature, steps)
+    places, weights = quadrature_nodes(quadrature, steps)
     images = scorer.images
     start = baseline_images(images, baseline, seed)
 
-    def along(block: Block) -> Tensor:
-        which, steps_here = block.place
-        alpha = _shaped(places[steps_here], images.dim()).to(images)
-        return start[which].unsqueeze(1) + alpha * (images - start)[which].unsqueeze(1)
+    def path_images(block: Block) -> Tensor:
+        rows, block_steps = block.place
+        alpha = _align(places[block_steps], images.dim()).to(images)
+        return start[rows].unsqueeze(1) + alpha * (images - start)[rows].unsqueeze(1)
 
-    total = Sum(scorer)
-    for block, (_, found) in scorer.each(steps, lambda block: scorer.gradients(along(block), block, "input_gradients")):
-        total.add(found["input_gradients"], block, weights)
-    spread = images - start
-    attributions = (spread.unsqueeze(1) if scorer.scores.dim() == 2 else spread) * total.value
-    lowest = scorer.scores_of(1, lambda block: start[block.place[0]].unsqueeze(1))[..., 0]
-    gap = attributions.flatten(scorer.scores.dim()).sum(-1) - (scorer.scores - lowest)
+    def path_gradients(block: Block) -> tuple[Tensor, dict[str, Tensor]]:
+        return scorer.gradients(path_images(block), block, "input_gradients")
+
+    total = WeightedSum(scorer)
+    for block, (_, gradients) in scorer.each(steps, path_gradients):
+        total.add(gradients["input_gradients"], block, weights)
+    difference = images - start
+    attributions = (difference.unsqueeze(1) if scorer.scores.dim() == 2 else difference) * total.value
+    baseline_scores = scorer.scores_of(1, lambda block: start[block.place[0]].unsqueeze(1))[..., 0]
+    gap = attributions.flatten(scorer.scores.dim()).sum(-1) - (scorer.scores - baseline_scores)
     return attributions.to(images.dtype), {"completeness_gap": gap}
 
 
-def nodes(quadrature: Quadrature, steps: int) -> tuple[Tensor, Tensor]:
-    """Places in [0, 1] and weights (steps,) of a quadrature, float64; the weights sum to one.
+def quadrature_nodes(quadrature: Quadrature, steps: int) -> tuple[Tensor, Tensor]:
+    """Return nodes in [0, 1] and weights (steps,) of a quadrature, float64; the weights sum to one.
 
     Raises:
         ValueError: for an unknown quadrature or too few steps.
     """
     if quadrature not in get_args(Quadrature):
         raise ValueError(f"`quadrature` must be one of {', '.join(get_args(Quadrature))}; got {quadrature!r}")
-    fewest = 2 if quadrature == "trapezoid" else 1
-    if not isinstance(steps, int) or steps < fewest:
-        raise ValueError(f"`steps` must be a whole number of at least {fewest}, got {steps!r}")
+    minimum = 2 if quadrature == "trapezoid" else 1
+    if not isinstance(steps, int) or steps < minimum:
+        raise ValueError(f"`steps` must be a whole number of at least {minimum}, got {steps!r}")
     if quadrature == "gauss_legendre":
         places, weights = np.polynomial.legendre.leggauss(steps)
         return torch.from_numpy((places + 1) / 2), torch.from_numpy(weights / 2)
@@ -104,58 +107,58 @@ def smooth_grad(
     seed: int = 0,
     **options: Any,
 ) -> Tensor:
-    """SmoothGrad: another method's attributions, averaged over noisy copies of the image.
+    """SmoothGrad: attributions of another method, averaged over noisy copies of the image.
 
     Args:
         scorer: the model.
-        inner: the method, any that attributes to the input values without a layer.
-        samples: noisy copies; the same noise for every image.
+        inner: name of the method, one that attributes to the input values and needs no layer.
+        samples: number of noisy copies; all images share the noise.
         level: standard deviation of the noise, as a share of every image's range.
         kind: "mean"; "square" for SmoothGrad-squared, the mean of the squares (arXiv:1806.10758); "variance" for
             VarGrad (arXiv:1810.03292).
-        seed: of the noise.
-        options: of the inner method.
+        seed: seed of the noise.
+        options: options of the inner method.
     """
-    rule = _inner(inner)
+    rule = _inner_method(inner)
     _check_samples(samples, level, kind)
     images = scorer.images
     flat = images.flatten(1)
     deviation = level * (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (images.dim() - 1))
 
-    def work(block: Block) -> Tensor:
+    def noisy_attributions(block: Block) -> Tensor:
         noise = torch.stack([normal_noise(images, seed + index) for index in block.variants])
-        which = block.place[0]
-        noisy = images[which].unsqueeze(1) + deviation[which].unsqueeze(1) * noise
-        return attributions_of(rule, scorer, noisy, block, options)
+        rows = block.place[0]
+        noisy = images[rows].unsqueeze(1) + deviation[rows].unsqueeze(1) * noise
+        return _attribute_copies(rule, scorer, noisy, block, options)
 
     weights = torch.full((samples,), 1 / samples, dtype=torch.float64)
-    mean, square = Sum(scorer), Sum(scorer)
-    for block, found in scorer.each(samples, work):
+    mean, square = WeightedSum(scorer), WeightedSum(scorer)
+    for block, attributions in scorer.each(samples, noisy_attributions):
         if kind != "square":
-            mean.add(found, block, weights)
+            mean.add(attributions, block, weights)
         if kind != "mean":
-            square.add(found.to(accumulation_dtype(found.dtype)) ** 2, block, weights)
+            square.add(attributions.to(accumulation_dtype(attributions.dtype)) ** 2, block, weights)
     if kind == "variance":
         return (square.value - mean.value**2).clamp(min=0).to(images.dtype)
     return (mean if kind == "mean" else square).value.to(images.dtype)
 
 
-def attributions_of(rule: Method, scorer: Scorer, copies: Tensor, block: Block, options: dict[str, Any]) -> Tensor:
-    """(n, m, [K,] C, *S): what a method says of a block's copies (n, m, C, *S)."""
+def _attribute_copies(rule: Method, scorer: Scorer, copies: Tensor, block: Block, options: dict[str, Any]) -> Tensor:
+    """Return the attributions (n, m, [K,] C, *S) of a block's copies (n, m, C, *S)."""
     kinds = [need for need in rule.needs if need.endswith("_gradients")]
     if "scorer" in rule.needs:
-        here = scorer.for_copies(copies, block, scorer.score(copies, block))
-        return rule.value(here, **options).unflatten(0, copies.shape[:2])
+        copies_scorer = scorer.for_copies(copies, block, scorer.score(copies, block))
+        return rule.value(copies_scorer, **options).unflatten(0, copies.shape[:2])
     _, gradients = scorer.gradients(copies, block, *kinds)
     images = copies.unsqueeze(2) if scorer.scores.dim() == 2 else copies
-    given = {"images": images} | gradients
-    return rule.value(*(given[need] for need in rule.needs), **options)
+    inputs = {"images": images} | gradients
+    return rule.value(*(inputs[need] for need in rule.needs), **options)
 
 
-class Sum:
-    """A weighted sum over variants, in at least float32, added up variant by variant in their order.
+class WeightedSum:
+    """A weighted sum over variants, in at least float32.
 
-    So that the sum does not depend on how the work was cut into blocks.
+    Variants are added one by one in order, so that the sum does not depend on the blocks.
     """
 
     def __init__(self, scorer: Scorer) -> None:
@@ -163,28 +166,28 @@ class Sum:
         shape = (*scores.shape, *images.shape[1:])
         self.value = images.new_zeros(shape, dtype=accumulation_dtype(images.dtype))  # (N, [K,] C, *S)
 
-    def add(self, found: Tensor, block: Block, weights: Tensor) -> None:
-        """Adds the results (n, m, ...) of a block, each times its variant's weight."""
-        which = block.place[0]
-        part = self.value[which]
+    def add(self, results: Tensor, block: Block, weights: Tensor) -> None:
+        """Add the results (n, m, ...) of a block, each multiplied by the weight of its variant."""
+        rows = block.place[0]
+        partial = self.value[rows]
         for position, variant in enumerate(block.variants):
-            part = part + float(weights[variant]) * found[:, position]
-        if len(part) == len(self.value):
-            self.value = part
+            partial = partial + float(weights[variant]) * results[:, position]
+        if len(partial) == len(self.value):
+            self.value = partial
         else:
-            self.value[which] = part
+            self.value[rows] = partial
 
 
-def _shaped(values: Tensor, axes: int) -> Tensor:
-    """(m,) as (1, m, 1, ...) for copies (n, m, C, *S) of images with that many axes."""
+def _align(values: Tensor, axes: int) -> Tensor:
+    """Reshape (m,) to (1, m, 1, ...) for copies (n, m, C, *S) of images with that many axes."""
     return values.reshape(1, -1, *[1] * (axes - 1))
 
 
-def _inner(name: str) -> Method:
-    found = get_method(name)
-    if found.returns != "attributions" or found.has_layer or name == "smooth_grad":
+def _inner_method(name: str) -> Method:
+    inner = get_method(name)
+    if inner.returns != "attributions" or inner.has_layer or name == "smooth_grad":
         raise ValueError(f"`inner` must be a method that attributes to the input values without a layer, got {name!r}")
-    return found
+    return inner
 
 
 def _check_samples(samples: int, level: float, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Maps from what the model says of the image behind masks, or of activations without one of their channels."""
+"""Maps from the scores of masked images, or of activations without one channel."""
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,12 @@ _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 @method("score_cam", needs=("activations", "scorer"), cost="channels + 1", paper="arXiv:1910.01279")
 def score_cam(activations: Tensor, scorer: Scorer, *, channels: int | None = None) -> Tensor:
-    """Score-CAM: every channel weighted by the score of the image seen through it.
+    """Score-CAM: channels weighted by the score of the image masked by their upsampled activations.
 
     Args:
         activations: (N, C, *s).
         scorer: the model.
-        channels: try only the channels that vary most, so many of every image: faster, and an approximation.
+        channels: use only that many channels per image, those with the largest variance: a faster approximation.
     """
     count = activations.shape[1]
     if channels is not None and (not isinstance(channels, int) or not 1 <= channels <= count):
@@ -27,24 +27,27 @@ def score_cam(activations: Tensor, scorer: Scorer, *, channels: int | None = Non
     if channels is None or channels == count:
         return _masked_scores(activations, scorer).softmax(-1)
     variance = activations.flatten(2).to(accumulation_dtype(activations.dtype)).var(-1)
-    chosen = variance.topk(channels, 1).indices  # (N, channels)
-    some = activations.gather(
-        1, chosen.reshape(*chosen.shape, *[1] * (activations.dim() - 2)).expand(*chosen.shape, *activations.shape[2:])
+    selected = variance.topk(channels, 1).indices  # (N, channels)
+    varying = activations.gather(
+        1,
+        selected.reshape(*selected.shape, *[1] * (activations.dim() - 2)).expand(
+            *selected.shape, *activations.shape[2:]
+        ),
     )
-    weights = _masked_scores(some, scorer).softmax(-1)
-    index = chosen.unsqueeze(1).expand_as(weights) if weights.dim() == 3 else chosen
+    weights = _masked_scores(varying, scorer).softmax(-1)
+    index = selected.unsqueeze(1).expand_as(weights) if weights.dim() == 3 else selected
     return weights.new_zeros((*weights.shape[:-1], count)).scatter(-1, index, weights)
 
 
 def _masked_scores(activations: Tensor, scorer: Scorer) -> Tensor:
-    """(N, [K,] C): scores of the images behind every channel, upsampled and scaled to [0, 1], as a mask."""
+    """Return scores (N, [K,] C) of the images masked by every channel, upsampled and scaled to [0, 1]."""
     images = scorer.images
     maps = activations.to(images.dtype)
 
-    def masked(block: Block) -> Tensor:
+    def mask(block: Block) -> Tensor:
         return ops.mask_images(images[block.place[0]], maps[block.place].contiguous())
 
-    return scorer.scores_of(activations.shape[1], masked)
+    return scorer.scores_of(activations.shape[1], mask)
 
 
 @method(
@@ -54,41 +57,41 @@ def _masked_scores(activations: Tensor, scorer: Scorer) -> Tensor:
     paper="doi:10.1109/WACV45572.2020.9093360",
 )
 def ablation_cam(scores: Tensor, ablated_scores: Tensor) -> Tensor:
-    """Ablation-CAM: every channel weighted by the share of the score that is lost without it."""
+    """Ablation-CAM: channels weighted by the relative drop of the score when they are set to zero."""
     return (scores.unsqueeze(-1) - ablated_scores) / scores.unsqueeze(-1)
 
 
 @method("rise", needs=("scorer",), returns="map", relu=False, cost="masks", paper="arXiv:1806.07421")
 def rise(scorer: Scorer, *, masks: int = 4000, grid: int = 7, probability: float = 0.5, seed: int = 0) -> Tensor:
-    """RISE: the mean of random masks, each weighted by the score of the image behind it.
+    """RISE: mean of random masks, each weighted by the score of the masked image.
 
     Args:
         scorer: the model. The paper's score is a probability, ``fastcam.targets.Probability()``.
-        masks: how many; the same for every image.
-        grid: cells along every axis before smoothing.
-        probability: of a cell to be seen.
-        seed: of the masks.
+        masks: number of masks; all images share them.
+        grid: cells per axis before upsampling.
+        probability: probability that a cell is visible.
+        seed: seed of the masks.
     """
-    if any(not isinstance(each, int) or each < 1 for each in (masks, grid)) or not 0 < probability <= 1:
+    if any(not isinstance(count, int) or count < 1 for count in (masks, grid)) or not 0 < probability <= 1:
         raise ValueError(
             "`masks` and `grid` must be positive whole numbers and `probability` in (0, 1], "
             f"got {masks!r}, {grid!r}, {probability!r}"
         )
     images = scorer.images
-    draw = _RandomMasks(masks, grid, probability, images, seed)
+    random_masks = _RandomMasks(masks, grid, probability, images, seed)
 
-    def work(block: Block) -> tuple[Tensor, Tensor]:
-        seen = draw(block.variants)  # (m, *S)
-        return scorer.score(images[block.place[0]].unsqueeze(1) * seen.unsqueeze(1), block), seen
+    def masked_scores(block: Block) -> tuple[Tensor, Tensor]:
+        visible = random_masks(block.variants)  # (m, *S)
+        return scorer.score(images[block.place[0]].unsqueeze(1) * visible.unsqueeze(1), block), visible
 
     total = images.new_zeros((*scorer.scores.shape, *images.shape[2:]), dtype=accumulation_dtype(images.dtype))
-    for block, (scores, seen) in scorer.each(masks, work):
-        total[block.place[0]] += torch.tensordot(scores.movedim(1, -1).to(total), seen.to(total), 1)
+    for block, (scores, visible) in scorer.each(masks, masked_scores):
+        total[block.place[0]] += torch.tensordot(scores.movedim(1, -1).to(total), visible.to(total), 1)
     return total / (masks * probability)
 
 
 class _RandomMasks:
-    """Coarse random grids, upsampled and shifted by less than a cell: any of them, in any order."""
+    """Coarse random grids, upsampled and shifted by less than a cell; accessible in any order."""
 
     def __init__(self, count: int, grid: int, probability: float, images: Tensor, seed: int) -> None:
         self.like = images
@@ -99,16 +102,16 @@ class _RandomMasks:
         self.shifts = torch.stack([torch.randint(cell, (count,), generator=generator) for cell in self.cells], 1)
         self.grid = grid
 
-    def __call__(self, which: range) -> Tensor:
-        """(m, *S) in [0, 1]."""
-        coarse = self.grids[which.start : which.stop].to(self.like)
+    def __call__(self, indices: range) -> Tensor:
+        """Return masks (m, *S) in [0, 1]."""
+        coarse = self.grids[indices.start : indices.stop].to(self.like)
         large = [(self.grid + 1) * cell for cell in self.cells]
         mode = _INTERPOLATION[len(self.size)]
         smooth = F.interpolate(coarse.unsqueeze(1), large, mode=mode, align_corners=False)[:, 0]
-        shifts = self.shifts[which.start : which.stop].tolist()
+        shifts = self.shifts[indices.start : indices.stop].tolist()
         return torch.stack(
             [
-                each[tuple(slice(shift, shift + length) for shift, length in zip(by, self.size, strict=True))]
-                for each, by in zip(smooth, shifts, strict=True)
+                mask[tuple(slice(offset, offset + length) for offset, length in zip(shift, self.size, strict=True))]
+                for mask, shift in zip(smooth, shifts, strict=True)
             ]
         )

@@ -1,7 +1,7 @@
-"""What a rule that tries the model may ask of it."""
+"""The interface through which rules run the model."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -9,14 +9,14 @@ Result = TypeVar("Result")
 
 
 class Block(Protocol):
-    """Some variants of some images: what is computed at once."""
+    """A block of work computed at once: some variants of some images."""
 
     images: range
     variants: range
 
     @property
     def place(self) -> tuple[slice, slice]:
-        """Where the block's results belong in (N, variants, ...)."""
+        """The slices of the block's results in (N, variants, ...)."""
 
 
 class BiasGradient(Protocol):
@@ -27,43 +27,43 @@ class BiasGradient(Protocol):
     gradient: Tensor
 
 
-FullGradients = Callable[[Callable[[int, Any], None]], Tensor]
-"""Runs one backward pass per target and shows (number of the target, :class:`BiasGradient`) of every bias on the way.
+FullGradients = Callable[[Callable[[int, BiasGradient], None]], Tensor]
+"""Runs one backward pass per target and calls the visitor with the target's number and every :class:`BiasGradient`.
 
-It returns the gradients with respect to the images, (N, [K,] C, *S).
+Returns the gradients with respect to the images, (N, [K,] C, *S).
 """
 
 
 class Scorer(Protocol):
-    """Scores and gradients of any copies of the images, for the targets found on the images as they are."""
+    """Scores and gradients of modified copies of the images, for the targets bound on the original images."""
 
     scores: Tensor  # (N, [K])
 
     @property
     def images(self) -> Tensor:
-        """(N, C, *S)."""
+        """The images (N, C, *S)."""
 
     def each(
-        self, variants: int, work: Callable[[Any], Result], images: range | None = None
+        self, variants: int, work: Callable[[Block], Result], images: range | None = None
     ) -> Iterator[tuple[Block, Result]]:
-        """Does the work for that many variants of every image, or of some, in blocks that fit in memory."""
+        """Call ``work`` for that many variants of every image, or of a range, in blocks that fit in memory."""
 
-    def score(self, copies: Tensor, block: Any) -> Tensor:
-        """(n, m, [K]): scores of a block's copies (n, m, C, *S)."""
+    def score(self, copies: Tensor, block: Block) -> Tensor:
+        """Return the scores (n, m, [K]) of a block's copies (n, m, C, *S)."""
 
-    def scores_of(self, variants: int, make: Callable[[Any], Tensor]) -> Tensor:
-        """(N, [K,] variants): scores of all the copies that ``make`` gives for blocks."""
+    def scores_of(self, variants: int, make: Callable[[Block], Tensor]) -> Tensor:
+        """Return the scores (N, [K,] variants) of the copies that ``make`` returns for every block."""
 
-    def predictions(self, copies: Tensor, block: Any) -> dict[str, Tensor]:
-        """Scores (n, m, [K]) of a block's copies and, of a classifier, top classes (n, m) and probabilities."""
+    def predictions(self, copies: Tensor, block: Block) -> dict[str, Tensor]:
+        """Return scores (n, m, [K]) of a block's copies and, for classifiers, top classes (n, m) and probabilities."""
 
     def occluded_predictions(
-        self, windows: Tensor, start: Tensor, engine: Any, images: range
-    ) -> list[tuple[Any, dict[str, Tensor]]] | None:
-        """Predictions for the images behind every window (M, 2, axes); None where copies are to be made."""
+        self, windows: Tensor, start: Tensor, engine: Literal["auto", "incremental", "dense"], images: range
+    ) -> list[tuple[Block, dict[str, Tensor]]] | None:
+        """Return predictions for the images occluded by each window (M, 2, axes); None if copies must be made."""
 
-    def gradients(self, copies: Tensor, block: Any, *kinds: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scores (n, m, [K]) and gradients (n, m, [K,] C, *S), by kind, of a block's copies."""
+    def gradients(self, copies: Tensor, block: Block, *kinds: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return scores (n, m, [K]) and gradients (n, m, [K,] C, *S), by kind, of a block's copies."""
 
-    def for_copies(self, copies: Tensor, block: Any, scores: Tensor) -> "Scorer":
-        """The same targets for a block's copies in the place of the images."""
+    def for_copies(self, copies: Tensor, block: Block, scores: Tensor) -> "Scorer":
+        """Return a scorer for a block's copies in place of the images, with the same targets."""

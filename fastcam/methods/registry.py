@@ -1,4 +1,4 @@
-"""Methods as data: a name, what the rule needs, and the rule."""
+"""The registry of methods: names, rules and the inputs that rules need."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,8 +13,8 @@ InputNeed = Literal[
 ]
 Need = LayerNeed | InputNeed
 Returns = Literal["weights", "map", "attributions"]
-Reduction = Literal["max_abs", "sum_abs", "sum", "mean", "max", "norm"]  # over colour
-Outcome = Tensor | tuple[Tensor, dict[str, Any]]  # the result, or a pair of it and details by name
+Reduction = Literal["max_abs", "sum_abs", "sum", "mean", "max", "norm"]  # over the colour channels
+Outcome = Tensor | tuple[Tensor, dict[str, Any]]  # the result, or the result and details by name
 Rule = Callable[..., Outcome]
 RuleT = TypeVar("RuleT", bound=Rule)
 
@@ -25,21 +25,21 @@ class Method:
 
     Attributes:
         name: registry name, as in ``fastcam.explain(..., method=name)``.
-        rule: function of what it needs; it returns what ``returns`` says, or a pair of that and a dict of details.
-            Where it needs no scorer and returns no attributions, positions are flat: ``activations`` (N, C, P) and
+        rule: function of its needs; it returns the kind named by ``returns``, or a pair of that and a dict of details.
+            If it needs no scorer and returns no attributions, positions are flat: ``activations`` (N, C, P) and
             ``gradients`` (N, C, P), or (N, 1, C, P) and (N, K, C, P) for K targets. Otherwise they are (N, C, *s) and
             (N, [K,] C, *s). A classifier's rows and the ablated scores are (N, [K,] C), ``images`` (N, [1,] C, *S), the
-            gradients with respect to them (N, [K,] C, *S); what the full gradients and the scorer are,
-            ``fastcam.methods.protocol`` says.
+            gradients with respect to them (N, [K,] C, *S); ``fastcam.methods.protocol`` defines the full gradients and
+            the scorer.
         needs: the names of the rule's positional arguments.
         returns: "weights", (..., C) or (..., C, P), that the engine reduces with the activations; "map", the map
-            itself, at the layer, or at the size of the images where no layer is needed; "attributions" of every input
+            itself, at the size of the layer, or of the images if no layer is needed; "attributions" of every input
             value, (N, [K,] C, *S), whose reduction over colour is the map.
-        relu: whether the definition ends in a ReLU; ``explain(relu=...)`` overrides it.
-        fused: an op that does rule and reduction in one pass, or None.
-        paper: where the method is defined.
-        cost: forward passes for one image, a backward pass through all of the network counted as one, in words.
-        reduce: how attributions become a map; ``explain(reduce=...)`` overrides it.
+        relu: whether the definition ends with a ReLU; ``explain(relu=...)`` overrides it.
+        fused: an op that computes rule and reduction in one pass, or None.
+        paper: the paper that defines the method.
+        cost: number of forward passes per image, as text; a full backward pass counts as one.
+        reduce: reduction of attributions to a map; ``explain(reduce=...)`` overrides it.
     """
 
     name: str
@@ -63,34 +63,34 @@ class Method:
         parameters = inspect.signature(self.rule).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
-    def all_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The options with their defaults, and those of the method inside where ``given`` or the default names one."""
-        inner = given.get("inner", self.options.get("inner"))
+    def all_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options with their defaults, and those of the inner method named by ``options`` or the default."""
+        inner = options.get("inner", self.options.get("inner"))
         return self.options if "inner" not in self.options else get_method(inner).options | self.options
 
-    def reduction(self, given: Mapping[str, Any]) -> Reduction:
-        """How attributions become a map: as those of the method inside, where there is one."""
-        inner = given.get("inner", self.options.get("inner"))
+    def reduction(self, options: Mapping[str, Any]) -> Reduction:
+        """Return the reduction of attributions to a map: that of the inner method, if any."""
+        inner = options.get("inner", self.options.get("inner"))
         return self.reduce if "inner" not in self.options else get_method(inner).reduce
 
-    def value(self, *given: Any, **options: Any) -> Tensor:
+    def value(self, *inputs: object, **options: object) -> Tensor:
         """Return the rule's result without its details."""
-        outcome = self.rule(*given, **options)
+        outcome = self.rule(*inputs, **options)
         return outcome[0] if isinstance(outcome, tuple) else outcome
 
     @property
     def has_layer(self) -> bool:
-        """Whether the method looks at a layer inside the network; without one it attributes to the input alone."""
+        """Whether the method uses a layer inside the network, instead of the input alone."""
         return any(need in get_args(LayerNeed) for need in self.needs)
 
     @property
     def is_one_pass(self) -> bool:
-        """Whether a pass over the images as they are is all that the method takes."""
+        """Whether the method needs only one pass over the original images."""
         return not {"scorer", "ablated_scores"} & set(self.needs)
 
     @property
     def is_flat(self) -> bool:
-        """Whether the rule gets its positions flat."""
+        """Whether the rule receives flat positions."""
         return self.has_layer and "scorer" not in self.needs and self.returns != "attributions"
 
 
@@ -108,10 +108,10 @@ def method(
     cost: str = "1",
     reduce: Reduction = "sum",
 ) -> Callable[[RuleT], RuleT]:
-    """Registers the decorated rule under ``name``; the arguments are those of :class:`Method`.
+    """Register the decorated rule under ``name``; the arguments are those of :class:`Method`.
 
     Raises:
-        ValueError: for a name that is taken.
+        ValueError: for a name that is already registered.
     """
 
     def register(rule: RuleT) -> RuleT:
@@ -124,7 +124,7 @@ def method(
 
 
 def get_method(name: str | Method) -> Method:
-    """The method of that name; a method that is no name is passed on.
+    """Return the method of that name; a :class:`Method` is returned unchanged.
 
     Raises:
         ValueError: for an unknown name; the message lists the known ones.
@@ -137,5 +137,5 @@ def get_method(name: str | Method) -> Method:
 
 
 def list_methods() -> list[Method]:
-    """Every registered method, in the order of registration."""
+    """Return all registered methods, in the order of registration."""
     return list(_methods.values())

@@ -1,1 +1,1 @@
-"""How a model is run: layers, hooks, inputs, batches, and the part of it after a layer."""
+"""Running a model: layers, hooks, inputs, batches, and the part of the model after a layer."""

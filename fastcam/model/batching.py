@@ -1,4 +1,4 @@
-"""Work that multiplies images, done in pieces that fit in memory."""
+"""Splits work on many copies of images into batches that fit in memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from fastcam.model.progress import Progress
+from fastcam.model.progress import ProgressReporter
 
 Result = TypeVar("Result")
 BatchSize = int | Literal["auto"]
 
-_START = {"cpu": 16, "cuda": 128}  # what "auto" tries first; more does not fit a processor's caches
-# How torch's allocator, the C++ library and oneDNN say that the host's memory ran out.
-_SIGNS = (
+INITIAL_BATCH_SIZE = {"cpu": 16, "cuda": 128}  # for "auto"; larger batches fall out of the CPU caches
+# Messages of torch's allocator, the C++ library and oneDNN when host memory runs out.
+OUT_OF_MEMORY_MESSAGES = (
     "can't allocate memory",
     "bad_alloc",
     "could not create a memory object",
@@ -22,32 +22,32 @@ _SIGNS = (
     "could not execute a primitive",
 )
 
-_MOST = 32  # times as many of small copies
+MAX_GROWTH = 32  # of the batch size, for small copies
 
 
 @dataclass(frozen=True)
 class Block:
-    """A rectangle of the work: some images, some variants of each."""
+    """A rectangle of the work: a range of images by a range of variants of each."""
 
     images: range
     variants: range
 
     def __len__(self) -> int:
-        """How many copies the block stands for."""
+        """The number of copies in the block."""
         return len(self.images) * len(self.variants)
 
     @property
     def place(self) -> tuple[slice, slice]:
-        """Where the block's results belong in (N, variants, ...)."""
+        """The index of the block's results in (N, variants, ...)."""
         return slice(self.images.start, self.images.stop), slice(self.variants.start, self.variants.stop)
 
     @property
     def rows(self) -> Tensor:
-        """(M,) int64: the image of every copy, the variants of one image side by side."""
+        """(M,) int64: the image of every copy; variants of one image are adjacent."""
         return torch.arange(self.images.start, self.images.stop).repeat_interleave(len(self.variants))
 
     def split(self, limit: int) -> tuple["Block", "Block"]:
-        """A block of at most ``limit`` copies from the front, and the rest: few variants of many images."""
+        """Return a block of at most ``limit`` copies, preferring few variants of many images, and the rest."""
         if len(self.images) > limit:
             middle = self.images.start + limit
             return (
@@ -62,41 +62,49 @@ class Block:
 
 
 class Batches:
-    """Cuts work into blocks, and into smaller ones where memory runs out.
+    """Splits work into blocks, and into smaller ones when memory runs out.
 
     Args:
-        batch_size: copies at a time; "auto" begins with a size that suits the device and halves it whenever memory runs
-            out, going on where it stopped.
-        device: where the work is done.
-        progress: told of every block.
-        start: what "auto" begins with; None takes what suits the device.
+        batch_size: copies at a time; "auto" starts with a size that suits the device and halves it whenever memory runs
+            out, without repeating finished blocks.
+        device: the device of the work.
+        progress: updated after every block.
+        start: the initial size for "auto"; None takes one that suits the device.
     """
 
     def __init__(
-        self, batch_size: BatchSize, device: torch.device, progress: Progress, start: int | None = None
+        self, batch_size: BatchSize, device: torch.device, progress: ProgressReporter, start: int | None = None
     ) -> None:
         check_batch_size(batch_size)
         self.device = device
         self.adapts = batch_size == "auto"
-        self.limit = (start or _START.get(device.type, 16)) if batch_size == "auto" else batch_size
+        self.limit = (start or INITIAL_BATCH_SIZE.get(device.type, 16)) if batch_size == "auto" else batch_size
         self.progress = progress
 
-    def quietly(self) -> "Batches":
-        """The same for work inside the work, which is not told to ``progress``."""
-        return Batches("auto" if self.adapts else self.limit, self.device, Progress())
+    def without_progress(self) -> "Batches":
+        """Return the same batches for nested work, without progress reports."""
+        return Batches("auto" if self.adapts else self.limit, self.device, ProgressReporter())
 
     def each(
         self, images: int | range, variants: int, work: Callable[[Block], Result], size: float = 1.0
     ) -> Iterator[tuple[Block, Result]]:
-        """Does ``work`` for every variant of every image, nothing twice, the variants of an image in order.
+        """Run ``work`` once for every variant of every image, the variants of each image in order.
 
-        ``images`` is how many, or which. ``size`` is that of a copy beside an image: "auto" takes more of small ones.
+        Args:
+            images: the number of images, or a range of them.
+            variants: the number of variants per image.
+            work: from a block to its result.
+            size: of a copy relative to a full image; "auto" takes larger batches of small copies.
+
+        Yields:
+            Every block with its result.
         """
-        more = min(_MOST, max(1, int(1 / size))) if self.adapts else 1
-        limit = self.limit * more
+        growth = min(MAX_GROWTH, max(1, int(1 / size))) if self.adapts else 1
+        limit = self.limit * growth
         images = range(images) if isinstance(images, int) else images
         pending = [Block(images, range(variants))]
-        progress = self.progress if variants > 1 else Progress()  # one copy an image is no work to tell of
+        # No progress bar for a single copy per image.
+        progress = self.progress if variants > 1 else ProgressReporter()
         with progress.over(len(images) * variants) as advance:
             while pending:
                 block = pending.pop()
@@ -106,14 +114,14 @@ class Batches:
                 result = self._attempt(block, work)
                 if result is None:
                     limit = (len(block) + 1) // 2
-                    self.limit = max(1, limit // more)
+                    self.limit = max(1, limit // growth)
                     pending.append(block)
                     continue
                 yield block, result[0]
                 advance(len(block))
 
     def _attempt(self, block: Block, work: Callable[[Block], Result]) -> tuple[Result] | None:
-        """The work's result, or None where memory ran out and less may be tried."""
+        """Return the result in a tuple, or None when memory ran out and a smaller block can be tried."""
         try:
             return (work(block),)
         except (RuntimeError, MemoryError) as error:
@@ -125,18 +133,18 @@ class Batches:
 
 
 def check_batch_size(batch_size: BatchSize) -> None:
-    """Refuses what is neither "auto" nor a positive whole number."""
+    """Raise ValueError unless the size is "auto" or a positive whole number."""
     is_number = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1
     if batch_size != "auto" and not is_number:
         raise ValueError(f'`batch_size` must be "auto" or a positive whole number, got {batch_size!r}')
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or on the host."""
+    """Whether an error means that device or host memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    return any(sign in text for sign in _SIGNS)
+    return any(message in text for message in OUT_OF_MEMORY_MESSAGES)
 
 
 def join_blocks(parts: Sequence[tuple[Block, Tensor]], images: int, variants: int) -> Tensor:

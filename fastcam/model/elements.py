@@ -1,21 +1,22 @@
-"""The tensor of a layer's output that is explained: the output, or one element of a tuple, mapping or dataclass."""
+"""The explained tensor of a layer's output: the output, or one element of a tuple, mapping or dataclass."""
 
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 
-Element = int | str | None
-Select = Callable[[Any], Any] | int | str | None  # the part of a model's output that is scored
+ModelOutput: TypeAlias = Any  # whatever a model or a layer returns
+Element = int | str | None  # of a layer's output, by position or name; None for the output itself
+Select = Callable[[ModelOutput], ModelOutput] | int | str | None  # the part of a model's output that is scored
 
 
-def activation_of(output: Any, element: Element, name: str) -> Tensor:
-    """Return the tensor of a layer's output that is explained.
+def activation_of(output: ModelOutput, element: Element, name: str) -> Tensor:
+    """Return the explained tensor of a layer's output.
 
     Raises:
-        TypeError, ValueError: where the output has no such element, or it is no floating point tensor.
+        TypeError, ValueError: if the output has no such element, or the element is not a floating point tensor.
     """
     if not isinstance(output, Tensor):
         if element is None:
@@ -34,19 +35,19 @@ def activation_of(output: Any, element: Element, name: str) -> Tensor:
     return output
 
 
-def pick(output: Any, element: Element) -> Any:
-    """Return an element by key or index, or by attribute where the output has names but no keys."""
+def pick(output: ModelOutput, element: Element) -> ModelOutput:
+    """Return an element by key or index, or by attribute if the output has attributes but no keys."""
     if isinstance(element, str) and not isinstance(output, Mapping) and hasattr(output, element):
         return getattr(output, element)
     return output[element]
 
 
-def exchange(output: Any, element: Element, tensor: Tensor) -> Any:
-    """Return the output with one element exchanged, of the same type."""
+def exchange(output: ModelOutput, element: Element, tensor: Tensor) -> ModelOutput:
+    """Return an output of the same type with one element replaced."""
     if isinstance(output, Tensor):
         return tensor
     if isinstance(output, Mapping) and isinstance(element, int) and element not in output:
-        element = list(output)[element]  # a mapping that also answers to positions
+        element = list(output)[element]  # a mapping that also accepts positions
     if dataclasses.is_dataclass(output) and not isinstance(output, type) and isinstance(element, str):
         return dataclasses.replace(output, **{element: tensor})
     if hasattr(output, "_replace"):  # a named tuple

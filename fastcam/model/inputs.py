@@ -1,4 +1,4 @@
-"""What goes into a model: the images to explain, and what else it takes."""
+"""The inputs of a model: the images to explain, and its other arguments."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map_only
 
 
 def _recordable(argument: Tensor) -> Tensor:
-    """A copy of what autograd may not record: tensors made in inference mode."""
+    """Return the tensor, copied if it was made in inference mode, which autograd cannot record."""
     if not argument.is_inference():
         return argument
     with torch.inference_mode(False):
@@ -18,7 +18,7 @@ def _recordable(argument: Tensor) -> Tensor:
 
 
 Result = TypeVar("Result")
-Images = Tensor | tuple[Any, ...]  # the images, or the positional arguments of the model, the images first
+Images = Tensor | tuple[object, ...]  # the images, or the positional arguments of the model, the images first
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,26 @@ class Inputs:
     """The positional arguments of a model.
 
     Attributes:
-        images: (N, C, *S) floating point, the argument that is explained.
-        others: the remaining arguments, held as they are; tensors with N rows, also inside tuples, lists and dicts,
-            belong to the images row by row.
+        images: (N, C, *S) floating point, the explained argument.
+        others: the remaining arguments; tensors with N rows, also inside tuples, lists and dicts, have one row per
+            image.
     """
 
     images: Tensor
-    others: tuple[Any, ...] = ()
+    others: tuple[object, ...] = ()
 
     @classmethod
-    def of(cls, given: Any) -> "Inputs":
-        """From what a user gives: a tensor, or a tuple of the model's arguments with the images first.
+    def of(cls, arguments: Images) -> "Inputs":
+        """Return the inputs for a tensor, or for a tuple of the model's arguments with the images first.
 
         Raises:
-            TypeError, ValueError: where the images are not a floating point tensor (N, C, ...).
+            TypeError, ValueError: if the images are not a floating point tensor (N, C, ...).
         """
-        if isinstance(given, tuple) and not given:
+        if isinstance(arguments, tuple) and not arguments:
             raise ValueError("`images` must be a tensor or a tuple that begins with one, got an empty tuple")
-        images, *others = tree_map_only(Tensor, _recordable, given if isinstance(given, tuple) else (given,))
+        images, *others = tree_map_only(
+            Tensor, _recordable, arguments if isinstance(arguments, tuple) else (arguments,)
+        )
         if not isinstance(images, Tensor) or not images.is_floating_point():
             kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
             raise TypeError(f"`images` must be a floating point tensor (N, C, ...), got {kind}")
@@ -61,31 +63,31 @@ class Inputs:
         return (self.images, *self.others)
 
     def in_fast_layout(self) -> "Inputs":
-        """The same with the channels of pictures side by side in memory: convolutions on a processor like it better."""
+        """Return the inputs with images in channels_last on the CPU, whose convolutions are faster on it."""
         images = self.images
         if images.dim() != 4 or images.device.type != "cpu":
             return self
         return Inputs(images.contiguous(memory_format=torch.channels_last), self.others)
 
     def with_copies(self, copies: Tensor, rows: Tensor) -> "Inputs":
-        """The same arguments for copies (M, C, *S) of the images, each of the image that ``rows`` (M,) names.
+        """Return the arguments for copies (M, C, *S) of the images; ``rows`` (M,) holds the image of each copy.
 
         The copies get the images' memory layout.
         """
         if _is_channels_last(self.images) and copies.dim() == 4:
             copies = copies.contiguous(memory_format=torch.channels_last)
-        return Inputs(copies, tree_map_only(Tensor, lambda other: self._row_by_row(other, rows), self.others))
+        return Inputs(copies, tree_map_only(Tensor, lambda other: self._index_rows(other, rows), self.others))
 
     def first(self) -> "Inputs":
-        """The first image alone."""
-        return self.repeated(1)
+        """Return the inputs for the first image alone."""
+        return self.repeat_to(1)
 
-    def repeated(self, count: int) -> "Inputs":
-        """So many images: the first ones, again and again where there are fewer."""
+    def repeat_to(self, count: int) -> "Inputs":
+        """Return the inputs for ``count`` images: the first ones, repeated if there are fewer."""
         rows = torch.arange(count) % len(self.images)
         return self.with_copies(self.images[rows.to(self.images.device)], rows)
 
-    def _row_by_row(self, other: Tensor, rows: Tensor) -> Tensor:
+    def _index_rows(self, other: Tensor, rows: Tensor) -> Tensor:
         is_per_image = other.dim() > 0 and len(other) == len(self.images)
         return other[rows.to(other.device)] if is_per_image else other
 
@@ -95,7 +97,7 @@ def _is_channels_last(images: Tensor) -> bool:
 
 
 def in_fast_layout(run: Callable[[Inputs], Result], inputs: Inputs) -> Result:
-    """What ``run`` returns for the inputs in the fast layout; as they are, where the model takes views of them."""
+    """Return the result of ``run`` in the fast layout; in the original one if the model's views need that."""
     fast = inputs.in_fast_layout()
     try:
         return run(fast)

@@ -1,9 +1,8 @@
-"""Which layer to explain: by module, by name, or the last one with a spatial map."""
+"""The layers to explain: by module, by name, or the last one with a spatial map."""
 
 import difflib
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from fastcam.model.split_model import SplitModel
 
 TargetLayer = nn.Module | str | Sequence[nn.Module | str] | None
 
-# Modules that resample or pass on what another layer computed: never the layer one wants to look at.
+# Modules that only resample or pass on the output of another layer: never chosen.
 _PASSIVE = (
     nn.Identity,
     nn.Flatten,
@@ -26,30 +25,32 @@ _PASSIVE = (
     nn.modules.pooling._AvgPoolNd,
 )
 
-# For each model the name found for an image shape, and the modules the model had then.
-_found: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], tuple[str, list[int]]]] = weakref.WeakKeyDictionary()
+# For each model and image shape the name of the chosen layer, and the modules of the model at that time.
+_default_layers: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], tuple[str, list[int]]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def resolve(model: nn.Module, target_layer: TargetLayer, inputs: Inputs) -> list[Layer]:
-    """The target layers with their names.
+    """Return the target layers with their names.
 
     Args:
         model: the module to explain.
         target_layer: a module of the model, its name, a list of either, or None for the last layer whose output
             has a spatial map (found once per model and image shape by running one image).
-        inputs: what the model takes.
+        inputs: the model's inputs.
 
     Raises:
-        ValueError: for a layer that the model does not have, an empty list, or none that has a spatial map.
+        ValueError: for a layer that the model does not have, an empty list, or a model without a spatial map.
         TypeError: for anything else, and for TorchScript modules, which cannot be hooked.
     """
     _refuse_scripted(model)
     if target_layer is None:
-        return [_find(model, inputs)]
+        return [_find_default_layer(model, inputs)]
     chosen = list(target_layer) if isinstance(target_layer, list | tuple) else [target_layer]
     if not chosen:
         raise ValueError("`target_layer` must name at least one layer, got an empty list")
-    return [_layer(model, item) for item in chosen]
+    return [resolve_one(model, item) for item in chosen]
 
 
 def _refuse_scripted(module: nn.Module) -> None:
@@ -60,32 +61,33 @@ def _refuse_scripted(module: nn.Module) -> None:
         )
 
 
-def named(model: nn.Module, name: str) -> Layer:
-    """The layer of that name.
+def get_layer(model: nn.Module, name: str) -> Layer:
+    """Return the layer of that name.
 
     Raises:
-        ValueError: where the model has none, the message names similar ones; and where it was changed.
+        ValueError: if the model has no such layer (the message lists similar names), or the layer was changed.
     """
-    module = _named(model, name)
+    module = _get_module(model, name)
     if isinstance(model, SplitModel):
         model.check_layer(name)
     return Layer(name, module)
 
 
-def _layer(model: nn.Module, item: Any) -> Layer:
+def resolve_one(model: nn.Module, item: object) -> Layer:
+    """Return the target layer given by a module of the model or its name; raises as :func:`resolve`."""
     if isinstance(item, str):
-        return named(model, item)
+        return get_layer(model, item)
     if not isinstance(item, nn.Module):
         raise TypeError(f"`target_layer` must be a module, its name or a list of them, got {type(item).__name__}")
     for name, module in model.named_modules():
         if module is item or getattr(module, "source", None) is item:
-            return named(model, name) if name else Layer(name, module)
+            return get_layer(model, name) if name else Layer(name, module)
     if isinstance(model, SplitModel) and (known := model.name_of(item)):
-        return named(model, known)
+        return get_layer(model, known)
     raise ValueError(f"`target_layer` must be a module of the model, got a {type(item).__name__} that is not")
 
 
-def _named(model: nn.Module, name: str) -> nn.Module:
+def _get_module(model: nn.Module, name: str) -> nn.Module:
     try:
         module = model.get_submodule(name)
     except AttributeError:
@@ -97,8 +99,8 @@ def _named(model: nn.Module, name: str) -> nn.Module:
     return module
 
 
-def _find(model: nn.Module, inputs: Inputs) -> Layer:
-    known = _found.setdefault(model, {})
+def _find_default_layer(model: nn.Module, inputs: Inputs) -> Layer:
+    known = _default_layers.setdefault(model, {})
     shape, modules = tuple(inputs.images.shape[1:]), [id(module) for module in all_modules(model)]
     if shape not in known or known[shape][1] != modules:
         known[shape] = _last_spatial_layer(model, inputs if is_training(model) else inputs.first()), modules
@@ -107,7 +109,7 @@ def _find(model: nn.Module, inputs: Inputs) -> Layer:
 
 
 def _last_spatial_layer(model: nn.Module, inputs: Inputs) -> str:
-    """The name of the module that finishes last among those returning (N, C, *S) with more than one position."""
+    """Return the name of the module that finishes last among those returning (N, C, *S) with more than one position."""
     images = inputs.images
     order = [
         (name, module, output)
@@ -115,10 +117,12 @@ def _last_spatial_layer(model: nn.Module, inputs: Inputs) -> str:
         if name and not issubclass(_kind(module), _PASSIVE) and output.is_floating_point()
     ]
     if any(_is_spatial(output, images) for _, module, output in order if not isinstance(module, Value)):
-        order = [each for each in order if not isinstance(each[1], Value)]
-    # These two keep the channels behind the positions: what has the shape of their outputs is no map (N, C, *S).
-    behind = {o.shape for _, module, o in order if _kind(module) in (nn.LayerNorm, nn.Linear) and o.dim() > 2}
-    tokens = [i for i, (_, _, output) in enumerate(order) if output.shape in behind or _is_tokens(output, images)]
+        order = [entry for entry in order if not isinstance(entry[1], Value)]
+    # Layer norm and linear layers have channels last: outputs of the same shape are not maps (N, C, *S).
+    channels_last = {o.shape for _, module, o in order if _kind(module) in (nn.LayerNorm, nn.Linear) and o.dim() > 2}
+    tokens = [
+        i for i, (_, _, output) in enumerate(order) if output.shape in channels_last or _is_tokens(output, images)
+    ]
     spatial = [i for i, (_, _, output) in enumerate(order) if i not in tokens and _is_spatial(output, images)]
     if tokens and (not spatial or spatial[-1] < tokens[-1]):
         raise ValueError(
@@ -133,7 +137,7 @@ def _last_spatial_layer(model: nn.Module, inputs: Inputs) -> str:
 
 
 def _kind(module: nn.Module) -> type[nn.Module]:
-    """The class of a module, or that of the one it stands for in an opened artefact."""
+    """Return the class of a module, or of the one that it stands for in an opened artefact."""
     return getattr(module, "stands_for", None) or type(module)
 
 
@@ -143,7 +147,7 @@ def _is_spatial(output: Tensor, images: Tensor) -> bool:
 
 
 def _is_tokens(output: Tensor, images: Tensor) -> bool:
-    """Whether an output for pictures is (N, T, C), or (N, h, w, C) with more channels than the picture is wide."""
+    """Whether an output for 2D images is (N, T, C), or (N, h, w, C) with more channels than the image is wide."""
     if images.dim() != 4:
         return False
     return (output.dim() == 3 and output.shape[1] > 1) or (output.dim() == 4 and output.shape[-1] > images.shape[-1])

@@ -1,21 +1,25 @@
-"""Progress of what takes long: shown only where asked for, and only after two seconds."""
+"""Progress reports of long work, off by default; a bar appears after two seconds."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Report = Callable[[int, int], None]
 
-_PATIENCE = 2.0  # seconds
+SECONDS_BEFORE_BAR = 2.0
 
 
-class Progress:
-    """Tells how far the work is.
+class ProgressReporter:
+    """Reports the progress of the work.
 
     Args:
-        show: False for nothing, True for a bar on standard error, where that is a terminal or a notebook, once the work
-            has taken two seconds, or a function of (done, total) that is called after every piece.
+        show: False for no report; True for a bar on standard error after two seconds, in a terminal or a notebook; or a
+            function of (done, total) that is called after every piece.
+        description: the label of the bar.
     """
 
     def __init__(self, show: bool | Report = False, description: str = "explaining") -> None:
@@ -25,11 +29,11 @@ class Progress:
 
     @contextlib.contextmanager
     def over(self, total: int) -> Iterator[Callable[[int], None]]:
-        """Gives a function that is told how many of ``total`` pieces were done."""
+        """Yield a function that advances the progress towards ``total`` by a number of pieces."""
         if self.show is False:
             yield lambda count: None
             return
-        report, close = (self.show, _nothing) if callable(self.show) else _bar(self.description)
+        report, close = (self.show, _do_nothing) if callable(self.show) else _open_bar(self.description)
         done = 0
 
         def advance(count: int) -> None:
@@ -43,23 +47,23 @@ class Progress:
             close()
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
-def _bar(description: str) -> tuple[Report, Callable[[], None]]:
-    """A bar that appears after two seconds, and what closes it."""
+def _open_bar(description: str) -> tuple[Report, Callable[[], None]]:
+    """Return the functions that update and close a bar, which appears after two seconds."""
     try:
         from rich.console import Console
         from rich.progress import Progress as Bar
     except ImportError:
         raise ImportError('progress=True needs rich: pip install "fastcam[cli]"') from None
     started = time.monotonic()
-    bar: Any = None
+    bar: Progress | None = None
 
     def report(done: int, total: int) -> None:
         nonlocal bar
-        if bar is None and time.monotonic() - started < _PATIENCE:
+        if bar is None and time.monotonic() - started < SECONDS_BEFORE_BAR:
             return
         if bar is None:
             console = Console(stderr=True)

@@ -1,11 +1,10 @@
-"""Runs the part of a model behind a layer again and again, without the part in front of it."""
+"""Runs the part of a model after a layer repeatedly, without the part before it."""
 
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +14,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastcam.model import capture, elements
 from fastcam.model.batching import Block
-from fastcam.model.elements import Element
+from fastcam.model.elements import Element, ModelOutput
 from fastcam.model.inputs import Inputs
 
-# Functions that read or write values: what they said while recording is said again, and what they wrote is there.
-_OF_VALUES = {
+# Value-reading functions: their recorded results are replayed; writes have already happened.
+VALUE_READING = {
     "__setitem__",
     "item",
     "tolist",
@@ -31,35 +30,35 @@ _OF_VALUES = {
     "__float__",
     "__index__",
 }
-# Not noted: an error on its way out sets the mode back, which would look like another model and hide the error.
-_MODES = {"_set_grad_enabled", "set_grad_enabled"}
+# Not recorded: an error that propagates restores the mode, which would look like a different model and hide the error.
+MODE_SETTING = {"_set_grad_enabled", "set_grad_enabled"}
 
 
 class NotResumableError(RuntimeError):
-    """The model cannot be run from this layer on."""
+    """The model cannot be resumed after this layer."""
 
 
 @dataclass
-class _Result:
-    """A tensor that the front made: its shape, and itself where the model still holds it behind the layer.
+class _RecordedTensor:
+    """A tensor from before the layer: its shape, and its value if the model still holds it at the layer.
 
-    What came from the images has rows for each of them; so has what has as many rows as there are images.
+    A tensor has rows per image if it was computed from the images, or if its number of rows is that of the images.
     """
 
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
-    alive: Callable[[], Tensor | None]
-    of_images: bool
+    get: Callable[[], Tensor | None]
+    from_images: bool
 
-    def of_copies(self, block: Block, images: int) -> Tensor:
-        """The tensor for a block of copies: rows repeated, or where nothing can read it any more, its shape alone.
+    def for_copies(self, block: Block, images: int) -> Tensor:
+        """Return the tensor for a block of copies: with repeated rows, or of the shape alone if nothing can read it.
 
-        Of its own memory, and no view: the model, or a hook, may work on it in place, and the next block begins with
-        the same.
+        The tensor has its own memory: the model or a hook may change it in place, and the next block must start from
+        the same values.
         """
-        tensor, per_image = self.alive(), self.shape[0] // images if self.shape else 0
-        if per_image == 0 or self.shape[0] % images or not (self.of_images or per_image == 1):  # no axis of images
+        tensor, per_image = self.get(), self.shape[0] // images if self.shape else 0
+        if per_image == 0 or self.shape[0] % images or not (self.from_images or per_image == 1):  # no image axis
             if tensor is not None:
                 return tensor.clone()
             return torch.empty((), dtype=self.dtype, device=self.device).expand(self.shape)
@@ -74,74 +73,79 @@ class _Result:
 
 
 class Resumed:
-    """The part of a model behind a layer.
+    """The part of a model after a layer.
 
-    The front runs once and every call of a function of torch in it is noted. To resume, the model runs again, each
-    noted call answers from the notes, and at the layer the given activations take the place of what it returns. What
-    the front computed and the rest still uses, a skip connection around the layer for one, is kept.
+    The part before the layer runs once, and every call of a torch function in it is recorded. To resume, the model runs
+    again with each recorded call returning its recorded result, and the new activations replace the layer's output.
+    Results that the rest of the model still uses, as in a skip connection around the layer, are kept.
 
     Args:
         forward: runs the model.
-        inputs: N images and what else the model takes.
-        layer: where to begin.
-        element: which element of the layer's tuple or dict is exchanged.
+        inputs: N images and the model's other arguments.
+        layer: the layer to resume after.
+        element: the element of the layer's tuple or dict to replace.
 
     Attributes:
-        entering: the first argument of the layer, for the images.
-        leaving: what the layer returned for them.
+        layer_input: the first argument of the layer, for the images.
+        layer_output: the output of the layer for them.
 
     Raises:
-        RuntimeError: where the layer is not reached.
+        RuntimeError: if the layer is not reached.
     """
 
-    entering: Any
-    leaving: Any
+    layer_input: ModelOutput
+    layer_output: ModelOutput
 
     def __init__(
-        self, forward: Callable[[Inputs], Any], inputs: Inputs, layer: capture.Layer, element: Element = None
+        self, forward: Callable[[Inputs], ModelOutput], inputs: Inputs, layer: capture.Layer, element: Element = None
     ) -> None:
         self.forward, self.inputs, self.layer, self.element = forward, inputs, layer, element
-        recorder = _Recorder(inputs)
+        recorder = _CallRecorder(inputs)
 
-        def stop(arguments: Any, output: Any) -> None:
-            self.entering, self.leaving = arguments[0] if arguments else None, output
-            recorder.keep()
-            raise _Reached
+        def stop(arguments: tuple[object, ...], output: ModelOutput) -> None:
+            self.layer_input, self.layer_output = arguments[0] if arguments else None, output
+            recorder.keep_live_tensors()
+            raise _LayerReached
 
-        with contextlib.suppress(_Reached):
+        with contextlib.suppress(_LayerReached):
             self._run(inputs, recorder, stop)
             raise RuntimeError(f"target layer {layer.name!r} was not reached in the forward pass")
         self.calls = recorder.calls
 
-    def __call__(self, activations: Tensor, block: Block) -> Any:
-        """The model's output for what the layer is to have returned for a block of copies, (M, ...).
+    def __call__(self, activations: Tensor, block: Block) -> ModelOutput:
+        """Return the model's output with the layer's output for a block of copies replaced by (M, ...) activations.
 
         Raises:
-            NotResumableError: where the model ran differently this time.
+            NotResumableError: if the model runs differently this time.
         """
-        player = _Player(self.calls, block, len(self.inputs.images))
-        images = self.inputs.images[:1].expand(len(block), *self.inputs.images.shape[1:])  # only the shape counts
+        replay = _Replay(self.calls, block, len(self.inputs.images))
+        images = self.inputs.images[:1].expand(len(block), *self.inputs.images.shape[1:])  # only the shape matters
         return self._run(
             self.inputs.with_copies(images, block.rows),
-            player,
+            replay,
             lambda arguments, output: elements.exchange(output, self.element, activations),
         )
 
-    def _run(self, inputs: Inputs, mode: TorchFunctionMode, at_layer: Callable[[Any, Any], Any]) -> Any:
+    def _run(
+        self,
+        inputs: Inputs,
+        mode: TorchFunctionMode,
+        at_layer: Callable[[tuple[object, ...], ModelOutput], ModelOutput | None],
+    ) -> ModelOutput:
         thread, reached = threading.get_ident(), False
         with contextlib.ExitStack() as stack:
 
-            def go_on(module: nn.Module, arguments: Any, output: Any) -> Any:
+            def hook(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
                 nonlocal reached
                 if threading.get_ident() != thread:
                     return None
                 if reached:
                     raise NotResumableError(f"layer {self.layer.name!r} runs several times")
                 reached = True
-                stack.close()  # what follows is computed again
+                stack.close()  # everything after the layer is computed again
                 return at_layer(arguments, output)
 
-            handle = self.layer.module.register_forward_hook(go_on)
+            handle = self.layer.module.register_forward_hook(hook)
             try:
                 stack.enter_context(mode)
                 return self.forward(inputs)
@@ -149,71 +153,85 @@ class Resumed:
                 handle.remove()
 
 
-class _Reached(BaseException):
-    """The front has run: no error, and not to be caught by a model."""
+class _LayerReached(BaseException):
+    """Stops the forward pass at the layer; not an Exception, so that models do not catch it."""
 
 
-class _Recorder(TorchFunctionMode):
-    """Notes what every function returned, without keeping it alive, and whether it came from the images."""
+class _CallRecorder(TorchFunctionMode):
+    """Records the result of every function, without keeping it alive, and whether it was computed from the images."""
 
     def __init__(self, inputs: Inputs) -> None:
         super().__init__()
-        self.calls: list[tuple[str, Any]] = []
-        self.of_images = WeakTensorKeyDictionary()
+        self.calls: list[tuple[str, object]] = []
+        self.from_images = WeakTensorKeyDictionary()
         self._mark(inputs.arguments)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Collection[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         output = func(*args, **(kwargs or {}))
-        if func.__name__ in _MODES:
+        if func.__name__ in MODE_SETTING:
             return output
-        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
-        if any(each in self.of_images for each in given):
+        if any(isinstance(leaf, Tensor) and leaf in self.from_images for leaf in tree_leaves((args, kwargs))):
             self._mark(args[0] if func.__name__ == "__setitem__" else output)
-        self.calls.append((func.__name__, tree_map_only(Tensor, self._note, output)))
+        self.calls.append((func.__name__, tree_map_only(Tensor, self._record, output)))
         return output
 
-    def _mark(self, tensors: Any) -> None:
-        for each in tree_leaves(tensors):
-            if isinstance(each, Tensor):
-                self.of_images[each] = True
+    def _mark(self, tensors: object) -> None:
+        for leaf in tree_leaves(tensors):
+            if isinstance(leaf, Tensor):
+                self.from_images[leaf] = True
 
-    def _note(self, tensor: Tensor) -> _Result:
-        return _Result(tensor.shape, tensor.dtype, tensor.device, weakref.ref(tensor), tensor in self.of_images)
+    def _record(self, tensor: Tensor) -> _RecordedTensor:
+        is_from_images = tensor in self.from_images
+        return _RecordedTensor(tensor.shape, tensor.dtype, tensor.device, weakref.ref(tensor), is_from_images)
 
-    def keep(self) -> None:
-        """Keeps what the model still holds at this moment."""
-        for _, note in self.calls:
-            tree_map_only(_Result, self._keep, note)
+    def keep_live_tensors(self) -> None:
+        """Keep the recorded tensors that the model still holds now."""
+        for _, result in self.calls:
+            tree_map_only(_RecordedTensor, self._keep, result)
 
-    def _keep(self, result: _Result) -> _Result:
-        tensor = result.alive()
-        result.alive = lambda: tensor
-        result.of_images |= tensor is not None and tensor in self.of_images  # written to since
-        return result
+    def _keep(self, record: _RecordedTensor) -> _RecordedTensor:
+        tensor = record.get()
+        record.get = lambda: tensor
+        record.from_images |= tensor is not None and tensor in self.from_images  # written to since
+        return record
 
 
-class _Player(TorchFunctionMode):
-    """Answers every function from the notes."""
+class _Replay(TorchFunctionMode):
+    """Returns the recorded result of every function."""
 
-    def __init__(self, calls: list[tuple[str, Any]], block: Block, images: int) -> None:
+    def __init__(self, calls: list[tuple[str, object]], block: Block, images: int) -> None:
         super().__init__()
         self.calls, self.block, self.images = iter(calls), block, images
-        self.is_lost = False
+        self.has_diverged = False
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.is_lost or func.__name__ in _MODES:  # lost: on the way out, contexts that the model entered are left
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Collection[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        if self.has_diverged or func.__name__ in MODE_SETTING:  # after diverging, the model's contexts still exit
             return func(*args, **(kwargs or {}))
-        name, note = next(self.calls, ("nothing", None))
+        name, result = next(self.calls, ("nothing", None))
         if name != func.__name__:
-            self.is_lost = True
+            self.has_diverged = True
             raise NotResumableError(f"the model called {func.__name__} where it called {name} before")
         has_tensors = False
 
-        def tensor(result: Any) -> Any:
+        def restore(leaf: object) -> object:
             nonlocal has_tensors
-            has_tensors |= isinstance(result, _Result)
-            return result.of_copies(self.block, self.images) if isinstance(result, _Result) else result
+            if not isinstance(leaf, _RecordedTensor):
+                return leaf
+            has_tensors = True
+            return leaf.for_copies(self.block, self.images)
 
-        answer = tree_map(tensor, note)
-        # Shapes and the like are those of the copies.
-        return answer if has_tensors or name in _OF_VALUES else func(*args, **(kwargs or {}))
+        restored = tree_map(restore, result)
+        # Results such as shapes are computed again, for the copies.
+        return restored if has_tensors or name in VALUE_READING else func(*args, **(kwargs or {}))

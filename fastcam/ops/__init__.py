@@ -1,4 +1,4 @@
-"""The fused ops: one module each, with checks, fake and autograd beside the wrapper."""
+"""The fused ops, one module each, with checks, fake implementation and autograd formula."""
 
 from fastcam.ops.channel_mean import channel_mean
 from fastcam.ops.gather_patches import gather_patches

@@ -1,10 +1,10 @@
-"""What every op shares: checks of its tensors, the choice of kernel or reference, registration."""
+"""Code shared by the ops: checks of tensors, choice of kernel or reference, registration."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from fastcam._extension import has_extension
 from fastcam.ops import numerics, reference
@@ -14,11 +14,24 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _library = torch.library.Library("fastcam", "IMPL") if has_extension() else None
 
 
-namespace: Any = torch.ops.fastcam  # where the ops are looked up
+namespace = torch.ops.fastcam  # replaced by tests of the CUDA kernels
 
 
-def call(name: str, *arguments: Any) -> Any:
-    """Runs the op: its kernel for the tensors' device, or the reference without the extension."""
+class Context(FunctionCtx):
+    """The autograd context of an op; subclasses declare what its ``setup_context`` stores."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+
+class MapContext(Context):
+    """The context of a fused method, see :func:`save_inputs`."""
+
+    options: list[float]
+
+
+def call(name: str, *arguments: object) -> Tensor:
+    """Run the op: its kernel for the tensors' device, or the reference without the extension."""
     if _library is None:
         return getattr(reference, name)(*arguments)
     return getattr(namespace, name)(*arguments)
@@ -28,9 +41,9 @@ def register(
     name: str,
     fake: Callable[..., Tensor | None],
     setup_context: Callable[..., None] | None = None,
-    backward: Callable[..., Any] | None = None,
+    backward: Callable[..., object] | None = None,
 ) -> None:
-    """Gives the compiled op its fake, its autograd formula if it has one, and its reference for other devices."""
+    """Register the fake of a compiled op, its autograd formula if any, and its reference for other devices."""
     if _library is None:
         return
     _library.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
@@ -40,20 +53,20 @@ def register(
 
 
 def shape_text(tensor: Tensor) -> str:
-    """The shape as a tuple, for messages."""
+    """Return the shape as a tuple, for error messages."""
     return str(tuple(tensor.shape))
 
 
-def check_tensor(name: str, value: Any) -> None:
-    """Refuses what is not a tensor of one of the four floating dtypes."""
+def check_tensor(name: str, value: object) -> None:
+    """Raise unless ``value`` is a tensor of one of the four floating dtypes."""
     if not isinstance(value, Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}")
     if value.dtype not in FLOATS:
         raise TypeError(f"`{name}` must be float32, float64, float16 or bfloat16, got {value.dtype}")
 
 
-def check_activations(activations: Any) -> None:
-    """Refuses what is not (N, C, ...) with at least one spatial axis."""
+def check_activations(activations: Tensor) -> None:
+    """Raise unless ``activations`` are (N, C, ...) with at least one spatial axis."""
     check_tensor("activations", activations)
     if activations.dim() < 3:
         raise ValueError(
@@ -62,15 +75,15 @@ def check_activations(activations: Any) -> None:
 
 
 def check_same(name: str, value: Tensor, other: Tensor, other_name: str, dtypes: Sequence[torch.dtype] = ()) -> None:
-    """Refuses another device, or a dtype that is neither that of ``other`` nor among ``dtypes``."""
+    """Raise unless ``value`` is on the device of ``other`` and has its dtype or one of ``dtypes``."""
     if value.dtype not in (other.dtype, *dtypes):
         raise TypeError(f"`{name}` must have the dtype of `{other_name}`, {other.dtype}, got {value.dtype}")
     if value.device != other.device:
         raise ValueError(f"`{name}` must be on the device of `{other_name}`, {other.device}, got {value.device}")
 
 
-def check_pair(activations: Any, gradients: Any, name: str = "gradients") -> None:
-    """Refuses gradients that are not (N, C, *S) or (N, K, C, *S) for activations (N, C, *S)."""
+def check_pair(activations: Tensor, gradients: Tensor, name: str = "gradients") -> None:
+    """Raise unless gradients are (N, C, *S) or (N, K, C, *S) for activations (N, C, *S)."""
     check_activations(activations)
     check_tensor(name, gradients)
     shape = tuple(gradients.shape)
@@ -84,21 +97,21 @@ def check_pair(activations: Any, gradients: Any, name: str = "gradients") -> Non
     check_same(name, gradients, activations, "activations")
 
 
-def fake_maps(activations: Tensor, gradients: Tensor, *_: Any) -> Tensor:
-    """The fake of every fused method: maps (N, [K,] *S) in the accumulation dtype."""
+def fake_maps(activations: Tensor, gradients: Tensor, *_: object) -> Tensor:
+    """The fake implementation of every fused method: maps (N, [K,] *S) in the accumulation dtype."""
     return activations.new_empty(
         numerics.map_shape(activations, gradients), dtype=numerics.accumulation_dtype(activations.dtype)
     )
 
 
-def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Keeps activations, gradients and the map; the remaining arguments as ``ctx.options``."""
+def save_inputs(ctx: MapContext, inputs: tuple[Tensor, Tensor, *tuple[float, ...]], output: Tensor) -> None:
+    """Save activations, gradients and the map, and the remaining arguments as ``ctx.options``."""
     activations, gradients, *ctx.options = inputs
     ctx.save_for_backward(activations, gradients, output)
 
 
-def unpack(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Saved activations and gradients with flat positions, and the map's gradient before its ReLU, (..., P)."""
+def unpack(ctx: MapContext, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return activations and gradients with flat positions, and the gradient (..., P) of the map before its ReLU."""
     activations, gradients, output = ctx.saved_tensors
     a, g = numerics.flatten_pair(activations, gradients)
     if ctx.options[-1]:
@@ -106,8 +119,8 @@ def unpack(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return a, g, grad.reshape(*g.shape[:-2], g.shape[-1])
 
 
-def pack(ctx: Any, grad_activations: Tensor, grad_gradients: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients in the shape and dtype of the inputs; those of the activations summed over the targets."""
+def pack(ctx: MapContext, grad_activations: Tensor, grad_gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Return gradients in the shape and dtype of the inputs, those of the activations summed over the targets."""
     activations, gradients, _ = ctx.saved_tensors
     if gradients.dim() > activations.dim():
         grad_activations = grad_activations.sum(1)

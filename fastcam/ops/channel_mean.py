@@ -1,15 +1,14 @@
 """Mean of every channel over its positions."""
 
-from typing import Any
-
+import torch
 from torch import Tensor
 
 from fastcam.ops import numerics
-from fastcam.ops._register import call, check_activations, register, shape_text
+from fastcam.ops._register import Context, call, check_activations, register, shape_text
 
 
 def channel_mean(activations: Tensor) -> Tensor:
-    """mean_p A_c: global average pooling, and the weights of Grad-CAM when given the gradients.
+    """mean_p A_c: global average pooling, and the weights of Grad-CAM when applied to the gradients.
 
     Args:
         activations: (N, C, *S) with at least one position.
@@ -31,11 +30,16 @@ def _fake(activations: Tensor) -> Tensor:
     return activations.new_empty(activations.shape[:2], dtype=numerics.accumulation_dtype(activations.dtype))
 
 
-def _setup(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+class _Context(Context):
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+def _setup(ctx: _Context, inputs: tuple[Tensor], output: Tensor) -> None:
     ctx.shape, ctx.dtype = inputs[0].shape, inputs[0].dtype
 
 
-def _backward(ctx: Any, grad: Tensor) -> Tensor:
+def _backward(ctx: _Context, grad: Tensor) -> Tensor:
     spatial = ctx.shape[2:]
     scaled = (grad / spatial.numel()).to(ctx.dtype)
     return scaled.reshape(*grad.shape, *([1] * len(spatial))).expand(ctx.shape)

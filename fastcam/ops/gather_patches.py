@@ -1,13 +1,12 @@
 """Windows of activations with changed patches pasted in."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastcam.ops import numerics, reference
-from fastcam.ops._register import call, check_same, check_tensor, register, shape_text
+from fastcam.ops._register import Context, call, check_same, check_tensor, register, shape_text
 
 
 def gather_patches(
@@ -19,18 +18,18 @@ def gather_patches(
     size: Sequence[int],
     fill: float = 0.0,
 ) -> Tensor:
-    """What a layer reads of maps of which only a patch has changed, padding included, built in one write.
+    """Gather the windows, padding included, that a layer reads of maps in which only a patch has changed.
 
-    Copy m of image ``images[m]`` differs from the clean activations inside its patch only. A convolution without
-    padding over the gathered window is then the part of the convolution over the whole changed map; with the fill
-    -inf the same holds for a max pooling.
+    Each window is written once. Copy m of image ``images[m]`` differs from the clean activations inside its patch
+    only. A convolution without padding over the gathered window equals that part of the convolution over the whole
+    changed map; with the fill -inf the same holds for a max pooling.
 
     Args:
-        clean: (N, C, H, W), the activations of the images as they are.
+        clean: (N, C, H, W), the activations of the unchanged images.
         images: (M,) int64, the image of each patch, at least 0 and below N.
         patches: (M, C, h, w), the changed values, in the dtype of ``clean``.
-        origins: (M, 2) int64, row and column of each patch's first element in the map. What lies outside the map
-            does not count.
+        origins: (M, 2) int64, row and column of each patch's first element in the map. Elements outside
+            the map are ignored.
         windows: (M, 2) int64, row and column of each window's first element in the map; it may reach outside.
         size: (height, width) of the windows.
         fill: the value outside the map.
@@ -41,7 +40,7 @@ def gather_patches(
     Raises:
         TypeError: for dtypes that do not fit.
         ValueError: for shapes or devices that do not fit, or a fill beyond the range of the dtype.
-        RuntimeError: for an image that is not there; an IndexError where the op runs as its PyTorch reference.
+        RuntimeError: for an image index out of range; an IndexError if the op runs as its PyTorch reference.
     """
     check_tensor("clean", clean)
     if clean.dim() != 4:
@@ -54,12 +53,12 @@ def gather_patches(
     _check_integers("images", images, (count,), clean)
     _check_integers("origins", origins, (count, 2), clean)
     _check_integers("windows", windows, (count, 2), clean)
-    size = _checked_size(size)
+    size = _check_size(size)
     _check_fill(fill, clean.dtype)
     return call("gather_patches", clean, images, patches, origins, windows, size, fill)
 
 
-def _check_integers(name: str, value: Any, shape: tuple[int, ...], clean: Tensor) -> None:
+def _check_integers(name: str, value: Tensor, shape: tuple[int, ...], clean: Tensor) -> None:
     if not isinstance(value, Tensor) or value.dtype != torch.int64:
         raise TypeError(f"`{name}` must be an int64 tensor, got {getattr(value, 'dtype', type(value).__name__)}")
     if tuple(value.shape) != shape:
@@ -68,14 +67,14 @@ def _check_integers(name: str, value: Any, shape: tuple[int, ...], clean: Tensor
         raise ValueError(f"`{name}` must be on the device of `clean`, {clean.device}, got {value.device}")
 
 
-def _checked_size(size: Any) -> list[int]:
+def _check_size(size: Sequence[int]) -> list[int]:
     whole = isinstance(size, Sequence) and all(isinstance(length, int | torch.SymInt) for length in size)
     if not whole or len(size) != 2 or any(length < 1 for length in size):
         raise ValueError(f"`size` must be two positive whole numbers (height, width), got {size!r}")
     return list(size)
 
 
-def _check_fill(fill: Any, dtype: torch.dtype) -> None:
+def _check_fill(fill: float, dtype: torch.dtype) -> None:
     if not isinstance(fill, int | float):
         raise TypeError(f"`fill` must be a number, got {type(fill).__name__}")
     if torch.finfo(dtype).max < abs(fill) < float("inf"):
@@ -94,24 +93,32 @@ def _fake(
     return reference.new_windows(clean, images.shape[0], size)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+class _Context(Context):
+    size: Sequence[int]
+    clean_shape: torch.Size
+    patch_shape: torch.Size
+
+
+def _setup(
+    ctx: _Context, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Sequence[int], float], output: Tensor
+) -> None:
     clean, images, patches, origins, windows, ctx.size, _ = inputs
     ctx.save_for_backward(images, origins, windows)
     ctx.clean_shape, ctx.patch_shape = clean.shape, patches.shape
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Adds every element's gradient where the element came from."""
+def _backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Add the gradient of every element to its source element."""
     images, origins, windows = ctx.saved_tensors
     index = reference.gather_index(images, origins, windows, ctx.size, ctx.clean_shape, ctx.patch_shape[2:])
     (count, channels, height, width), (copies, _, *patch_size) = ctx.clean_shape, ctx.patch_shape
     first, second = count * height * width, copies * patch_size[0] * patch_size[1]
-    # Windows overlap: their sums are kept in the accumulation dtype until they are complete.
+    # Windows overlap: their gradients are summed in the accumulation dtype.
     values = reference.pixels(grad).to(numerics.accumulation_dtype(grad.dtype))
     total = values.new_zeros(first + second + 1, channels).index_add(0, index.flatten(), values).to(grad.dtype)
-    of_clean = total[:first].reshape(count, height, width, channels).movedim(-1, 1)
-    of_patches = total[first:-1].reshape(copies, *patch_size, channels).movedim(-1, 1)
-    return of_clean, None, of_patches, None, None, None, None
+    grad_clean = total[:first].reshape(count, height, width, channels).movedim(-1, 1)
+    grad_patches = total[first:-1].reshape(copies, *patch_size, channels).movedim(-1, 1)
+    return grad_clean, None, grad_patches, None, None, None, None
 
 
 register("gather_patches", _fake, _setup, _backward)

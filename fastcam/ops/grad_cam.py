@@ -1,10 +1,8 @@
 """Fused Grad-CAM."""
 
-from typing import Any
-
 from torch import Tensor
 
-from fastcam.ops._register import call, check_pair, fake_maps, pack, register, save_inputs, unpack
+from fastcam.ops._register import MapContext, call, check_pair, fake_maps, pack, register, save_inputs, unpack
 from fastcam.ops.weighted_channel_sum import weighted_channel_sum
 
 
@@ -13,7 +11,7 @@ def grad_cam(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tenso
 
     Args:
         activations: (N, C, *S).
-        gradients: dy/dA, of the same shape, or (N, K, C, *S) for K targets an image.
+        gradients: dy/dA, of the same shape, or (N, K, C, *S) for K targets per image.
         relu: apply the final ReLU; False gives the signed map.
 
     Returns:
@@ -25,12 +23,12 @@ def grad_cam(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tenso
     """
     check_pair(activations, gradients)
     axes = activations.dim() - 2
-    if activations.dim() > 3 and not any(gradients.stride()[-axes:]):  # one value a channel: it is its own mean
+    if activations.dim() > 3 and not any(gradients.stride()[-axes:]):  # one value per channel, which is its own mean
         return weighted_channel_sum(activations, gradients.flatten(-axes)[..., 0], relu)
     return call("grad_cam", activations, gradients, relu)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward(ctx: MapContext, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     a, g, grad = unpack(ctx, grad)
     weights = g.mean(-1)  # (..., C)
     grad_weights = (grad.unsqueeze(-2) * a).sum(-1)

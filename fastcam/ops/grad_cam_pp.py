@@ -1,12 +1,10 @@
 """Fused Grad-CAM++."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from fastcam.ops import reference
-from fastcam.ops._register import call, check_pair, fake_maps, pack, register, save_inputs, unpack
+from fastcam.ops._register import MapContext, call, check_pair, fake_maps, pack, register, save_inputs, unpack
 
 
 def grad_cam_pp(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tensor:
@@ -16,7 +14,7 @@ def grad_cam_pp(activations: Tensor, gradients: Tensor, relu: bool = True) -> Te
 
     Args:
         activations: (N, C, *S).
-        gradients: dy/dA, of the same shape, or (N, K, C, *S) for K targets an image.
+        gradients: dy/dA, of the same shape, or (N, K, C, *S) for K targets per image.
         relu: apply the final ReLU; False gives the signed map.
 
     Returns:
@@ -30,7 +28,7 @@ def grad_cam_pp(activations: Tensor, gradients: Tensor, relu: bool = True) -> Te
     return call("grad_cam_pp", activations, gradients, relu)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward(ctx: MapContext, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     a, g, grad = unpack(ctx, grad)
     activation_sum = a.sum(-1, keepdim=True)
     terms = reference.grad_cam_pp_terms(g, activation_sum)  # t = G / (2 + S G): dt/dG = 2 / (2 + S G)^2, dt/dS = -t^2

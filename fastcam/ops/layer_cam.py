@@ -1,11 +1,9 @@
 """Fused LayerCAM."""
 
-from typing import Any
-
 from torch import Tensor
 
 from fastcam.ops import numerics
-from fastcam.ops._register import call, check_pair, fake_maps, pack, register, save_inputs, unpack
+from fastcam.ops._register import MapContext, call, check_pair, fake_maps, pack, register, save_inputs, unpack
 
 
 def layer_cam(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tensor:
@@ -15,7 +13,7 @@ def layer_cam(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tens
 
     Args:
         activations: (N, C, *S).
-        gradients: dy/dA, of the same shape, or (N, K, C, *S) for K targets an image.
+        gradients: dy/dA, of the same shape, or (N, K, C, *S) for K targets per image.
         relu: apply the final ReLU; False gives the signed map.
 
     Returns:
@@ -29,7 +27,7 @@ def layer_cam(activations: Tensor, gradients: Tensor, relu: bool = True) -> Tens
     return call("layer_cam", activations, gradients, relu)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward(ctx: MapContext, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     a, g, grad = unpack(ctx, grad)
     grad = grad.unsqueeze(-2)
     return *pack(ctx, numerics.rectify(g) * grad, a * grad * (g > 0)), None

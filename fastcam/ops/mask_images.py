@@ -1,21 +1,19 @@
 """Copies of images under upsampled maps."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from fastcam.ops import numerics, reference
-from fastcam.ops._register import call, check_same, check_tensor, register, shape_text
+from fastcam.ops._register import Context, call, check_same, check_tensor, register, shape_text
 from fastcam.ops.upsample_normalize import gradient_of_maps, upsample_volumes
 
 
 def mask_images(images: Tensor, maps: Tensor, normalize: bool = True) -> Tensor:
-    """Copies of every image, each multiplied by one map at the size of the image, built in one write.
+    """Multiply every image by each of its maps, upsampled to the size of the image, in one write.
 
-    The masks are those of :func:`fastcam.ops.upsample_normalize`, in the accumulation dtype, and are not kept: the
-    inputs of Score-CAM (arXiv:1910.01279, eq. 4-6) and, without the normalisation, of RISE (arXiv:1806.07421). A
-    constant map masks everything; a map with a NaN or an infinity makes its copy NaN.
+    The masks are those of :func:`fastcam.ops.upsample_normalize`, in the accumulation dtype, and are not stored.
+    The copies are the inputs of Score-CAM (arXiv:1910.01279, eq. 4-6) and, without the normalisation, of RISE
+    (arXiv:1806.07421). A constant map masks everything; a map with a NaN or an infinity makes its copy NaN.
 
     Args:
         images: (N, C, *S) with one to three spatial axes.
@@ -41,7 +39,7 @@ def mask_images(images: Tensor, maps: Tensor, normalize: bool = True) -> Tensor:
     return call("mask_images", images, maps, normalize)
 
 
-def _check_maps(maps: Any, images: Tensor) -> None:
+def _check_maps(maps: Tensor, images: Tensor) -> None:
     check_tensor("maps", maps)
     axes = images.dim() - 2
     if maps.dim() != axes + 2 or maps.shape[0] != images.shape[0] or 0 in maps.shape[2:]:
@@ -53,7 +51,7 @@ def _check_maps(maps: Any, images: Tensor) -> None:
 
 
 def _mask_volumes(images: Tensor, maps: Tensor, normalize: bool) -> Tensor:
-    """For three spatial axes: the masks are made first, then multiplied."""
+    """For three spatial axes: compute the masks first, then multiply."""
     if 0 in images.shape:
         return reference.new_copies(images, maps.shape[1])
     wide = maps.to(numerics.accumulation_dtype(images.dtype))
@@ -64,23 +62,27 @@ def _fake(images: Tensor, maps: Tensor, normalize: bool = True) -> Tensor:
     return reference.new_copies(images, maps.shape[1])
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+class _Context(Context):
+    normalize: bool
+
+
+def _setup(ctx: _Context, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
     images, maps, ctx.normalize = inputs
     ctx.save_for_backward(images, maps)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-    """The product rule, one image and one map at a time summed over; the masks are made again."""
+def _backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    """Apply the product rule to images and masks; the masks are recomputed."""
     images, maps = ctx.saved_tensors
     dtype, size = numerics.accumulation_dtype(images.dtype), images.shape[2:]
-    grad, of_images, of_maps = grad.to(dtype), None, None
+    grad, grad_images, grad_maps = grad.to(dtype), None, None
     if ctx.needs_input_grad[0]:
         masks = torch.ops.fastcam.upsample_normalize(maps.to(dtype), size, ctx.normalize)
-        of_images = torch.einsum("nkchw,nkhw->nchw", grad, masks).to(images.dtype)
+        grad_images = torch.einsum("nkchw,nkhw->nchw", grad, masks).to(images.dtype)
     if ctx.needs_input_grad[1]:
-        of_masks = torch.einsum("nkchw,nchw->nkhw", grad, images.to(dtype))
-        of_maps = gradient_of_maps(of_masks, maps.to(dtype), size, ctx.normalize).to(maps.dtype)
-    return of_images, of_maps, None
+        grad_masks = torch.einsum("nkchw,nchw->nkhw", grad, images.to(dtype))
+        grad_maps = gradient_of_maps(grad_masks, maps.to(dtype), size, ctx.normalize).to(maps.dtype)
+    return grad_images, grad_maps, None
 
 
 register("mask_images", _fake, _setup, _backward)

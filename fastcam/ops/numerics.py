@@ -1,16 +1,16 @@
-"""Numerics that ops, references and rules share: dtypes, shapes, a ReLU that hides nothing, constant maps."""
+"""Numerics shared by ops, references and rules: dtypes, shapes, a NaN-preserving ReLU, constant maps."""
 
 import torch
 from torch import Tensor
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, float32 for everything narrower."""
+    """Return float64 for float64, float32 for narrower types."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def flatten_pair(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-    """Activations (N, C, *S) and gradients (N, [K,] C, *S) with flat positions, in the accumulation dtype.
+    """Flatten the positions of activations (N, C, *S) and gradients (N, [K,] C, *S), in the accumulation dtype.
 
     Returns:
         Activations (N, C, P) and gradients (N, C, P), or (N, 1, C, P) and (N, K, C, P) for K targets.
@@ -23,13 +23,13 @@ def flatten_pair(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor
 
 
 def map_shape(activations: Tensor, gradients: Tensor) -> list[int]:
-    """(N, [K,] *S): the shape of the maps for these activations and gradients (or element weights)."""
+    """Return the shape (N, [K,] *S) of the maps for these activations and gradients (or element weights)."""
     targets = [gradients.shape[1]] if gradients.dim() > activations.dim() else []
     return [activations.shape[0], *targets, *activations.shape[2:]]
 
 
 def rectify(x: Tensor) -> Tensor:
-    """ReLU that hides nothing: NaN stays NaN and -inf becomes NaN instead of 0."""
+    """Apply a ReLU that keeps NaN and turns -inf into NaN instead of 0."""
     return torch.where(x < 0, x * 0 + 0, x)
 
 
@@ -46,5 +46,5 @@ def is_constant(low: Tensor, high: Tensor) -> Tensor:
 
 
 def is_channels_last(images: Tensor) -> bool:
-    """Whether a dense (N, C, *S) tensor keeps its channels side by side in memory."""
+    """Whether a dense (N, C, *S) tensor has the channels_last memory layout."""
     return not images.is_contiguous() and images.movedim(1, -1).is_contiguous()

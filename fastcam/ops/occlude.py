@@ -1,16 +1,14 @@
 """Occluded copies of images."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from fastcam.ops import reference
-from fastcam.ops._register import call, check_same, check_tensor, register, shape_text
+from fastcam.ops._register import Context, call, check_same, check_tensor, register, shape_text
 
 
 def occlude(images: Tensor, windows: Tensor, baseline: Tensor | float = 0.0) -> Tensor:
-    """Copies of every image, each with one window replaced by the baseline, built in one write.
+    """Copy every image once per window, with that window replaced by the baseline, in one write.
 
     Args:
         images: (N, C, *S) with one to three spatial axes.
@@ -38,7 +36,7 @@ def occlude(images: Tensor, windows: Tensor, baseline: Tensor | float = 0.0) -> 
     return call("occlude", images, windows, baseline)
 
 
-def _check_windows(windows: Any, axes: int, images: Tensor) -> None:
+def _check_windows(windows: Tensor, axes: int, images: Tensor) -> None:
     if not isinstance(windows, Tensor) or windows.dtype != torch.int64:
         raise TypeError(f"`windows` must be an int64 tensor, got {getattr(windows, 'dtype', type(windows).__name__)}")
     if windows.dim() != 3 or tuple(windows.shape[1:]) != (2, axes):
@@ -65,13 +63,18 @@ def _fake(images: Tensor, windows: Tensor, baseline: Tensor) -> Tensor:
     return reference.new_copies(images, windows.shape[0])
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+class _Context(Context):
+    image_shape: torch.Size
+    baseline_shape: torch.Size
+
+
+def _setup(ctx: _Context, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
     images, windows, baseline = inputs
     ctx.save_for_backward(windows)
     ctx.image_shape, ctx.baseline_shape = images.shape, baseline.shape
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+def _backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, None, Tensor]:
     (windows,) = ctx.saved_tensors
     mask = reference.window_mask(windows, ctx.image_shape[2:])[None, :, None]
     hidden = torch.where(mask, grad, 0).sum(1)  # (N, C, *S)

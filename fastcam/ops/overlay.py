@@ -1,6 +1,4 @@
-"""Colours of maps blended over images, where the tensors are."""
-
-from typing import Any
+"""Colours of maps blended over images, on the device of the tensors."""
 
 import torch
 from torch import Tensor
@@ -9,14 +7,14 @@ from fastcam.ops._register import call, check_tensor, register, shape_text
 
 
 def overlay(images: Tensor, maps: Tensor, colors: Tensor, alpha: float = 0.5) -> Tensor:
-    """Blends a colour per value of the maps over the images: image + alpha * (color - image), rounded.
+    """Blend a colour per value of the maps over the images: image + alpha * (color - image), rounded.
 
-    The twin of :func:`fastcam.render.overlay` for tensors on any device, byte for byte.
+    For tensors on any device, with exactly the result of :func:`fastcam.render.overlay`.
 
     Args:
         images: (..., H, W, 3) uint8.
-        maps: (..., H, W) in [0, 1], read as float32; values outside are clamped, and where a map is NaN the image
-            shows unchanged.
+        maps: (..., H, W) in [0, 1], read as float32; values outside are clamped, and the image stays unchanged
+            where a map is NaN.
         colors: (256, 3) uint8, from the colour of 0 to that of 1.
         alpha: share of the colour, 0 to 1.
 
@@ -43,7 +41,7 @@ def overlay(images: Tensor, maps: Tensor, colors: Tensor, alpha: float = 0.5) ->
     return call("overlay", images, maps, colors, alpha)
 
 
-def _check_bytes(name: str, value: Any, maps: Tensor) -> None:
+def _check_bytes(name: str, value: Tensor, maps: Tensor) -> None:
     if not isinstance(value, Tensor) or value.dtype != torch.uint8:
         raise TypeError(f"`{name}` must be a uint8 tensor, got {getattr(value, 'dtype', type(value).__name__)}")
     if value.device != maps.device:

@@ -1,7 +1,7 @@
-"""The ops in plain PyTorch: the definition every kernel must match, and what runs where there is no kernel.
+"""The ops in plain PyTorch: the definition every kernel must match, and the fallback without a kernel.
 
-Half and bfloat16 are accumulated and returned in float32, as in the kernels: a map is small, and rounding it
-would be its largest error.
+Half and bfloat16 are accumulated and returned in float32, as in the kernels: rounding would be the largest
+error of a map.
 """
 
 from collections.abc import Sequence
@@ -100,12 +100,12 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
 
 
 def upsample_normalize_into(maps: Tensor, normalize: bool, out: Tensor) -> None:
-    """The same, written into ``out`` (..., H, W)."""
+    """Write the result of :func:`upsample_normalize` into ``out`` (..., H, W)."""
     out.copy_(upsample_normalize(maps, out.shape[-2:], normalize))
 
 
 def new_copies(images: Tensor, count: int) -> Tensor:
-    """Uninitialised (N, count, C, *S) in the memory layout of ``images``."""
+    """Return uninitialised (N, count, C, *S) in the memory layout of ``images``."""
     shape = [images.shape[0], count, *images.shape[1:]]
     if not is_channels_last(images):
         return images.new_empty(shape)
@@ -113,7 +113,7 @@ def new_copies(images: Tensor, count: int) -> Tensor:
 
 
 def window_mask(windows: Tensor, size: Sequence[int]) -> Tensor:
-    """(M, *S) bool: which positions each window (M, 2, axes) of starts and sizes covers, clipped to the image."""
+    """Return (M, *S) bool: the positions that each window (M, 2, axes) of starts and sizes covers."""
     mask = torch.ones((len(windows), *size), dtype=torch.bool, device=windows.device)
     for axis, length in enumerate(size):
         index = torch.arange(length, device=windows.device)
@@ -126,7 +126,7 @@ def window_mask(windows: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def full_baseline(images: Tensor, baseline: Tensor) -> Tensor:
-    """The baseline (), (C,), (C, *S) or (N, C, *S), shaped to broadcast against (N, C, *S)."""
+    """Reshape the baseline (), (C,), (C, *S) or (N, C, *S) to broadcast against (N, C, *S)."""
     if baseline.dim() == 1:
         return baseline.reshape(1, -1, *([1] * (images.dim() - 2)))
     return baseline
@@ -142,31 +142,31 @@ def occlude(images: Tensor, windows: Tensor, baseline: Tensor) -> Tensor:
 
 def mask_images(images: Tensor, maps: Tensor, normalize: bool = True) -> Tensor:
     """Copies times one upsampled map each; see :func:`fastcam.ops.mask_images`."""
-    wide = maps.to(accumulation_dtype(images.dtype))  # so that no mask is rounded before the product
+    wide = maps.to(accumulation_dtype(images.dtype))  # masks are not rounded before the product
     if 0 in images.shape:
         return new_copies(images, maps.shape[1])
     return masked_copies(images, upsample_normalize(wide, images.shape[2:], normalize))
 
 
 def masked_copies(images: Tensor, masks: Tensor) -> Tensor:
-    """Images (N, C, *S) times masks (N, K, *S) in the accumulation dtype, as (N, K, C, *S)."""
+    """Multiply images (N, C, *S) by masks (N, K, *S) in the accumulation dtype, to (N, K, C, *S)."""
     products = images.to(masks.dtype).unsqueeze(1) * masks.unsqueeze(2)
     return new_copies(images, masks.shape[1]).copy_(products)
 
 
 def _coordinates(starts: Tensor, length: int, limit: int) -> Tensor:
-    """(M, length): coordinates from each start on, in an axis [0, limit).
+    """Return (M, length): consecutive coordinates from each start, along an axis [0, limit).
 
-    A start so far outside that no coordinate lies in the axis is first moved to where the sum does not overflow.
+    A start so far outside that no coordinate lies in the axis is clamped first, so that the sum does not overflow.
     """
     return starts.clamp(-length, limit)[:, None] + torch.arange(length, device=starts.device)
 
 
-def _positions(which: Tensor, rows: Tensor, columns: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(M, height, width): positions in flattened maps (N, H, W) of the given size (H, W), and which of them exist."""
+def _positions(images: Tensor, rows: Tensor, columns: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return positions (M, height, width) in flattened maps (N, *size), and a mask of those inside."""
     height, width = size
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    return (which[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :], inside
+    return (images[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :], inside
 
 
 def gather_index(
@@ -177,15 +177,15 @@ def gather_index(
     clean_shape: Sequence[int],
     patch_size: Sequence[int],
 ) -> Tensor:
-    """Where each element (M, height, width) of the windows comes from, in one list of pixels.
+    """Return the source (M, height, width) of each element of the windows, as an index into one list of pixels.
 
-    The list has the N H W pixels of the clean maps, then the M h w pixels of the patches, then one of the fill value.
+    The list holds the N H W pixels of the clean maps, then the M h w pixels of the patches, then one of the fill value.
     """
     count, _, height, width = clean_shape
-    which = torch.arange(count, device=images.device).index_select(0, images)  # refuses what is not there
+    valid = torch.arange(count, device=images.device).index_select(0, images)  # raises for an index out of range
     rows, columns = _coordinates(windows[:, 0], size[0], height), _coordinates(windows[:, 1], size[1], width)
-    clean, in_map = _positions(which, rows, columns, (height, width))
-    # An origin may be moved as well, by what leaves the patch outside the map.
+    clean, in_map = _positions(valid, rows, columns, (height, width))
+    # Origins are clamped too; a patch outside the map stays outside.
     top, left = origins[:, 0].clamp(-patch_size[0], height), origins[:, 1].clamp(-patch_size[1], width)
     copies = torch.arange(len(images), device=images.device)
     changed, in_patch = _positions(copies, rows - top[:, None], columns - left[:, None], patch_size)
@@ -194,7 +194,7 @@ def gather_index(
 
 
 def pixels(maps: Tensor) -> Tensor:
-    """(N, C, H, W) as the list (N H W, C) of its pixels."""
+    """Flatten (N, C, H, W) to the list (N H W, C) of its pixels."""
     return maps.movedim(1, -1).flatten(0, 2)
 
 
@@ -215,7 +215,7 @@ def gather_patches(
 
 
 def new_windows(clean: Tensor, count: int, size: Sequence[int]) -> Tensor:
-    """Uninitialised (count, C, *size) in the memory layout of ``clean``."""
+    """Return uninitialised (count, C, *size) in the memory layout of ``clean``."""
     if not is_channels_last(clean):
         return clean.new_empty([count, clean.shape[1], *size])
     return clean.new_empty([count, *size, clean.shape[1]]).movedim(-1, 1)
@@ -224,11 +224,11 @@ def new_windows(clean: Tensor, count: int, size: Sequence[int]) -> Tensor:
 def overlay(images: Tensor, maps: Tensor, colors: Tensor, alpha: float) -> Tensor:
     """Colours of the maps blended over the images; see :func:`fastcam.ops.overlay`.
 
-    In float64, which holds the product of a float32 and a byte exactly: the same bits on every device.
+    Float64 holds the product of a float32 and a byte exactly, so all devices return the same bits.
     """
     values = maps.to(torch.float32).double()
     shades = (values.nan_to_num(0.0).clamp(0, 1) * 255 + 0.5).to(torch.uint8)
-    wanted = colors[shades.long()].double()
+    shaded = colors[shades.long()].double()
     share = images.new_full((), alpha, dtype=torch.float32).double()
-    blended = (images + share * (wanted - images) + 0.5).to(torch.uint8)
+    blended = (images + share * (shaded - images) + 0.5).to(torch.uint8)
     return torch.where(values.isnan().unsqueeze(-1), images, blended).contiguous()

@@ -1,17 +1,16 @@
 """Maps at the size of the image: bilinear upsampling and min-max normalisation in one pass."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastcam.ops import numerics
-from fastcam.ops._register import call, check_same, check_tensor, register, shape_text
+from fastcam.ops._register import Context, call, check_same, check_tensor, register, shape_text
 
 
 def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True, out: Tensor | None = None) -> Tensor:
-    """Resamples maps linearly (align_corners=False), then scales each to [0, 1] by its minimum and maximum.
+    """Resample maps linearly (align_corners=False), then scale each to [0, 1] by its minimum and maximum.
 
     A constant map becomes zeros; a map with a NaN or an infinity becomes NaN.
 
@@ -19,18 +18,17 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
         maps: (N, *s) or (N, K, *s) with as many spatial axes as ``size`` has numbers, 1 to 3.
         size: the new *S: (L,), (H, W) or (D, H, W).
         normalize: False returns the resampled values as they are.
-        out: what to write them into, contiguous, of the dtype and on the device of ``maps``; for maps that need no
-            gradients.
+        out: a contiguous tensor for the result, with the dtype and device of ``maps``; only without gradients.
 
     Returns:
-        (N, *S) or (N, K, *S), of the dtype of ``maps``; ``out`` where it was given.
+        (N, *S) or (N, K, *S), of the dtype of ``maps``; ``out`` if it is not None.
 
     Raises:
-        TypeError: for a dtype that is not floating, or another one of ``out``.
-        ValueError: for shapes or devices that do not fit, and for gradients through ``out``.
+        TypeError: for a dtype that is not floating, or an ``out`` of another dtype.
+        ValueError: for shapes or devices that do not fit, and where gradients through ``out`` are required.
     """
     check_tensor("maps", maps)
-    size = _checked_size(size)
+    size = _check_size(size)
     axes = len(size)
     if maps.dim() not in (axes + 1, axes + 2) or 0 in maps.shape[-axes:]:
         raise ValueError(
@@ -45,7 +43,7 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
         call("upsample_normalize_into", maps.unsqueeze(-2), normalize, out.unsqueeze(-2))
         return out
     if axes == 3:
-        wide = maps.to(numerics.accumulation_dtype(maps.dtype))  # so that nothing is rounded in between
+        wide = maps.to(numerics.accumulation_dtype(maps.dtype))  # no rounding between the two steps
         volumes = upsample_volumes(wide, size, normalize)
         return volumes.to(maps.dtype) if out is None else out.copy_(volumes)
     if out is None:
@@ -55,13 +53,13 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
 
 
 def upsample_volumes(maps: Tensor, size: Sequence[int], normalize: bool) -> Tensor:
-    """For three spatial axes: each slice of the depth, then along the depth with height and width as one axis."""
+    """Resample three spatial axes: each slice, then along the depth with height and width as one axis."""
     slices = call("upsample_normalize", maps, size[1:], False).flatten(-2)
     out = call("upsample_normalize", slices, [size[0], size[1] * size[2]], normalize)
     return out.unflatten(-1, tuple(size[1:]))
 
 
-def _check_out(out: Any, maps: Tensor, size: Sequence[int]) -> None:
+def _check_out(out: Tensor, maps: Tensor, size: Sequence[int]) -> None:
     check_tensor("out", out)
     shape = (*maps.shape[: -len(size)], *size)
     if tuple(out.shape) != shape or not out.is_contiguous():
@@ -69,10 +67,10 @@ def _check_out(out: Any, maps: Tensor, size: Sequence[int]) -> None:
         raise ValueError(f"`out` must be contiguous and have shape {shape}, got {shape_text(out)}{kind}")
     check_same("out", out, maps, "maps")
     if torch.is_grad_enabled() and (maps.requires_grad or out.requires_grad):
-        raise ValueError("gradients do not go through `out`: leave it away, or detach `maps`")
+        raise ValueError("gradients do not flow through `out`: omit it, or detach `maps`")
 
 
-def _checked_size(size: Any) -> list[int]:
+def _check_size(size: Sequence[int]) -> list[int]:
     whole = isinstance(size, Sequence) and all(isinstance(length, int | torch.SymInt) for length in size)
     lengths = list(size) if whole else []
     if len(lengths) not in (1, 2, 3) or any(length < 1 for length in lengths):
@@ -84,18 +82,23 @@ def _fake(maps: Tensor, size: Sequence[int], normalize: bool = True) -> Tensor:
     return maps.new_empty([*maps.shape[:-2], *size])
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+class _Context(Context):
+    size: Sequence[int]
+    normalize: bool
+
+
+def _setup(ctx: _Context, inputs: tuple[Tensor, Sequence[int], bool], output: Tensor) -> None:
     maps, ctx.size, ctx.normalize = inputs
     ctx.save_for_backward(maps)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+def _backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, None, None]:
     (maps,) = ctx.saved_tensors
     return gradient_of_maps(grad, maps, ctx.size, ctx.normalize), None, None
 
 
 def gradient_of_maps(grad: Tensor, maps: Tensor, size: Sequence[int], normalize: bool) -> Tensor:
-    """The gradient with respect to maps (..., h, w), from that of the resampled ones (..., *size)."""
+    """Return the gradient of maps (..., h, w) from the gradient of the resampled maps (..., *size)."""
     dtype = numerics.accumulation_dtype(maps.dtype)
     grad = grad.to(dtype)
     if normalize:
@@ -105,7 +108,7 @@ def gradient_of_maps(grad: Tensor, maps: Tensor, size: Sequence[int], normalize:
 
 
 def _resampling(source: int, size: int, like: Tensor) -> Tensor:
-    """The matrix (size, source) of linear resampling along one axis."""
+    """Return the matrix (size, source) of linear resampling along one axis."""
     output = torch.arange(size, dtype=like.dtype, device=like.device)
     coordinate = ((output + 0.5) * (source / size) - 0.5).clamp(0, source - 1)
     distance = coordinate[:, None] - torch.arange(source, dtype=like.dtype, device=like.device)
@@ -113,7 +116,7 @@ def _resampling(source: int, size: int, like: Tensor) -> Tensor:
 
 
 def _through_min_max(grad: Tensor, values: Tensor) -> Tensor:
-    """The gradient of (u - min) / (max - min) with respect to u; ties share the gradient of the extremes."""
+    """Return the gradient of (u - min) / (max - min) with respect to u; ties share the gradient of the extremes."""
     low, high = values.amin((-2, -1), keepdim=True), values.amax((-2, -1), keepdim=True)
     scale = torch.where(numerics.is_constant(low, high), 0, 1 / (high - low))
     scaled = (values - low) * scale

@@ -1,19 +1,26 @@
-"""Weighted sum of the channels: the reduction every class activation map ends in."""
-
-from typing import Any
+"""Weighted sum of the channels: the final reduction of every class activation map."""
 
 from torch import Tensor
 
 from fastcam.ops import numerics
-from fastcam.ops._register import call, check_activations, check_pair, check_same, check_tensor, register, shape_text
+from fastcam.ops._register import (
+    Context,
+    call,
+    check_activations,
+    check_pair,
+    check_same,
+    check_tensor,
+    register,
+    shape_text,
+)
 
 
 def weighted_channel_sum(activations: Tensor, weights: Tensor, relu: bool = False) -> Tensor:
-    """sum_c w_c A_c, with ReLU where asked for.
+    """sum_c w_c A_c, with an optional ReLU.
 
     Args:
         activations: (N, C, *S).
-        weights: one per channel, (N, C), or (N, K, C) for K maps an image; or one per element, (N, C, *S) or
+        weights: one per channel, (N, C), or (N, K, C) for K maps per image; or one per element, (N, C, *S) or
             (N, K, C, *S). For activations (N, C, L), weights of exactly that shape are one per element.
             Channel weights for half and bfloat16 activations may be float32.
         relu: apply ReLU to the sum.
@@ -52,12 +59,16 @@ def _fake(activations: Tensor, weights: Tensor, relu: bool = False) -> Tensor:
     return activations.new_empty(shape, dtype=numerics.accumulation_dtype(activations.dtype))
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+class _Context(Context):
+    relu: bool
+
+
+def _setup(ctx: _Context, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
     activations, weights, ctx.relu = inputs
     ctx.save_for_backward(activations, weights, output)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     activations, weights, output = ctx.saved_tensors
     if ctx.relu:
         grad = grad * (output > 0)

@@ -1,10 +1,8 @@
 """Fused XGrad-CAM."""
 
-from typing import Any
-
 from torch import Tensor
 
-from fastcam.ops._register import call, check_pair, fake_maps, pack, register, save_inputs, unpack
+from fastcam.ops._register import MapContext, call, check_pair, fake_maps, pack, register, save_inputs, unpack
 
 
 def xgrad_cam(activations: Tensor, gradients: Tensor, eps: float = 1e-7, relu: bool = True) -> Tensor:
@@ -12,7 +10,7 @@ def xgrad_cam(activations: Tensor, gradients: Tensor, eps: float = 1e-7, relu: b
 
     Args:
         activations: (N, C, *S).
-        gradients: dy/dA, of the same shape, or (N, K, C, *S) for K targets an image.
+        gradients: dy/dA, of the same shape, or (N, K, C, *S) for K targets per image.
         eps: added to the sum of the activations.
         relu: apply the final ReLU; False gives the signed map.
 
@@ -27,7 +25,7 @@ def xgrad_cam(activations: Tensor, gradients: Tensor, eps: float = 1e-7, relu: b
     return call("xgrad_cam", activations, gradients, eps, relu)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+def _backward(ctx: MapContext, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
     a, g, grad = unpack(ctx, grad)
     total = a.sum(-1) + ctx.options[0]
     weights = (g * a).sum(-1) / total

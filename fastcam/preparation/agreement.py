@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fastcam import ops, targets
+from fastcam import ops
 from fastcam.model import capture
 from fastcam.model.elements import Select
 from fastcam.model.gradients import gradients
 from fastcam.model.inputs import Inputs
+from fastcam.targets.binding import select_output
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def observe(
     captured = capture.forward(model, inputs.arguments, layers, with_graph=bool(layers))
     outputs = [leaf.detach() for leaf in tree_leaves(captured.output) if isinstance(leaf, Tensor)]
     outputs = [output.double() for output in outputs if output.is_floating_point()]
-    scored = targets.select_output(captured.output, select)
+    scored = select_output(captured.output, select)
     if not isinstance(scored, Tensor) or scored.dim() != 2 or not layers:
         return Observation(outputs, None, None)
     classes = scored.argmax(1) if classes is None else classes

@@ -92,12 +92,13 @@ def _warm_up(parts: Parts, inputs: Inputs) -> Parts:
     """Return the parts after their first calls, which compile them."""
     with torch._inductor.config.patch(_FREEZING), torch.no_grad():
         for size in parts.sizes:
-            parts(inputs.repeated(size).arguments)
+            parts(inputs.repeat_to(size).arguments)
     return parts
 
 
 def _export(model: nn.Module, inputs: Inputs) -> ExportedProgram:
-    arguments = inputs.repeated(max(2, len(inputs.images))).arguments  # torch.export would specialize on a batch of one
+    # torch.export would specialize on a batch of one.
+    arguments = inputs.repeat_to(max(2, len(inputs.images))).arguments
     count = len(arguments[0])
 
     def dynamic_batch(leaf: Leaf) -> dict[int, object] | None:

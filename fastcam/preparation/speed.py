@@ -28,7 +28,7 @@ def fastest_batch_size(model: nn.Module, inputs: Inputs) -> int:
     """Return the batch size with the least time per image; of equally fast ones the smallest."""
     best, best_rate = 1, 0.0
     for size in _BATCH_SIZES:
-        copies = inputs.repeated(size)
+        copies = inputs.repeat_to(size)
         try:
             rate = size / min(_seconds(model, copies) for _ in range(3))
         except (RuntimeError, MemoryError) as error:

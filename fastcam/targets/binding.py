@@ -1,4 +1,4 @@
-"""From what the user asks to explain to a function of the model's output: one score per image, or K."""
+"""Binds a target to the model's output: a function that returns one score per image, or K."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastcam.model.elements import Select, pick
+from fastcam.model.elements import ModelOutput, Select, pick
 
 
 @dataclass(frozen=True)
@@ -21,25 +21,25 @@ class Scores:
 
 @dataclass(frozen=True)
 class Bound:
-    """A target fixed on what the model says of the images as they are, ready for the output of any copies of them.
+    """A target bound to the model's output for the unchanged images; scores the output of any copies of them.
 
     Attributes:
-        function: from an output of M rows and (M,) int64, the image each row is a copy of, to (M,) or (M, K) scores.
-        classes: class indices (N,) or (N, K) that the scores belong to, or None.
-        is_logit: whether the scores are the output's own entries at ``classes``.
+        function: from an output of M rows, and (M,) int64 with the image of each row, to (M,) or (M, K) scores.
+        classes: class indices (N,) or (N, K) of the scores, or None.
+        is_logit: whether the scores are entries of the output, at ``classes``.
     """
 
-    function: Callable[[Any, Tensor], Tensor]
+    function: Callable[[ModelOutput, Tensor], Tensor]
     classes: Tensor | None = None
     is_logit: bool = False
 
-    def __call__(self, output: Any, rows: Tensor) -> Tensor:
-        """Scores of copies; rows says which image each is a copy of."""
+    def __call__(self, output: ModelOutput, rows: Tensor) -> Tensor:
+        """Return the scores of copies; ``rows`` holds the image of each copy."""
         return self.function(output, rows)
 
 
 class Score:
-    """What can be explained: bound to a clean output once, then asked for the score of any copy.
+    """A score to explain: bound once to the output for the unchanged images, then computed for any copies.
 
     Attributes:
         layer: name of the layer whose output is scored, or None for the model's output.
@@ -47,25 +47,27 @@ class Score:
 
     layer: str | None = None
 
-    def bind(self, output: Any, count: int) -> Bound:
-        """Fixes what depends on the clean output, the highest class for one; ``count`` is N."""
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        """Fix everything that depends on the unchanged images, such as the highest class; ``count`` is N."""
         raise NotImplementedError
 
 
 Indices = int | np.integer[Any] | Sequence[int] | Sequence[Sequence[int]] | Tensor | np.ndarray[Any, Any]
 Classes = Indices | Literal["all"]
-Target = Classes | Score | Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]] | None  # see :func:`bind`
+Target = (
+    Classes | Score | Callable[[ModelOutput], Tensor] | Sequence[Callable[[ModelOutput], Tensor]] | None
+)  # see :func:`bind`
 
 
-def select_output(output: Any, select: Select) -> Any:
-    """The part of a model's output that the target looks at.
+def select_output(output: ModelOutput, select: Select) -> ModelOutput:
+    """Return the part of a model's output that is scored.
 
     Args:
-        output: whatever the model returned.
-        select: a function, an index or key, or an attribute's name; None takes the output as it is.
+        output: the model's output.
+        select: a function, an index or key, or an attribute's name; None takes the whole output.
 
     Raises:
-        TypeError: where the output has no such part.
+        TypeError: if the output has no such part.
     """
     if select is None:
         return output
@@ -79,13 +81,13 @@ def select_output(output: Any, select: Select) -> Any:
         ) from error
 
 
-def bind(output: Any, target: Target, count: int) -> Bound:
-    """Fixes a target on the output for the images as they are.
+def bind(output: ModelOutput, target: Target, count: int) -> Bound:
+    """Bind a target to the output for the unchanged images.
 
     Args:
         output: the model's output; (N, classes) for class indices.
         target: None (the highest class of every image), a class index for all images, N indices (sequence or
-            tensor), N x K indices for K targets an image, "all" for every class, a :class:`Score`, a callable from
+            tensor), N x K indices for K targets per image, "all" for every class, a :class:`Score`, a callable from
             the output to (N,) or (N, K), or N callables, each from one image's output to a number.
         count: N.
 
@@ -95,22 +97,22 @@ def bind(output: Any, target: Target, count: int) -> Bound:
     if isinstance(target, Score):
         return target.bind(output, count)
     if callable(target):
-        return Bound(lambda out, rows: _checked(target(out), len(rows)))
+        return Bound(lambda out, rows: _check_scores(target(out), len(rows)))
     if _is_list_of_callables(target):
         if len(target) != count:
             raise ValueError(f"`target` must have one callable per image, {count}, got {len(target)}")
-        return Bound(lambda out, rows: _score_apart(out, target, rows))
+        return Bound(lambda out, rows: _score_each_image(out, target, rows))
     return Logit(cast("Classes | None", target)).bind(output, count)
 
 
-def score(output: Any, target: Target, count: int) -> Scores:
-    """One score per image, or K per image; the arguments are those of :func:`bind`."""
+def score(output: ModelOutput, target: Target, count: int) -> Scores:
+    """Return one score per image, or K per image; the arguments are those of :func:`bind`."""
     bound = bind(output, target, count)
     return Scores(bound(output, torch.arange(count)), bound.classes)
 
 
-def bind_if_any(output: Any, target: Target, images: Tensor) -> Bound:
-    """For methods that explain no class: the highest class where the output has classes, otherwise a score of 0."""
+def bind_optional(output: ModelOutput, target: Target, images: Tensor) -> Bound:
+    """Bind a target for methods that need none: without a target or classes in the output, the score is 0."""
     has_classes = isinstance(output, Tensor) and output.dim() in (1, 2) and len(output) == len(images)
     if target is None and not has_classes:
         return Bound(lambda out, rows: torch.zeros(len(rows), device=images.device))
@@ -118,7 +120,7 @@ def bind_if_any(output: Any, target: Target, images: Tensor) -> Bound:
 
 
 class Logit(Score):
-    """The output's entry for a class, as it is: what class indices given as target mean.
+    """The output's entry for a class: the meaning of class indices as target.
 
     Args:
         classes: None for the highest, an index, N indices, N x K indices, or "all".
@@ -127,29 +129,29 @@ class Logit(Score):
     def __init__(self, classes: Classes | None = None) -> None:
         self.classes = classes
 
-    def bind(self, output: Any, count: int) -> Bound:
-        """Finds the classes of every image."""
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        """Find the classes of every image."""
         classes = class_indices(output, self.classes, count)
         return Bound(
             lambda out, rows: self.pick(self.scale(class_scores(out, len(rows))), classes, rows), classes, True
         )
 
     def scale(self, logits: Tensor) -> Tensor:
-        """What the entries (M, classes) are turned into before one is picked."""
+        """Transform the entries (M, classes) before one is picked."""
         return logits
 
     @staticmethod
     def pick(values: Tensor, classes: Tensor, rows: Tensor) -> Tensor:
-        """The entries (M,) or (M, K) of (M, all) values at the classes of every row's image."""
-        wanted = classes[rows.to(classes.device)]
-        return values.gather(1, wanted.reshape(len(wanted), -1)).reshape(wanted.shape)
+        """Return the entries (M,) or (M, K) of (M, all) values at the classes of every row's image."""
+        indices = classes[rows.to(classes.device)]
+        return values.gather(1, indices.reshape(len(indices), -1)).reshape(indices.shape)
 
 
-def class_scores(output: Any, count: int) -> Tensor:
-    """The output as (M, classes).
+def class_scores(output: ModelOutput, count: int) -> Tensor:
+    """Return the output as (M, classes).
 
     Raises:
-        TypeError, ValueError: where it is anything else.
+        TypeError, ValueError: if it has no such form.
     """
     if not isinstance(output, Tensor):
         raise TypeError(
@@ -165,8 +167,8 @@ def class_scores(output: Any, count: int) -> Tensor:
     return logits
 
 
-def class_indices(output: Any, classes: Classes | None, count: int) -> Tensor:
-    """(N,) or (N, K) class indices for an output (N, classes), on its device; None takes the highest.
+def class_indices(output: ModelOutput, classes: Classes | None, count: int) -> Tensor:
+    """Return (N,) or (N, K) class indices for an output (N, classes), on its device; None takes the highest.
 
     Raises:
         TypeError, ValueError: for indices that do not fit.
@@ -179,10 +181,10 @@ def class_indices(output: Any, classes: Classes | None, count: int) -> Tensor:
         if classes != "all":
             raise ValueError(f'`target` must be a class index, a callable, None or "all", got {classes!r}')
         return torch.arange(total, device=logits.device).expand(count, total)
-    return _whole_numbers(classes, total, count).to(device=logits.device)
+    return _index_tensor(classes, total, count).to(device=logits.device)
 
 
-def _whole_numbers(classes: Any, total: int, count: int) -> Tensor:
+def _index_tensor(classes: Indices, total: int, count: int) -> Tensor:
     try:
         indices = torch.as_tensor(classes)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -198,14 +200,16 @@ def _whole_numbers(classes: Any, total: int, count: int) -> Tensor:
         indices = indices.expand(count)
     if indices.dim() > 2 or len(indices) != count or indices.numel() == 0:
         raise ValueError(
-            f"`target` must be one class index, {count} of them, or {count} lists of K for K targets an image, "
+            f"`target` must be one class index, {count} of them, or {count} lists of K for K targets per image, "
             f"got shape {tuple(indices.shape)}"
         )
-    # A copy: the caller's may change, or be one of inference mode, which autograd may not save.
+    # Copied, since the caller may change the tensor, or it may be of inference mode, which autograd cannot save.
     return indices.to(dtype=torch.int64, copy=True)
 
 
-def _score_apart(output: Any, functions: Sequence[Callable[[Any], Tensor]], rows: Tensor) -> Tensor:
+def _score_each_image(
+    output: ModelOutput, functions: Sequence[Callable[[ModelOutput], Tensor]], rows: Tensor
+) -> Tensor:
     if not isinstance(output, Tensor | list):  # a list: one entry per image, as detectors return it
         raise TypeError(
             f"one callable per image needs an output tensor or list, but the model returned a {type(output).__name__}; "
@@ -214,25 +218,26 @@ def _score_apart(output: Any, functions: Sequence[Callable[[Any], Tensor]], rows
     return torch.stack([_scalar(functions[row](output[i])) for i, row in enumerate(rows.tolist())])
 
 
-def _is_list_of_callables(target: Target) -> TypeGuard[Sequence[Callable[[Any], Tensor]]]:
+def _is_list_of_callables(target: Target) -> TypeGuard[Sequence[Callable[[ModelOutput], Tensor]]]:
     return (
         isinstance(target, Sequence) and not isinstance(target, str) and len(target) > 0 and all(map(callable, target))
     )
 
 
-def _scalar(value: Any) -> Tensor:
+def _scalar(value: object) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise ValueError(f"a target callable must return one number per image, got {_describe(value)}")
+        raise ValueError(f"a target callable must return one number per image, got {describe_value(value)}")
     return value.reshape(())
 
 
-def _checked(values: Any, count: int) -> Tensor:
+def _check_scores(values: object, count: int) -> Tensor:
     if not isinstance(values, Tensor) or values.dim() not in (1, 2) or len(values) != count or values.numel() == 0:
         raise ValueError(
-            f"a target callable must return a tensor of shape ({count},) or ({count}, K), got {_describe(values)}"
+            f"a target callable must return a tensor of shape ({count},) or ({count}, K), got {describe_value(values)}"
         )
     return values
 
 
-def _describe(value: Any) -> str:
+def describe_value(value: object) -> str:
+    """Return the shape of a tensor, or the type of anything else, for error messages."""
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

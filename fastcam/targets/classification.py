@@ -1,23 +1,22 @@
 """Scores of classifiers and regressors beyond the logit."""
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastcam.targets.binding import Bound, Logit, Score, class_indices, class_scores
+from fastcam.model.elements import ModelOutput
+from fastcam.targets.binding import Bound, Classes, Logit, Score, class_indices, class_scores
 
 
 class Probability(Logit):
     """Softmax probability of a class; the argument is that of :class:`Logit`."""
 
-    def bind(self, output: Any, count: int) -> Bound:
-        """Finds the classes of every image."""
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        """Find the classes of every image."""
         bound = super().bind(output, count)
         return Bound(bound.function, bound.classes)
 
     def scale(self, logits: Tensor) -> Tensor:
-        """Softmax over the classes."""
+        """Return the softmax over the classes."""
         return logits.softmax(1)
 
 
@@ -25,23 +24,23 @@ class LogProbability(Probability):
     """Logarithm of the softmax probability of a class; the argument is that of :class:`Logit`."""
 
     def scale(self, logits: Tensor) -> Tensor:
-        """Log-softmax over the classes."""
+        """Return the log-softmax over the classes."""
         return logits.log_softmax(1)
 
 
 class Difference(Score):
-    """Logit of one class less that of another: why this and not that.
+    """Logit of one class minus that of another: the reason for the first and not the second.
 
     Args:
         first: as in :class:`Logit`.
-        second: likewise; None for the highest class that is not the first.
+        second: as ``first``; None for the highest class other than the first.
     """
 
-    def __init__(self, first: Any = None, second: Any = None) -> None:
+    def __init__(self, first: Classes | None = None, second: Classes | None = None) -> None:
         self.first, self.second = first, second
 
-    def bind(self, output: Any, count: int) -> Bound:
-        """Finds both classes of every image."""
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        """Find both classes of every image."""
         first = class_indices(output, self.first, count)
         second = self._runner_up(output, first) if self.second is None else class_indices(output, self.second, count)
         if first.shape != second.shape:
@@ -49,14 +48,14 @@ class Difference(Score):
                 f"`second` must have as many classes as `first`, {tuple(first.shape)}, got {tuple(second.shape)}"
             )
 
-        def difference(out: Any, rows: Tensor) -> Tensor:
+        def difference(out: ModelOutput, rows: Tensor) -> Tensor:
             logits = class_scores(out, len(rows))
             return Logit.pick(logits, first, rows) - Logit.pick(logits, second, rows)
 
         return Bound(difference, first)
 
     @staticmethod
-    def _runner_up(output: Any, first: Tensor) -> Tensor:
+    def _runner_up(output: ModelOutput, first: Tensor) -> Tensor:
         logits = class_scores(output, len(output)).detach()
         if logits.shape[1] < 2:
             raise ValueError("a difference of classes needs an output of at least two classes, got one")
@@ -69,15 +68,15 @@ class Binary(Score):
     """The one output of a two-class model, (N,) or (N, 1).
 
     Args:
-        positive: True explains the positive class, y; False the negative one, -y; None what the model says.
-        probability: the sigmoid of it.
+        positive: True explains the positive class, y; False the negative one, -y; None the predicted class.
+        probability: take the sigmoid of the score.
     """
 
     def __init__(self, positive: bool | None = True, *, probability: bool = False) -> None:
         self.positive, self.probability = positive, probability
 
-    def bind(self, output: Any, count: int) -> Bound:
-        """Finds the sign for every image."""
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        """Find the sign for every image."""
         logits = class_scores(output, count)
         if logits.shape[1] != 1:
             raise ValueError(f"a binary score needs an output of shape (N,) or (N, 1), got {tuple(output.shape)}")
@@ -86,7 +85,7 @@ class Binary(Score):
         else:
             signs = logits.new_full((count,), 1.0 if self.positive else -1.0)
 
-        def signed(out: Any, rows: Tensor) -> Tensor:
+        def signed(out: ModelOutput, rows: Tensor) -> Tensor:
             values = class_scores(out, len(rows))[:, 0] * signs[rows.to(signs.device)].to(out.dtype)
             return values.sigmoid() if self.probability else values
 
@@ -94,17 +93,17 @@ class Binary(Score):
 
 
 class Regression(Score):
-    """One of the numbers a regressor returns, (N,) or (N, D).
+    """One of the outputs of a regressor, (N,) or (N, D).
 
     Args:
-        index: which of the D.
+        index: of the output, in [-D, D).
     """
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
 
-    def bind(self, output: Any, count: int) -> Bound:
-        """Checks that there is such a number."""
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        """Check the index."""
         values = class_scores(output, count)
         if not -values.shape[1] <= self.index < values.shape[1]:
             raise ValueError(f"`index` must lie in [0, {values.shape[1]}), got {self.index}")
@@ -112,7 +111,7 @@ class Regression(Score):
 
 
 class Similarity(Score):
-    """How near an embedding (N, D) is to a reference.
+    """Similarity of an embedding (N, D) to a reference.
 
     Args:
         reference: (D,) or one per image, (N, D).
@@ -124,8 +123,8 @@ class Similarity(Score):
             raise ValueError(f'`metric` must be "cosine" or "dot", got {metric!r}')
         self.reference, self.metric = reference, metric
 
-    def bind(self, output: Any, count: int) -> Bound:
-        """Checks that the embedding has the reference's length."""
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        """Check that the embedding has the reference's length."""
         embeddings = class_scores(output, count)
         fits = self.reference.dim() == 1 or (self.reference.dim() == 2 and len(self.reference) == count)
         if not fits or self.reference.shape[-1] != embeddings.shape[1]:
@@ -136,7 +135,7 @@ class Similarity(Score):
         references = self.reference.detach().to(embeddings).expand(count, -1)
 
         def similarity(out: Tensor, rows: Tensor) -> Tensor:
-            wanted = references[rows.to(references.device)]
-            return F.cosine_similarity(out, wanted) if self.metric == "cosine" else (out * wanted).sum(1)
+            expected = references[rows.to(references.device)]
+            return F.cosine_similarity(out, expected) if self.metric == "cosine" else (out * expected).sum(1)
 
         return Bound(similarity)

@@ -1,12 +1,13 @@
 """Scores of segmentation and detection models, and of neurons inside a network."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fastcam.targets.binding import Bound, Score
+from fastcam.model.elements import ModelOutput
+from fastcam.targets.binding import Bound, Score, describe_value
 
 
 class Segmentation(Score):
@@ -16,16 +17,16 @@ class Segmentation(Score):
 
     Args:
         label: the class.
-        mask: (*S), or (N, *S) for a region per image, bool or weights; None for where the class is the highest.
+        mask: (*S), or (N, *S) for a region per image, bool or weights; None for where the class is highest.
     """
 
     def __init__(self, label: int, mask: Tensor | None = None) -> None:
         self.label, self.mask = label, mask
 
-    def bind(self, output: Any, count: int) -> Bound:
-        """Finds the region of every image."""
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        """Find the region of every image."""
         if not isinstance(output, Tensor) or output.dim() < 3 or len(output) != count:
-            raise ValueError(f"a segmentation score needs an output (N, classes, ...), got {_describe(output)}")
+            raise ValueError(f"a segmentation score needs an output (N, classes, ...), got {describe_value(output)}")
         if not 0 <= self.label < output.shape[1]:
             raise ValueError(f"`label` must lie in [0, {output.shape[1]}), got {self.label}")
         masks = output.detach().argmax(1) == self.label if self.mask is None else self.mask.to(output.device)
@@ -41,10 +42,10 @@ class Segmentation(Score):
 
 
 class Box(Score):
-    """Class score of a detected box: of the detection with this label that overlaps the box most.
+    """Class score of a detected box: the detection with this label and the largest overlap with the box.
 
-    The output is a list of one dict an image with ``boxes`` (D, 4), ``labels`` (D,) and ``scores`` (D,), as
-    torchvision's detectors return it. The score is 0 where no detection overlaps by at least ``iou``.
+    The output is a list of one dict per image with ``boxes`` (D, 4), ``labels`` (D,) and ``scores`` (D,), as
+    torchvision's detectors return it. The score is 0 if no detection overlaps by at least ``iou``.
 
     Args:
         label: the class.
@@ -56,10 +57,10 @@ class Box(Score):
         self.label, self.iou = label, iou
         self.box = torch.as_tensor(box, dtype=torch.float32)
 
-    def bind(self, output: Any, count: int) -> Bound:
-        """Checks the form of the output."""
-        if not isinstance(output, Sequence) or not all(isinstance(each, Mapping) for each in output):
-            raise TypeError(f"a box score needs a list of dicts, one an image, got {_describe(output)}")
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        """Check the form of the output."""
+        if not isinstance(output, Sequence) or not all(isinstance(detections, Mapping) for detections in output):
+            raise TypeError(f"a box score needs a list of dicts, one per image, got {describe_value(output)}")
         if tuple(self.box.shape) not in ((4,), (count, 4)):
             raise ValueError(f"`box` must have shape (4,) or ({count}, 4), got {tuple(self.box.shape)}")
         boxes = self.box.expand(count, 4)
@@ -77,7 +78,7 @@ class Box(Score):
 
 
 def intersection_over_union(boxes: Tensor, box: Tensor) -> Tensor:
-    """(D,): the overlap of boxes (D, 4) with one box (4,), each x1, y1, x2, y2."""
+    """Return the overlap (D,) of boxes (D, 4) with one box (4,), all x1, y1, x2, y2."""
     corner = torch.minimum(boxes[:, 2:], box[2:]) - torch.maximum(boxes[:, :2], box[:2])
     shared = corner.clamp(min=0).prod(1)
     union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - shared
@@ -88,17 +89,19 @@ class Anchors(Score):
     """Highest score of a class over all candidate boxes, before non-maximum suppression: differentiable everywhere.
 
     Args:
-        label: position of the class along ``axis``; where coordinates stand before the classes, count them in.
-        axis: the axis of the output (N, ...) that holds the classes; all others are candidates.
+        label: position of the class along ``axis``, including any coordinates before the classes.
+        axis: the axis of the output (N, ...) that holds the classes; all other axes are candidates.
     """
 
     def __init__(self, label: int, axis: int = -1) -> None:
         self.label, self.axis = label, axis
 
-    def bind(self, output: Any, count: int) -> Bound:
-        """Checks that the output has such a class."""
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        """Check that the output has such a class."""
         if not isinstance(output, Tensor) or output.dim() < 3 or len(output) != count:
-            raise ValueError(f"a score over candidate boxes needs an output (N, ..., ...), got {_describe(output)}")
+            raise ValueError(
+                f"a score over candidate boxes needs an output (N, ..., ...), got {describe_value(output)}"
+            )
         if self.axis % output.dim() == 0 or not 0 <= self.label < output.shape[self.axis]:
             raise ValueError(
                 f"`label` must lie in [0, size of the axis) with `axis` not 0 for an output {tuple(output.shape)}, "
@@ -108,12 +111,12 @@ class Anchors(Score):
 
 
 class Neuron(Score):
-    """One neuron, one channel or all of a layer inside the network: what Zeiler and Fergus look at.
+    """One neuron, one channel or a whole layer inside the network, as in Zeiler and Fergus.
 
     Args:
         layer: the layer's name in the model.
         channel: index, or None for all channels.
-        position: "max" for the strongest position of every image (fixed on the image as it is), "sum" for the total
+        position: "max" for the strongest position of every image (fixed on the unchanged image), "sum" for the total
             activation, or the coordinates.
     """
 
@@ -125,22 +128,24 @@ class Neuron(Score):
         self.layer: str = layer
         self.channel, self.position = channel, position
 
-    def bind(self, output: Any, count: int) -> Bound:
-        """Finds the strongest position of every image."""
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        """Find the strongest position of every image."""
         if not isinstance(output, Tensor) or output.dim() < 2 or len(output) != count:
-            raise ValueError(f"layer {self.layer!r} must return (N, C, ...) to be scored, got {_describe(output)}")
+            raise ValueError(f"layer {self.layer!r} must return (N, C, ...) to be scored, got {describe_value(output)}")
         if self.channel is not None and not 0 <= self.channel < output.shape[1]:
             raise ValueError(f"`channel` must lie in [0, {output.shape[1]}), got {self.channel}")
         if self.position == "sum":
             return Bound(lambda out, rows: self._channel(out).flatten(1).sum(1))
-        where = self._positions(self._channel(output.detach()))
-        return Bound(lambda out, rows: self._channel(out).flatten(1).gather(1, where[rows.to(where.device)])[:, 0])
+        positions = self._positions(self._channel(output.detach()))
+        return Bound(
+            lambda out, rows: self._channel(out).flatten(1).gather(1, positions[rows.to(positions.device)])[:, 0]
+        )
 
     def _channel(self, output: Tensor) -> Tensor:
         return output if self.channel is None else output[:, self.channel]
 
     def _positions(self, values: Tensor) -> Tensor:
-        """(N, 1): flat positions in values (N, ...)."""
+        """Return flat positions (N, 1) in values (N, ...)."""
         if self.position == "max":
             return values.flatten(1).argmax(1, keepdim=True)
         size = values.shape[1:]
@@ -151,7 +156,3 @@ class Neuron(Score):
         for coordinate, length in zip(coordinates, size, strict=True):
             flat = flat * length + coordinate
         return torch.full((len(values), 1), flat, device=values.device)
-
-
-def _describe(output: Any) -> str:
-    return f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import fastcam
-from fastcam.classifiers.class_choice import Asked
+from fastcam.classifiers.class_choice import ClassChoice
 from fastcam.cli import demo, folder_run, photographs
 from tests.cli.command_line import SMALL, pixels, run, sentence, square
 
@@ -167,7 +167,7 @@ def test_random_weights_are_told(work):
     square(work / "photo.png", "red")
     done = run("explain", "photo.png", "--model", "torchvision:squeezenet1_1", "--size", 64)
     assert sentence(done, 0) == (
-        "fastcam: warning: the weights are random, so the maps mean nothing; give trained ones with --weights"
+        "fastcam: warning: the weights are random, so the maps are meaningless; load trained ones with --weights"
     )
     assert pixels("explanations/photo.grad_cam.png").shape == (64, 64, 3)
 
@@ -187,20 +187,20 @@ def test_a_vision_transformer_with_its_layer(work):
 def test_targets_are_indices_names_and_the_highest():
     output = torch.tensor([[0.1, 3.0, 2.0], [5.0, 1.0, 4.0]])
     names = ["cat", "Dog", "dog house"]
-    assert Asked(("2", "dog", "top2")).indices(output, names) == [[2, 1, 1, 2], [2, 1, 0, 2]]
-    assert Asked(("top3",)).indices(output, names) == [[1, 2, 0], [0, 2, 1]]
-    assert Asked(("top1",)).is_highest
-    assert Asked(()).is_highest
-    assert not Asked(("top2",)).is_highest
+    assert ClassChoice(("2", "dog", "top2")).indices(output, names) == [[2, 1, 1, 2], [2, 1, 0, 2]]
+    assert ClassChoice(("top3",)).indices(output, names) == [[1, 2, 0], [0, 2, 1]]
+    assert ClassChoice(("top1",)).is_highest
+    assert ClassChoice(()).is_highest
+    assert not ClassChoice(("top2",)).is_highest
     for text, reason in {
         "7": "target 7 must be a class index below 3",
-        "top4": "target 'top4' must ask for 1 to 3 classes",
+        "top4": "target 'top4' must choose 1 to 3 classes",
         "dogg": "no class named 'dogg'; did you mean 'Dog'",
     }.items():
         with pytest.raises(ValueError, match=reason):
-            Asked((text,)).indices(output, names)
+            ClassChoice((text,)).indices(output, names)
     with pytest.raises(ValueError, match="'crane' is the name of several classes: 0, 2; give an index"):
-        Asked(("crane",)).indices(output, ["crane", "dog", "Crane"])
+        ClassChoice(("crane",)).indices(output, ["crane", "dog", "Crane"])
 
 
 def test_probabilities_of_logits_probabilities_and_a_single_output():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fastcam
+from fastcam.cli.options import METHODS
 from tests.cli.command_line import SMALL, pixels, run, sentence, square
 
 
@@ -73,3 +74,7 @@ def test_costs_are_listed():
     output = run("methods").output
     for method in fastcam.list_methods():
         assert any(method.name in line and method.cost in line for line in output.splitlines())
+
+
+def test_the_command_line_knows_the_registry_without_loading_it():
+    assert [each.name for each in fastcam.list_methods()] == list(METHODS)

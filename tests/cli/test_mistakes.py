@@ -34,7 +34,7 @@ def test_bad_images_get_a_sentence_each_and_the_rest_goes_on(work):
 
 def test_an_empty_folder_is_a_failure(work):
     (work / "empty").mkdir()
-    assert sentence(run("explain", "empty", *SMALL), 1) == "fastcam: there are no pictures in what was given"
+    assert sentence(run("explain", "empty", *SMALL), 1) == "fastcam: no pictures were found"
 
 
 def test_a_map_that_is_not_finite_is_a_failure_and_shows_the_photograph(work):

@@ -21,6 +21,8 @@ import torchvision
 from PIL import Image
 from torch import nn
 
+from tests.support.networks import slim_resnet50
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 # What does not run with the tool either, and what takes its place.
@@ -88,7 +90,8 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def test_pytorch_grad_cam(offline):
+def test_pytorch_grad_cam(offline, monkeypatch):
+    monkeypatch.setattr(torchvision.models, "resnet50", slim_resnet50)
     blocks = examples("grad-cam")
     assert len(blocks) == 6
     results = []

@@ -23,8 +23,9 @@ from fastcam.dataset.driver import Driver
 from fastcam.dataset.records import Span
 from tests.dataset.nodes import Deadly, Slow, as_kind
 from tests.dataset.small import SETTINGS, contents, folder, network
+from tests.support.tiers import slow
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("ray")]
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
@@ -103,7 +104,7 @@ def test_a_killed_node_costs_only_the_shards_in_progress(tmp_path, nodes, addres
     assert fastcam.dataset.verify(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("end", [signal.SIGTERM, *slow(signal.SIGKILL)])
 def test_a_run_resumes_after_the_death_of_its_driver(tmp_path, address, end):
     source, out = folder(tmp_path / "in", 40), tmp_path / "out"
     driver = subprocess.Popen(

@@ -171,7 +171,7 @@ class Bar:
 @pytest.fixture
 def bars(monkeypatch):
     monkeypatch.setattr(rich.progress, "Progress", Bar)
-    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BEFORE_BAR", 0.0)
     monkeypatch.setattr(Bar, "made", [])
     return Bar.made
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastcam.model.batching import Batches, Block
-from fastcam.model.progress import Progress
+from fastcam.model.progress import ProgressReporter
 from tests.support.conv_net import Call, conv_net, images_for
 from tests.support.engine_cases import COPYING, Counting, explain
 from tests.support.model_state import snapshot
@@ -29,7 +29,7 @@ OUT_OF_MEMORY = {
 
 
 def batches(size) -> Batches:
-    return Batches(size, torch.device("cpu"), Progress())
+    return Batches(size, torch.device("cpu"), ProgressReporter())
 
 
 def pairs(block: Block) -> list[tuple[int, int]]:

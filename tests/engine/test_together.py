@@ -13,20 +13,19 @@ from torch import nn
 
 import fastcam
 from tests.support.conv_net import conv_net, images_for
-from tests.support.engine_cases import CHEAP, METHODS, explain, few_objects
+from tests.support.engine_cases import ALL_CHEAP, METHODS, explain, few_objects
 from tests.support.model_state import hooks_of, snapshot
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOGETHER = [name for name in METHODS if name != "gmp_cam"]  # that needs another network
-OPTIONS = {key: value for options in CHEAP.values() for key, value in options.items()}
 DIFFERENTIABLE = [name for name in TOGETHER if name not in ("ablation_cam", "full_grad", "eigen_cam", "eigen_grad_cam")]
 SEVERAL = [[0, 1], [2, 3]]
 
 
 def options_of(names: list[str]) -> dict:
     known = {option for name in names for option in fastcam.get_method(name).options}
-    return {option: value for option, value in OPTIONS.items() if option in known}
+    return {option: value for option, value in ALL_CHEAP.items() if option in known}
 
 
 def together(model: nn.Module, names: list[str], target, layers="relu", **settings):

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 import fastcam
 from tests.support.networks import efficientnet_lite0, photographs, timm_network, torchvision_network
+from tests.support.tiers import slow
 
 captum = pytest.importorskip("captum.attr")
 torchcam = pytest.importorskip("torchcam.methods")
 pytorch_grad_cam = pytest.importorskip("pytorch_grad_cam")
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("peers")]  # maps are shared
 
 AGREEMENT = 1e-5  # of a map's range
 AGREEMENT_OF_QUOTIENTS = 1e-4  # XGrad-CAM and Grad-CAM++ divide by sums that may lie close to zero
@@ -62,6 +63,16 @@ CASES = {
     "timm vit_tiny": Case(partial(timm_network, "vit_tiny_patch16_224"), "blocks.11.norm1", fastcam.vit_reshape),
 }
 
+SOME = ["resnet18", "efficientnet_lite0", "densenet121", "timm vit_tiny"]  # of each kind, one
+
+
+def among(wanted):
+    """The networks that are wanted; those of a kind that another one stands for in the slow tier."""
+    names = [name for name, case in CASES.items() if wanted(case)]
+    return [name for name in names if name in SOME] + slow(*(name for name in names if name not in SOME))
+
+
+NETWORKS = among(lambda case: True)
 PYTORCH_GRAD_CAM = {
     "grad_cam": pytorch_grad_cam.GradCAM,
     "xgrad_cam": pytorch_grad_cam.XGradCAM,
@@ -148,7 +159,7 @@ def agreement(method: str) -> float:
 
 
 @pytest.mark.parametrize("method", PYTORCH_GRAD_CAM)
-@pytest.mark.parametrize("network", CASES)
+@pytest.mark.parametrize("network", NETWORKS)
 def test_pytorch_grad_cam(network, method):
     maps = fastcam_maps(network)[method]
     peer = pytorch_grad_cam_map(PYTORCH_GRAD_CAM[method], network, *pytorch_grad_cam_evidence(network))
@@ -160,7 +171,7 @@ def test_pytorch_grad_cam(network, method):
     assert error(maps, peer) <= agreement(method)
 
 
-@pytest.mark.parametrize("network", CASES)
+@pytest.mark.parametrize("network", NETWORKS)
 def test_pytorch_grad_cam_pp(network):
     """alpha = G^2 / (2 G^2 + S G^3 + 1e-6), S = sum A, with the score scaled until 1e-6 is nothing against 2 G^2.
 
@@ -186,12 +197,12 @@ def test_pytorch_grad_cam_pp(network):
 
 
 @pytest.mark.parametrize("method", TORCHCAM)
-@pytest.mark.parametrize("network", CASES)
+@pytest.mark.parametrize("network", NETWORKS)
 def test_torchcam(network, method):
     assert error(fastcam_maps(network)[method].clamp(min=0), torchcam_maps(network)[method]) <= agreement(method)
 
 
-@pytest.mark.parametrize("network", [name for name, case in CASES.items() if case.reshape is None])
+@pytest.mark.parametrize("network", among(lambda case: case.reshape is None))
 def test_captum(network):
     case = CASES[network]
     model = case.build()
@@ -199,7 +210,7 @@ def test_captum(network):
     assert error(fastcam_maps(network)["grad_cam"], peer.detach()[:, 0]) <= AGREEMENT
 
 
-@pytest.mark.parametrize("network", [name for name, case in CASES.items() if case.classifier])
+@pytest.mark.parametrize("network", among(lambda case: case.classifier))
 def test_torchcam_cam(network):
     case = CASES[network]
     with torchcam.CAM(case.build(), case.layer, case.classifier) as extractor, torch.no_grad():

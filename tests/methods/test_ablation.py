@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.graph.next_affine import following_affine
+from fastcam.graph.next_affine import next_affine_layer
 from fastcam.model import capture
 from fastcam.model.batching import Block
 from fastcam.model.inputs import Inputs
@@ -149,7 +149,7 @@ def test_which_layer_comes_next(name):
     model, layer = model_of(name), HEADS[name][1]
     chosen = capture.Layer(layer, model.get_submodule(layer))
     captured = capture.forward(model, images_for().double(), [chosen], with_graph=True)
-    found = following_affine(model, captured.output, captured.activations[0])
+    found = next_affine_layer(model, captured.output, captured.activations[0])
     assert (None if found is None else found.name) == NEXT.get(name)
 
 

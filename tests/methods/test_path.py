@@ -9,7 +9,7 @@ from torch import Tensor
 
 import fastcam
 from fastcam.methods.baselines import baseline_images, normal_noise
-from fastcam.methods.path import nodes
+from fastcam.methods.path import quadrature_nodes
 from tests.support.conv_net import autograd_gradients, conv_net, images_for
 from tests.support.networks import in_double
 
@@ -54,7 +54,7 @@ def test_quadratures(quadrature):
 
 @pytest.mark.parametrize(("quadrature", "degree"), [("gauss_legendre", 9), ("trapezoid", 1), ("riemann_middle", 1)])
 def test_quadratures_are_exact_for_polynomials(quadrature, degree):
-    places, weights = nodes(quadrature, 5)
+    places, weights = quadrature_nodes(quadrature, 5)
     assert weights.sum().item() == pytest.approx(1, abs=1e-12)
     for power in range(degree + 1):
         assert (weights * places**power).sum().item() == pytest.approx(1 / (power + 1), abs=1e-12)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastcam
-from fastcam.methods.refinement import refined
+from fastcam.methods.refinement import refine_grid
 from fastcam.preparation.agreement import spearman
 from tests.support.networks import efficientnet_lite0, photographs, small_images, small_network
 
@@ -17,7 +17,7 @@ def by_hand(grid, values, share, clean=0.0):
         asked.append(places.tolist())
         return {"scores": values[places], "top_class": places // 2}
 
-    return refined(grid, share, torch.tensor(clean), run), asked
+    return refine_grid(grid, share, torch.tensor(clean), run), asked
 
 
 def test_a_line_by_hand():

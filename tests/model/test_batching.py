@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fastcam
 from fastcam.model.batching import Batches, Block
-from fastcam.model.progress import Progress
+from fastcam.model.progress import ProgressReporter
 from tests.support.conv_net import conv_net, images_for
 from tests.support.engine_cases import METHODS
 
@@ -31,7 +31,7 @@ def places(block: Block) -> list[tuple[int, int]]:
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 50))
 def test_each_copy_once_and_the_variants_of_an_image_in_order(images, variants, limit):
     seen = []
-    for block, result in Batches(limit, CPU, Progress()).each(images, variants, places):
+    for block, result in Batches(limit, CPU, ProgressReporter()).each(images, variants, places):
         assert 1 <= len(block) == len(result) <= limit
         assert [row for row, _ in result] == block.rows.tolist()
         seen += result
@@ -53,7 +53,7 @@ def test_memory_for_so_many_copies(images, variants, memory):
         done.extend(places(block))
         return len(block)
 
-    list(Batches("auto", CPU, Progress()).each(images, variants, work))
+    list(Batches("auto", CPU, ProgressReporter()).each(images, variants, work))
     assert len(done) == len(set(done)) == images * variants
     assert len(failures) <= 5  # 16, 8, 4, 2, 1
 
@@ -64,7 +64,7 @@ def test_other_errors_pass(error):
         raise error
 
     with pytest.raises(type(error)):
-        list(Batches("auto", CPU, Progress()).each(2, 3, work))
+        list(Batches("auto", CPU, ProgressReporter()).each(2, 3, work))
 
 
 @pytest.mark.parametrize("batch_size", [4, "auto"])
@@ -73,7 +73,7 @@ def test_memory_for_not_even_one_copy(batch_size):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        list(Batches(batch_size, CPU, Progress()).each(2, 3, work))
+        list(Batches(batch_size, CPU, ProgressReporter()).each(2, 3, work))
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, True, "all", None])

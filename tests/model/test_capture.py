@@ -13,7 +13,7 @@ import fastcam
 from fastcam.model import capture
 from fastcam.model.gradients import gradients
 from tests.support.conv_net import Call, autograd_gradients, conv_net, images_for, suited
-from tests.support.engine_cases import GRADIENT_METHODS, METHODS
+from tests.support.engine_cases import GRADIENT_METHODS, METHODS, cheap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -137,9 +137,9 @@ def test_captured_activations_do_not_change_with_the_layers_input(layer):
 @pytest.mark.parametrize("mode", [nullcontext, torch.no_grad, torch.enable_grad, torch.inference_mode])
 def test_grad_mode_of_the_caller(method, mode):
     model, layer = suited(method)
-    plain = fastcam.explain(model, images_for(), method, [[0, 1], [2, 3]], layer)
+    plain = fastcam.explain(model, images_for(), method, [[0, 1], [2, 3]], layer, **cheap(method))
     with mode():
-        explanation = fastcam.explain(model, images_for(), method, [[0, 1], [2, 3]], layer)
+        explanation = fastcam.explain(model, images_for(), method, [[0, 1], [2, 3]], layer, **cheap(method))
         assert torch.equal(explanation.maps, plain.maps)
     assert torch.equal(explanation.raw, plain.raw)
 
@@ -157,11 +157,11 @@ def test_target_made_in_inference_mode(layer):
 @pytest.mark.parametrize("method", METHODS)
 def test_frozen_parameters_and_images_that_require_grad(method):
     model, layer = suited(method)
-    plain = fastcam.explain(model, images_for(), method, 2, layer)
+    plain = fastcam.explain(model, images_for(), method, 2, layer, **cheap(method))
     frozen = copy.deepcopy(model).requires_grad_(False)
     for images in (images_for(), images_for().requires_grad_(), images_for().requires_grad_() * 1):
         for each in (model, frozen):
-            assert torch.equal(fastcam.explain(each, images, method, 2, layer).maps, plain.maps)
+            assert torch.equal(fastcam.explain(each, images, method, 2, layer, **cheap(method)).maps, plain.maps)
 
 
 @pytest.mark.parametrize("images", [images_for(), images_for().requires_grad_()], ids=["plain", "requires grad"])
@@ -213,11 +213,11 @@ def test_autocast_with_a_float32_layer_before_a_bfloat16_head(method, target):
 @pytest.mark.parametrize("method", METHODS)
 def test_channels_last(method):
     model, layer = suited(method)
-    plain = fastcam.explain(model, images_for(), method, [[0, 1], [2, 3]], layer)
+    plain = fastcam.explain(model, images_for(), method, [[0, 1], [2, 3]], layer, **cheap(method))
     last = copy.deepcopy(model).to(memory_format=torch.channels_last)
     for each in (last, model):
         in_order = images_for().to(memory_format=torch.channels_last)
-        explanation = fastcam.explain(each, in_order, method, [[0, 1], [2, 3]], layer)
+        explanation = fastcam.explain(each, in_order, method, [[0, 1], [2, 3]], layer, **cheap(method))
         torch.testing.assert_close(explanation.maps, plain.maps, rtol=0, atol=1e-4)
 
 

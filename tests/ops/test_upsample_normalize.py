@@ -219,12 +219,12 @@ def test_out_that_does_not_fit():
         (torch.empty(2, 9, 8).mT, ValueError, shape + r"\(2, 8, 9\), not contiguous"),
         (torch.empty(2, 8, 9).double(), TypeError, "`out` must have the dtype of `maps`, torch.float32"),
         (torch.empty(2, 8, 9, device="meta"), ValueError, "`out` must be on the device of `maps`"),
-        (torch.empty(2, 8, 9, requires_grad=True), ValueError, "gradients do not go through `out`"),
+        (torch.empty(2, 8, 9, requires_grad=True), ValueError, "gradients do not flow through `out`"),
         ("x", TypeError, "`out` must be a torch.Tensor, got str"),
     ]:
         with pytest.raises(error, match=message):
             ops.upsample_normalize(maps, (8, 9), out=out)
-    with pytest.raises(ValueError, match="gradients do not go through `out`"):
+    with pytest.raises(ValueError, match="gradients do not flow through `out`"):
         ops.upsample_normalize(maps.clone().requires_grad_(), (8, 9), out=torch.empty(2, 8, 9))
     for bad in (torch.empty(2, 8), torch.empty(3, 8, 9), torch.empty(2, 9, 8).mT, torch.empty(2, 8, 9).half()):
         with pytest.raises(RuntimeError, match="`out` must"):

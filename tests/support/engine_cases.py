@@ -20,6 +20,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"steps": 4},
     "smooth_grad": {"samples": 3},
 }
+ALL_CHEAP = {option: value for options in CHEAP.values() for option, value in options.items()}
 # Those that try copies of the images and therefore take `batch_size`.
 COPYING = [
     name

@@ -89,6 +89,11 @@ def timm_network(name: str) -> nn.Module:
     return _enliven(timm.create_model(name, pretrained=False))
 
 
+def slim_resnet50(weights: object = None, **options: object) -> nn.Module:
+    """ResNet-50's blocks and layer names, with fewer blocks and channels, in place of torchvision's builder."""
+    return torchvision.models.resnet.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 2], width_per_group=16)
+
+
 @cache
 def tiny_vit() -> nn.Module:
     """A vision transformer of four blocks for images of 64 x 64, with seeded random weights."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from fastcam import targets
+from fastcam.targets import binding
 from tests.support.conv_net import Call, conv_net, images_for, suited
 from tests.support.engine_cases import METHODS
 
@@ -44,7 +44,7 @@ LOGITS = torch.tensor([[0.5, -1.0, 2.0, 0.0], [3.0, 1.0, -2.0, 0.25]])
     ids=str,
 )
 def test_class_indices(target, classes):
-    scores = targets.score(LOGITS, target, 2)
+    scores = binding.score(LOGITS, target, 2)
     assert scores.classes.tolist() == classes
     assert scores.classes.dtype == torch.int64
     expected = np.take_along_axis(LOGITS.numpy(), np.array(classes).reshape(2, -1), 1).reshape(np.shape(classes))
@@ -63,7 +63,7 @@ def test_class_indices(target, classes):
     ],
 )
 def test_callables(target, values):
-    scores = targets.score(LOGITS, target, 2)
+    scores = binding.score(LOGITS, target, 2)
     assert scores.values.tolist() == values
     assert scores.classes is None
 
@@ -71,20 +71,20 @@ def test_callables(target, values):
 def test_one_callable_per_image_of_a_list():
     """Detectors return a list with one entry per image."""
     output = [{"scores": LOGITS[0]}, {"scores": LOGITS[1]}]
-    scores = targets.score(output, [lambda o: o["scores"].max(), lambda o: o["scores"].min()], 2)
+    scores = binding.score(output, [lambda o: o["scores"].max(), lambda o: o["scores"].min()], 2)
     assert scores.values.tolist() == [2.0, -2.0]
 
 
 def test_classes_are_a_copy():
     given = torch.tensor([0, 3])
-    scores = targets.score(LOGITS, given, 2)
+    scores = binding.score(LOGITS, given, 2)
     given.zero_()
     assert scores.classes.tolist() == [0, 3]
 
 
 INDEX = "`target` must be a class index, 2 of them, 2 equally long lists of them, a callable or None, got "
 WHOLE = "`target` must hold whole numbers, got "
-SHAPE = r"`target` must be one class index, 2 of them, or 2 lists of K for K targets an image, got shape "
+SHAPE = r"`target` must be one class index, 2 of them, or 2 lists of K for K targets per image, got shape "
 RETURN = r"a target callable must return a tensor of shape \(2,\) or \(2, K\), got "
 
 
@@ -127,13 +127,13 @@ RETURN = r"a target callable must return a tensor of shape \(2,\) or \(2, K\), g
 )
 def test_bad_targets(target, error, text):
     with pytest.raises(error, match=text):
-        targets.score(LOGITS, target, 2)
+        binding.score(LOGITS, target, 2)
 
 
 @pytest.mark.parametrize("empty", [[], (), [[], []]])
 def test_empty_targets_are_said_to_be_empty(empty):
     with pytest.raises((TypeError, ValueError), match="`target` must"):
-        targets.score(LOGITS, empty, 2)
+        binding.score(LOGITS, empty, 2)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_empty_targets_are_said_to_be_empty(empty):
 )
 def test_bad_outputs(output, target, error, text):
     with pytest.raises(error, match=text):
-        targets.score(output, target, 2)
+        binding.score(output, target, 2)
 
 
 # --- select -----------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_select(pack, select):
 )
 def test_bad_select(output, select, kind):
     with pytest.raises(TypeError, match=f"`select` is {select!r}, but the model's output, a {kind}, has no such part"):
-        targets.select_output(output, select)
+        binding.select_output(output, select)
 
 
 # --- through the network ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fastcam
 from fastcam import targets
+from fastcam.targets import binding
 from tests.support.conv_net import Call, autograd_gradients, conv_net, images_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,24 +59,24 @@ FORMULAS = {
 @pytest.mark.parametrize("name", FORMULAS)
 def test_formulas(name):
     score, output, expected = FORMULAS[name]
-    torch.testing.assert_close(targets.score(output, score, 2).values, expected)
+    torch.testing.assert_close(binding.score(output, score, 2).values, expected)
 
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_copies_belong_to_their_images(name):
     score, output, expected = FORMULAS[name]
     rows = torch.tensor([1, 1, 0, 1, 0])
-    torch.testing.assert_close(targets.bind(output, score, 2)(output[rows], rows), expected[rows])
+    torch.testing.assert_close(binding.bind(output, score, 2)(output[rows], rows), expected[rows])
 
 
 def test_what_is_fixed_on_the_clean_output():
     """The highest class, the sign and the region are those of the images as they are."""
     rows = torch.arange(2)
     other = LOGITS.flip(1)
-    assert targets.bind(LOGITS, targets.Logit(), 2)(other, rows).tolist() == [other[0, 2], other[1, 0]]
-    assert targets.bind(LOGITS[:, 1], targets.Binary(None), 2)(torch.ones(2), rows).tolist() == [-1, 1]
+    assert binding.bind(LOGITS, targets.Logit(), 2)(other, rows).tolist() == [other[0, 2], other[1, 0]]
+    assert binding.bind(LOGITS[:, 1], targets.Binary(None), 2)(torch.ones(2), rows).tolist() == [-1, 1]
     region = (MAPS.argmax(1) == 3).flatten(1).sum(1)
-    assert targets.bind(MAPS, targets.Segmentation(3), 2)(torch.ones_like(MAPS), rows).tolist() == region.tolist()
+    assert binding.bind(MAPS, targets.Segmentation(3), 2)(torch.ones_like(MAPS), rows).tolist() == region.tolist()
 
 
 # --- through the engine -----------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ MODELS = {
 def test_gradients_of_scores(name):
     make, target = MODELS[name]
     model, images = make().eval(), images_for()
-    bound = targets.bind(model(images), target, 2)
+    bound = binding.bind(model(images), target, 2)
     expected = autograd_gradients(lambda x: bound(make().eval()(x), torch.arange(2)), images)
     found = fastcam.explain(model, images, "saliency", target).attributions
     assert expected.abs().max() > 0
@@ -114,7 +115,7 @@ def test_perturbation_keeps_classes_masks_and_callables_with_their_image(name, b
     model, images = make().eval(), images_for()
     options = {"window": 5, "stride": 4, "batch_size": batch_size}
     found = fastcam.explain(model, images, "occlusion", target, **options)
-    bound = targets.bind(model(images), target, 2)
+    bound = binding.bind(model(images), target, 2)
     hidden = images.clone()
     hidden[:, :, 4:9, 4:9] = 0
     expected = bound(model(hidden), torch.arange(2))
@@ -277,7 +278,7 @@ MISTAKES = {
 def test_mistakes(name):
     target, output, error, text = MISTAKES[name]
     with pytest.raises(error, match=text):
-        targets.bind(output, target, 2)
+        binding.bind(output, target, 2)
 
 
 def test_mistakes_at_once():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastcam.compat.pytorch_grad_cam.base_cam import Array, BaseCAM
 from fastcam.compat.pytorch_grad_cam.cams import GradCAM
 from fastcam.compat.pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
-from fastcam.targets import Bound, Score
+from fastcam.targets.binding import Bound, Score
 
 _COMPARED = (1, 2, 3)  # the places of the compared classes, in the order of likeness
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fastcam import targets
 from fastcam.compat.pytorch_grad_cam.base_cam import BaseCAM
 from fastcam.compat.pytorch_grad_cam.rules import component
 from fastcam.model import capture, layers
 from fastcam.model.gradients import gradients
 from fastcam.model.inputs import Inputs
+from fastcam.targets.binding import bind
 
 
 class ShapleyCAM(BaseCAM):
@@ -43,7 +43,7 @@ class ShapleyCAM(BaseCAM):
         with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
             found = capture.forward(self.model, images, chosen, with_graph=True)
         with torch.inference_mode(False), torch.enable_grad():
-            scores = targets.bind(found.output, target, len(images))(found.output, torch.arange(len(images)))
+            scores = bind(found.output, target, len(images))(found.output, torch.arange(len(images)))
             names = [f"target layer {each.name!r}" for each in chosen]
             at_layers = gradients(scores, found.activations, names, differentiable=True)
             terms = [

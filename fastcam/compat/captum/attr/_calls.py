@@ -13,7 +13,7 @@ from fastcam.model import capture
 from fastcam.model.batching import Batches, BatchSize
 from fastcam.model.gradients import gradients
 from fastcam.model.inputs import Inputs, in_fast_layout
-from fastcam.model.progress import Progress
+from fastcam.model.progress import ProgressReporter
 
 MIN_FAST_LAYOUT_ROWS = 8  # below that, conversion to channels_last costs more than it saves
 
@@ -108,7 +108,7 @@ class Call:
 
     def batches(self, size: BatchSize | None = None, progress: bool = False) -> Batches:
         """Return batches of the caller's size; None for one that suits the device."""
-        return Batches("auto" if size is None else size, self.inputs[0].device, Progress(progress))
+        return Batches("auto" if size is None else size, self.inputs[0].device, ProgressReporter(progress))
 
     def output(self, inputs: tuple[Tensor, ...], rows: Tensor | None = None, *, with_graph: bool = False) -> Any:
         """Return the function's output for copies of the examples ``rows`` (M,); None for each example once."""

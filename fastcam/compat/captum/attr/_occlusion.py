@@ -12,7 +12,7 @@ from fastcam import ops
 from fastcam.compat.captum.attr._ablation import FeatureAblation, OutputDrops
 from fastcam.compat.captum.attr._baselines import Baselines, expand_baselines, fitting_baselines
 from fastcam.compat.captum.attr._calls import Call, Target, TensorOrTuple, Tensors, format_like
-from fastcam.methods.occlusion import coverage_mean, windows_of
+from fastcam.methods.occlusion import coverage_mean, window_positions
 from fastcam.model.batching import Block
 
 Sizes: TypeAlias = tuple[int, ...]
@@ -99,7 +99,7 @@ class _SlidingWindow:
         self.is_deep = len(self.size) > 1 and self.shape[0] == self.size[0]
         self.axes = slice(1, None) if self.is_deep else slice(None)
         axes = self.axes
-        self.windows = windows_of(self.grid[axes], self.stride[axes], self.shape[axes]).to(inputs.device)
+        self.windows = window_positions(self.grid[axes], self.stride[axes], self.shape[axes]).to(inputs.device)
 
     def _check(self) -> None:
         if len(self.shape) != len(self.size) or len(self.stride) != len(self.size):

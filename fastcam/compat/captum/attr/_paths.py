@@ -12,7 +12,7 @@ from fastcam.compat.captum.attr._at_layers import Values, format_values, run_lay
 from fastcam.compat.captum.attr._baselines import Baselines, expand_baselines, fitting_baselines
 from fastcam.compat.captum.attr._bases import Layer, LayerAttribution, PathAttribution
 from fastcam.compat.captum.attr._calls import Call, Target, TensorOrTuple, format_like
-from fastcam.methods.path import Quadrature, nodes
+from fastcam.methods.path import Quadrature, quadrature_nodes
 from fastcam.model.batching import Batches, Block
 
 _QUADRATURES: dict[str, Quadrature] = {
@@ -165,7 +165,7 @@ def quadrature_of(method: str, steps: int, exact_peer: bool) -> tuple[Tensor, Te
         raise AssertionError(f"`method` must be one of {', '.join(_QUADRATURES)}; got {method!r}")
     if steps < 1:
         raise AssertionError(f"`n_steps` must be a positive whole number, got {steps!r}")
-    points, weights = nodes(_QUADRATURES[method], steps)
+    points, weights = quadrature_nodes(_QUADRATURES[method], steps)
     return points[None], weights * (steps - 1) / steps if exact_peer and method == "riemann_trapezoid" else weights
 
 

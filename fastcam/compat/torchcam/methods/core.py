@@ -89,7 +89,7 @@ class _CAM(Hooks, Maps):
         """The name of a module of the model, given itself or by name."""
         if isinstance(target_layer, str) and target_layer in self.submodule_dict:
             return target_layer
-        return layers._layer(self.model, target_layer).name
+        return layers.resolve_one(self.model, target_layer).name
 
     def _hook_a(self, module: nn.Module, arguments: tuple[Any, ...], output: Any, idx: int = 0) -> Any:
         """Keeps what the layer returned; a module that follows in place cannot change it."""
