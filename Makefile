@@ -9,7 +9,7 @@ GRAD_CAM := grad-cam==1.5.7
 # The oldest release that is promised, and the torchvision that belongs to it.
 OLDEST := torch==2.10.0 torchvision==0.25.0
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
-IN_TWO := -n 2 --dist loadgroup --durations=25 --durations-min=2
+IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder --durations=25 --durations-min=2
 export PYTHONUNBUFFERED := 1
 # Code that torch.compile generates in tests is kept from run to run.
 export TORCHINDUCTOR_CACHE_DIR := $(abspath $(VENV))/inductor

@@ -1,4 +1,4 @@
-"""Other tools' names for the packages here, for scripts that cannot be edited."""
+"""Imports of these packages under the tools' names, for scripts that cannot be edited."""
 
 import importlib
 import importlib.util
@@ -11,14 +11,14 @@ from typing import Any
 
 NAMES = ("captum", "pytorch_grad_cam", "torchcam")
 
-_hidden: dict[str, dict[str, ModuleType]] = {}  # by package, the tool's own modules that were imported before
+# By package, the tool's own modules imported before activation.
+_originals: dict[str, dict[str, ModuleType]] = {}
 
 
 def activate(name: str) -> None:
-    """Makes ``import NAME``, and the imports of its modules, find ``fastcam.compat.NAME``, in this process.
+    """Make ``import NAME``, and the imports of its modules, find ``fastcam.compat.NAME`` in this process.
 
-    Modules that hold the tool's own objects keep them; what is imported from now on is ours. Undone by
-    :func:`deactivate`.
+    Objects imported from the tool before remain the tool's. :func:`deactivate` undoes it.
 
     Args:
         name: "captum", "pytorch_grad_cam" or "torchcam".
@@ -28,42 +28,42 @@ def activate(name: str) -> None:
     """
     if name not in NAMES:
         raise ValueError(f"`name` must be one of {', '.join(NAMES)}, got {name!r}")
-    if name in _hidden:
+    if name in _originals:
         return
-    _hidden[name] = _taken_out(name)
+    _originals[name] = _pop_modules(name)
     sys.meta_path.insert(0, _FINDERS[name])
 
 
 def deactivate(name: str) -> None:
-    """Undoes :func:`activate`; without it nothing happens.
+    """Undo :func:`activate`, if it was called.
 
     Raises:
-        ValueError: for a name that is not known.
+        ValueError: for another name.
     """
     if name not in NAMES:
         raise ValueError(f"`name` must be one of {', '.join(NAMES)}, got {name!r}")
-    if name not in _hidden:
+    if name not in _originals:
         return
     sys.meta_path.remove(_FINDERS[name])
-    _taken_out(name)
-    sys.modules.update(_hidden.pop(name))
+    _pop_modules(name)
+    sys.modules.update(_originals.pop(name))
 
 
 def tools_own(module: str, name: str) -> Any:
-    """What only the tool itself has, whether or not its name is ours at the moment.
+    """Import an object from the tool itself, whether or not its name is activated.
 
     Args:
-        module: of the tool.
-        name: in that module.
+        module: full name of the tool's module.
+        name: of the object in that module.
 
     Raises:
-        AttributeError: where the tool is not installed, or has it not either.
+        AttributeError: if the tool is not installed or has no such object.
     """
     package = module.partition(".")[0]
     missing = f"fastcam.compat.{module} has no {name!r}"
     if name.startswith("__"):
         raise AttributeError(missing)
-    is_active = package in _hidden
+    is_active = package in _originals
     deactivate(package)
     try:
         return getattr(importlib.import_module(module), name)
@@ -78,14 +78,14 @@ def tools_own(module: str, name: str) -> Any:
             activate(package)
 
 
-def _taken_out(name: str) -> dict[str, ModuleType]:
-    """The package's modules, which are not found in ``sys.modules`` any more."""
-    own = [each for each in sys.modules if each == name or each.startswith(f"{name}.")]
-    return {each: sys.modules.pop(each) for each in own}
+def _pop_modules(name: str) -> dict[str, ModuleType]:
+    """Remove the package and its modules from ``sys.modules`` and return them by name."""
+    names = [module for module in sys.modules if module == name or module.startswith(f"{name}.")]
+    return {module: sys.modules.pop(module) for module in names}
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds modules of one package under their names here."""
+    """The finder of one package's modules in ``fastcam.compat``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -93,28 +93,28 @@ class _Finder(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module here, under the name it was asked for."""
+        """Return a spec under the requested name."""
         if fullname != self.name and not fullname.startswith(f"{self.name}."):
             return None
         return importlib.util.spec_from_loader(fullname, self)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The very module that an edited import gets, so that classes are the same ones."""
+        """Return the module in ``fastcam.compat`` itself, so that its classes are the same objects."""
         ours = f"fastcam.compat.{spec.name}"
         try:
-            found = importlib.import_module(ours)
+            module = importlib.import_module(ours)
         except ModuleNotFoundError as error:
             if error.name != ours:
                 raise
             raise ModuleNotFoundError(f"fastcam.compat has no module {spec.name!r}", name=spec.name) from None
-        self._specs = {**getattr(self, "_specs", {}), spec.name: found.__spec__}
-        return found
+        self._specs = {**getattr(self, "_specs", {}), spec.name: module.__spec__}
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """It ran already; only what the import machinery wrote into it is taken back."""
-        asked = module.__spec__
-        if asked is not None:
-            module.__spec__ = self._specs[asked.name]
+        """Restore the module's own spec; it has been executed already."""
+        spec = module.__spec__
+        if spec is not None:
+            module.__spec__ = self._specs[spec.name]
 
 
 _FINDERS = {name: _Finder(name) for name in NAMES}

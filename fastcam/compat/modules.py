@@ -1,28 +1,27 @@
-"""Modules that only pass on names: the deep import paths that people use, without a file for each."""
+"""Modules without a file that re-export objects under the tools' deep import paths."""
 
 import sys
 from collections.abc import Mapping
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
 
-def passed_on(package: str, names: Mapping[str, Mapping[str, Any]]) -> None:
-    """Adds modules to a package.
+def passed_on(package: str, names: Mapping[str, Mapping[str, object]]) -> None:
+    """Add modules that re-export objects to a package.
 
     Args:
         package: its full name.
-        names: for each module, by its path below the package, the objects in it by name.
+        names: by the path of each module in the package, its objects by name.
     """
     for path, objects in names.items():
         parent = sys.modules[package]
         for part in path.split("."):
-            parent = _below(parent, part)
-        parent.__dict__.update(objects, __all__=list(objects), __doc__=f"Passes on {', '.join(objects)}.")
+            parent = _submodule(parent, part)
+        parent.__dict__.update(objects, __all__=list(objects), __doc__=f"Re-exports {', '.join(objects)}.")
 
 
-def _below(parent: ModuleType, name: str) -> ModuleType:
-    """The parent's module of that name, which may be a package itself."""
+def _submodule(parent: ModuleType, name: str) -> ModuleType:
+    """Return the submodule of that name, created as a package if there is none."""
     full = f"{parent.__name__}.{name}"
     if full not in sys.modules:
         module = ModuleType(full)

@@ -40,12 +40,12 @@ def explanations(run: Pass, shared: Evidence, layered: Sequence[Evidence], image
     """
     _check_axes(run.layers, layered, images)
     settings = run.settings
-    scores = run.detach_if_final(run.scores)
+    scores = run.detach_unless_differentiable(run.scores)
     common = Explanation(
         method="",
         layer="",
-        images=run.detach_if_final(images),
-        output=tree_map_only(Tensor, run.detach_if_final, run.output),
+        images=run.detach_unless_differentiable(images),
+        output=tree_map_only(Tensor, run.detach_unless_differentiable, run.output),
         scores=scores,
         targets=run.bound.classes,
         native=scores,

@@ -67,10 +67,12 @@ def gather(run: Pass) -> tuple[Evidence, list[Evidence]]:
     maps = [
         _as_maps(activations, layer, reshape) for activations, layer in zip(run.activations, run.layers, strict=True)
     ]
-    layered: list[dict[str, object]] = [{"activations": run.detach_if_final(layer_maps)} for layer_maps in maps]
+    layered: list[dict[str, object]] = [
+        {"activations": run.detach_unless_differentiable(layer_maps)} for layer_maps in maps
+    ]
     shared: dict[str, object] = {
-        "scores": run.detach_if_final(run.scores),
-        "images": run.detach_if_final(run.images),
+        "scores": run.detach_unless_differentiable(run.scores),
+        "images": run.detach_unless_differentiable(run.images),
         "scorer": run.scorer,
     }
     for index, values in enumerate(layered):
@@ -101,14 +103,14 @@ def _add_gradients(
     if "gradients" in needs:
         at_layers, plain = _gradients(run, heads, at_input, keep_graph=more)
         for values, gradient in zip(layered, at_layers, strict=True):
-            values["gradients"] = _gradient_as_maps(run.detach_if_final(gradient), run)
+            values["gradients"] = _gradient_as_maps(run.detach_unless_differentiable(gradient), run)
         if at_input:
-            shared["input_gradients"] = run.detach_if_final(plain)
+            shared["input_gradients"] = run.detach_unless_differentiable(plain)
     elif at_input:
         rules = ["input_gradients", *rules]
     keep = run.recorder is not None
     by_rule = input_gradients(run.scores, run.images, rules, differentiable, keep_graph=keep)
-    shared |= {kind: run.detach_if_final(gradient) for kind, gradient in by_rule.items()}
+    shared |= {kind: run.detach_unless_differentiable(gradient) for kind, gradient in by_rule.items()}
     if run.recorder is not None:
         shared["full_gradients"] = functools.partial(run.recorder.backward, run.scores, run.images)
 

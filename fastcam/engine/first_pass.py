@@ -50,7 +50,7 @@ class Pass:
         """(N,): every image once."""
         return torch.arange(len(self.images))
 
-    def detach_if_final(self, tensor: Tensor) -> Tensor:
+    def detach_unless_differentiable(self, tensor: Tensor) -> Tensor:
         """Return the tensor detached from the graph, or in it for differentiable maps."""
         return tensor if self.settings.differentiable else tensor.detach()
 

@@ -160,7 +160,7 @@ class _Preparation:
             self._refuse("fold", "no batch norm follows a convolution that nothing else uses")
             return
         stay = f"; {remaining} stay" if remaining else ""
-        self._try("fold", trial, f"{count} batch norms folded into the convolutions in front of them{stay}", 0.0)
+        self._try("fold", trial, f"{count} batch norms folded into the convolutions before them{stay}", 0.0)
 
     def _narrow_if_faster(self) -> None:
         if _has_fast_bfloat16(self.inputs.images.device):
@@ -203,7 +203,7 @@ class _Preparation:
             if len(self.names) != 1:
                 return compile_parts(copied, converted, None, sizes), f"{images}, uncut for {len(self.names)} layers"
             try:
-                return compile_parts(copied, converted, self.names[0], sizes), f"{images}, cut behind {self.names[0]}"
+                return compile_parts(copied, converted, self.names[0], sizes), f"{images}, cut after {self.names[0]}"
             except NotCompilableError as error:
                 return compile_parts(copied, converted, None, sizes), f"{images}, uncut, since {error}"
 

@@ -18,6 +18,7 @@ import fastcam
 from fastcam.compat import pytorch_grad_cam as ours
 from fastcam.compat.pytorch_grad_cam.utils import image, model_targets, reshape_transforms
 from tests.support.conv_net import conv_net
+from tests.support.tiers import slow
 
 CAMS = [
     "AblationCAM",
@@ -102,7 +103,7 @@ def close(found, expected, tolerance=1e-4):
     assert expected.max() > 0.5  # it shows something
 
 
-@pytest.mark.parametrize("which", ["small", "smooth", "resnet18"])
+@pytest.mark.parametrize("which", ["small", "smooth", *slow("resnet18")])
 @pytest.mark.parametrize("name", CAMS)
 def test_maps_of_the_highest_class(networks, which, name):
     theirs, mine, images = both(networks, which, name)

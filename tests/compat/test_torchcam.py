@@ -29,7 +29,7 @@ OTHER_FORMULAS = {"GradCAMpp", "SmoothGradCAMpp", *SCORES}  # without exact_peer
 
 
 class Small(nn.Module):
-    """Two blocks, mean pooling and a linear layer whose scores lie far apart; smooth behind the first block."""
+    """Two blocks, mean pooling and a linear layer whose scores lie far apart; smooth after the first block."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()

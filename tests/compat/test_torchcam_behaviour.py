@@ -84,7 +84,7 @@ def test_threads_have_passes_of_their_own(resnet):
 
 def test_mistakes(resnet):
     extractor = ours.GradCAM(resnet, "layer4")
-    with pytest.raises(AssertionError, match="no forward pass was kept"):
+    with pytest.raises(AssertionError, match="no forward pass was recorded"):
         extractor(1, torch.zeros(1, 10))
     scores = resnet(torch.randn(2, *SIZE))
     with pytest.raises(ValueError, match="one class for each of the 2 images, got 3"):

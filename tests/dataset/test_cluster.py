@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster of three nodes, simulated on this machine, with real processes that are killed."""
+"""Runs on a Ray cluster of two nodes, simulated on this machine, with real processes that are killed."""
 
 import os
 import signal
@@ -25,18 +25,18 @@ from tests.dataset.nodes import Deadly, Slow, as_kind
 from tests.dataset.small import SETTINGS, contents, folder, network
 from tests.support.tiers import slow
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.usefixtures("one_thread")
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
 @pytest.fixture(scope="module")
 def nodes():
-    """A head node without cores, and three nodes of one core each."""
+    """A head node without cores, and two nodes of one core each."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster as Simulated
 
     simulated = Simulated(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
-    for _ in range(3):
+    for _ in range(2):
         simulated.add_node(**NODE)
     yield simulated
     simulated.shutdown()
@@ -45,7 +45,7 @@ def nodes():
 @pytest.fixture
 def address(nodes):
     """The address of the cluster, with all nodes running."""
-    while len(nodes.worker_nodes) < 3:
+    while len(nodes.worker_nodes) < 2:
         nodes.add_node(**NODE)
     nodes.wait_for_nodes()
     return nodes.address

@@ -31,7 +31,7 @@ torchcam = pytest.importorskip("torchcam.methods")
 pytorch_grad_cam = pytest.importorskip("pytorch_grad_cam")
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # noqa: E402
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("peers")]  # maps are shared
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 AGREEMENT = 1e-5  # of a map's range
 AGREEMENT_OF_QUOTIENTS = 1e-4  # XGrad-CAM and Grad-CAM++ divide by sums that may lie close to zero

@@ -231,7 +231,7 @@ def test_the_report_tells_every_step():
     assert [each.name for each in report.steps] == ["fold", "channels_last"]
     assert report.gain > 0
     assert report.batch_size == prepared.batch_size
-    assert "2 batch norms folded into the convolutions in front of them" in str(report)
+    assert "2 batch norms folded into the convolutions before them" in str(report)
     assert "in all" in str(report)
     no_norms = fastcam.prepare(nn.Sequential(nn.Conv1d(3, 4, 1)).eval(), images_for(1)).report()
     assert [each.done for each in no_norms.steps] == [False, False]

@@ -1,30 +1,27 @@
-"""Which channels Ablation-CAM tries; of the tool's layers, what can be called without exchanging them."""
-
-from typing import Any
+"""The selection of channels for Ablation-CAM, without replacing layers of the model."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastcam.compat.pytorch_grad_cam._types import Array
 from fastcam.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
-
-Array = np.ndarray[Any, Any]
 
 
 class AblationLayer(nn.Module):
-    """Chooses channels. Here no layer of the model is exchanged, so that there is nothing else for it to do."""
+    """The selection of channels; unlike in pytorch-grad-cam, no layer of the model is replaced."""
 
     def objectiveness_mask_from_svd(self, activations: Array, threshold: float = 0.01) -> Array:
-        """Where the activations (C, *s) have more of their first principal component than the threshold, (*s) bool."""
+        """Return (*s) bool: the first principal component of the activations (C, *s) exceeds the threshold."""
         share = np.abs(get_2d_projection(activations[None])[0])
         share = share - share.min()
         return np.asarray(share / share.max() > threshold)
 
     def activations_to_be_ablated(self, activations: Array, ratio_channels_to_ablate: float = 1.0) -> Array:
-        """The channels of activations (C, *s) to try, int32.
+        """Return the channels of activations (C, *s) to ablate, int32.
 
-        Below 1, that share of the channels from the one end, and from the other, of how much of them lies where the
-        first principal component does.
+        For a ratio below 1, channels are ordered by their share inside the mask of the first principal component, and
+        that ratio is taken from either end.
         """
         count = len(activations)
         if ratio_channels_to_ablate == 1.0:
@@ -40,17 +37,19 @@ class AblationLayer(nn.Module):
 
 
 class AblationLayerVit(AblationLayer):
-    """As :class:`AblationLayer`: reshape_transform says where the channels are."""
+    """The same as :class:`AblationLayer`: ``reshape_transform`` defines the channel axis."""
 
 
 class AblationLayerFasterRCNN(AblationLayer):
-    """As :class:`AblationLayer`."""
+    """The same as :class:`AblationLayer`."""
 
 
-def chosen_alone(ablated_scores: Tensor, scores: Tensor, activations: Tensor, layer: Any, ratio: float) -> Tensor:
-    """Scores (N, C) without each channel, for the channels that a layer chooses; the others' as if nothing changed."""
-    found = scores.unsqueeze(1).expand_as(ablated_scores).clone()
-    for row, each in enumerate(activations):
-        channels = torch.from_numpy(np.unique(layer.activations_to_be_ablated(each.cpu().numpy(), ratio))).long()
-        found[row, channels] = ablated_scores[row, channels]
-    return found
+def scores_of_selected(
+    ablated_scores: Tensor, scores: Tensor, activations: Tensor, layer: AblationLayer, ratio: float
+) -> Tensor:
+    """Return (N, C): the ablated scores for the channels that a layer selects, the original scores for the others."""
+    selected = scores.unsqueeze(1).expand_as(ablated_scores).clone()
+    for row, values in enumerate(activations):
+        channels = torch.from_numpy(np.unique(layer.activations_to_be_ablated(values.cpu().numpy(), ratio))).long()
+        selected[row, channels] = ablated_scores[row, channels]
+    return selected

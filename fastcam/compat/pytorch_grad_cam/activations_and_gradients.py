@@ -1,22 +1,24 @@
-"""What layers return, and the gradients there, kept by hooks: for loops of one's own."""
+"""Hooks that record outputs of layers and their gradients, for custom loops."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from fastcam.compat.pytorch_grad_cam._types import ReshapeTransform
+
 
 class ActivationsAndGradients:
-    """Keeps what layers return when the model runs, and the gradients there when something is differentiated.
+    """A recorder of layers' outputs when the model runs, and of their gradients in a backward pass.
 
-    The classes of the package do without: nothing is attached to a model between their calls.
+    The classes of the package do not use it: nothing is attached to a model between their calls.
 
     Args:
         model: any module.
-        target_layers: its modules to watch, until :meth:`release`.
-        reshape_transform: from what a layer returns to (N, C, *s).
-        detach: keep copies on the host; False keeps the tensors themselves, as they are.
+        target_layers: the recorded modules, until :meth:`release`.
+        reshape_transform: from the output of a layer to (N, C, *s).
+        detach: record detached tensors on the CPU; False records the layers' tensors themselves.
 
     Attributes:
         activations: in the order in which the layers ran.
@@ -27,42 +29,42 @@ class ActivationsAndGradients:
         self,
         model: nn.Module,
         target_layers: Sequence[nn.Module],
-        reshape_transform: Callable[[Any], Tensor] | None,
+        reshape_transform: ReshapeTransform | None,
         detach: bool = True,
     ) -> None:
         self.model, self.reshape_transform, self.detach = model, reshape_transform, detach
-        self.activations: list[Any] = []
-        self.gradients: list[Any] = []
+        self.activations: list[Tensor] = []
+        self.gradients: list[Tensor] = []
         self.handles: list[RemovableHandle] = []
         for layer in target_layers:
-            self.handles += [layer.register_forward_hook(each) for each in (self.save_activation, self.save_gradient)]
+            self.handles += [layer.register_forward_hook(hook) for hook in (self.save_activation, self.save_gradient)]
 
-    def save_activation(self, module: nn.Module, input: Any, output: Any) -> None:
-        """Keeps what a layer returned."""
-        self.activations.append(self._kept(output))
+    def save_activation(self, module: nn.Module, input: object, output: Tensor) -> None:
+        """Record a layer's output."""
+        self.activations.append(self._recorded(output))
 
-    def save_gradient(self, module: nn.Module, input: Any, output: Any) -> None:
-        """Keeps the gradient there, once there is one."""
+    def save_gradient(self, module: nn.Module, input: object, output: Tensor) -> None:
+        """Record the gradient of a layer's output, once it is computed."""
         if getattr(output, "requires_grad", False):
-            output.register_hook(lambda gradient: self.gradients.insert(0, self._kept(gradient)))
+            output.register_hook(lambda gradient: self.gradients.insert(0, self._recorded(gradient)))
 
-    def _kept(self, tensor: Any) -> Any:
+    def _recorded(self, tensor: Tensor) -> Tensor:
         if not self.detach:
             return tensor
         return (tensor if self.reshape_transform is None else self.reshape_transform(tensor)).cpu().detach()
 
     def __call__(self, x: Any) -> Any:
-        """What the model returns; what was kept before is forgotten."""
+        """Discard earlier records and return the model's output."""
         self.activations, self.gradients = [], []
         return self.model(x)
 
     def clear(self) -> None:
-        """Forgets what was kept."""
+        """Discard the records."""
         self.activations.clear()
         self.gradients.clear()
 
     def release(self) -> None:
-        """Forgets, and watches no more."""
+        """Discard the records and remove the hooks."""
         self.clear()
         for handle in self.handles:
             handle.remove()

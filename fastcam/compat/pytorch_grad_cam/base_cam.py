@@ -1,9 +1,9 @@
-"""What all class activation maps of the package share: the call, and what becomes of the maps."""
+"""The base of all class activation maps of the package: the call, and the scaling and averaging of maps."""
 
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,53 +13,62 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastcam.compat.pytorch_grad_cam import rules
-from fastcam.compat.pytorch_grad_cam.smoothing import FLIPS_AND_FACTORS
+from fastcam.compat.pytorch_grad_cam._types import Array, ReshapeTransform, Targets
+from fastcam.compat.pytorch_grad_cam.smoothing import FLIPS_AND_FACTORS, FlipAndFactor
 from fastcam.compat.pytorch_grad_cam.utils.image import scale_cam_image
-from fastcam.compat.pytorch_grad_cam.utils.model_targets import classes_of
+from fastcam.compat.pytorch_grad_cam.utils.model_targets import engine_target
 from fastcam.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from fastcam.explainer import Explainer
 from fastcam.methods.registry import Method, Need, get_method
 from fastcam.model import capture
-
-Array = np.ndarray[Any, Any]
+from fastcam.targets.binding import Score, Target
 
 DIFFERENCES = (
-    ("too few targets", "a sentence; the tool leaves zero maps"),
+    ("too few targets", "a ValueError; pytorch-grad-cam returns maps of zeros"),
     (
         "a model in training mode",
-        "is explained in evaluation mode and left as it was; the tool leaves it in evaluation",
+        "is explained in evaluation mode and restored; pytorch-grad-cam leaves it in evaluation mode",
     ),
-    ("parameters", "get no .grad; the tool adds its gradients to theirs"),
-    ("images", "stay as they are; the tool's guided backpropagation makes them require gradients, and ROAD then fails"),
-    ("an IndexError inside `with`", "is raised; the tool prints it and goes on"),
-    ("in-place modules behind the layer", "do not change the activations; in the tool they do"),
+    ("parameters", "get no .grad; pytorch-grad-cam adds its gradients to theirs"),
+    (
+        "images",
+        "are not changed; pytorch-grad-cam's guided backpropagation makes them require gradients, so that ROAD fails",
+    ),
+    ("an IndexError inside `with`", "is raised; pytorch-grad-cam prints it and continues"),
+    ("in-place modules after the layer", "do not change the activations; in pytorch-grad-cam they do"),
     (
         "GradCAMPlusPlus",
-        "the paper's formula; exact_peer=True: 1e-6 in the denominator, which outweighs small gradients",
+        "the paper's formula; exact_peer=True: 1e-6 in the denominator, which dominates small gradients",
     ),
-    ("the sign of principal components", "that of the mean activation; exact_peer=True: as numpy.linalg.svd has it"),
-    ("RefineCAM with eigen_smooth", "smooths so; exact_peer=True: smooths by augmentation, as the tool does"),
+    ("the sign of principal components", "that of the mean activation; exact_peer=True: that of numpy.linalg.svd"),
+    (
+        "RefineCAM with eigen_smooth",
+        "smooths by principal components; exact_peer=True: by augmentation, as pytorch-grad-cam does",
+    ),
     (
         "AblationCAM with ratio_channels_to_ablate above 0.5",
-        "all channels of both ends count; the tool stops counting at the first that belongs to both",
+        "all selected channels count; pytorch-grad-cam ignores those after the first that is selected twice",
     ),
-    ("AblationCAM where activations are negative", "the channel becomes 0; the tool: the batch's least value less 1e7"),
+    (
+        "AblationCAM with negative activations",
+        "the channel becomes 0; in pytorch-grad-cam the batch's minimum minus 1e7",
+    ),
 )
-"""Where the maps or the manners differ from pytorch-grad-cam's, and how."""
+"""Pairs of a case and its difference in maps or behaviour from pytorch-grad-cam 1.5.7."""
 
 
 class _NoHooks:
-    """Stands where the tool keeps its hooks: nothing is attached to the model between calls."""
+    """A stand-in for pytorch-grad-cam's hooks: nothing is attached to the model between calls."""
 
     def clear(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def release(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
 
 class BaseCAM:
-    """A class activation map with the call of pytorch-grad-cam; the base of your own as well.
+    """A class activation map with the call of pytorch-grad-cam; also the base of custom ones.
 
     A subclass may define ``get_cam_weights(input_tensor, target_layer, targets, activations, grads)``, which returns
     (N, C), or ``get_cam_image(input_tensor, target_layer, targets, activations, grads, eigen_smooth)``, which returns
@@ -68,17 +77,17 @@ class BaseCAM:
     Args:
         model: any module; it is not changed.
         target_layers: modules; their maps are scaled to [0, 1] and averaged.
-        reshape_transform: from what a layer returns to (N, C, *s).
-        compute_input_gradient: taken for the sake of the signature.
+        reshape_transform: from the output of a layer to (N, C, *s).
+        compute_input_gradient: not used.
         uses_gradients: whether a subclass's functions need gradients.
-        tta_transforms: what ``aug_smooth`` averages over, an iterable with ``augment_image`` and ``deaugment_mask``;
-            None takes flipped images and three factors.
-        detach: taken for the sake of the signature.
-        exact_peer: do as the tool does where the right number is another, see ``DIFFERENCES``.
+        tta_transforms: augmentations for ``aug_smooth``, with ``augment_image`` and ``deaugment_mask``; None for flips
+            and three factors.
+        detach: not used.
+        exact_peer: reproduce pytorch-grad-cam's results where they are wrong, see ``DIFFERENCES``.
 
     Attributes:
-        outputs: what the model returned in the last call.
-        batch_size: copies of an image at a time, for the methods that try many; set it as you like.
+        outputs: the model's output in the last call.
+        batch_size: copies of an image per batch, for the methods that rerun the model; may be changed.
     """
 
     smooths = True  # whether ``eigen_smooth`` changes anything
@@ -87,10 +96,10 @@ class BaseCAM:
         self,
         model: nn.Module,
         target_layers: Sequence[nn.Module],
-        reshape_transform: Callable[[Any], Tensor] | None = None,
+        reshape_transform: ReshapeTransform | None = None,
         compute_input_gradient: bool = False,
         uses_gradients: bool = True,
-        tta_transforms: Any = None,
+        tta_transforms: Iterable[FlipAndFactor] | None = None,
         detach: bool = True,
         *,
         exact_peer: bool = False,
@@ -104,94 +113,98 @@ class BaseCAM:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return next((each.device for each in self.model.parameters()), torch.device("cpu"))
+        """The model's device."""
+        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
     def get_cam_weights(
-        self, input_tensor: Tensor, target_layer: nn.Module, targets: Any, activations: Array, grads: Array | None
+        self, input_tensor: Tensor, target_layer: nn.Module, targets: object, activations: Array, grads: Array | None
     ) -> Array:
-        """The weight of every channel, (N, C): for a subclass to define."""
+        """Return the weight of every channel, (N, C); defined by subclasses."""
         raise NotImplementedError(f"{type(self).__name__} must define get_cam_weights or get_cam_image")
 
     def get_cam_image(
         self,
         input_tensor: Tensor,
         target_layer: nn.Module,
-        targets: Any,
+        targets: object,
         activations: Array,
         grads: Array | None,
         eigen_smooth: bool = False,
     ) -> Array:
-        """The map (N, *s): the weighted sum of the channels, unless a subclass defines another."""
+        """Return the map (N, *s), the weighted sum of the channels; subclasses may override it."""
         weights = self.get_cam_weights(input_tensor, target_layer, targets, activations, grads)
         weighted = weights.reshape(*weights.shape, *[1] * (activations.ndim - 2)) * activations
         return get_2d_projection(weighted) if eigen_smooth else weighted.sum(axis=1)
 
     def rule(self) -> str | Method:
-        """The method, as the engine knows it; of a class without one, its functions above."""
-        return _of_functions(self, False)
+        """Return the engine's method; without one, a method that calls the functions above."""
+        return _function_method(self, False)
 
     def method(self, eigen_smooth: bool) -> str | Method:
-        """The rule, smoothed where that is asked for and the method knows it."""
-        own = type(self)
-        ours = {
-            each.__module__.startswith(rules.__package__ or "") for each in (own.get_cam_image, own.get_cam_weights)
-        }
-        if ours != {True} or own.rule is BaseCAM.rule:
-            return _of_functions(self, eigen_smooth)
-        return rules.smoothed(self.rule(), self.exact_peer) if eigen_smooth and self.smooths else self.rule()
+        """Return the rule, smoothed if requested and supported."""
+        cls, package = type(self), rules.__package__ or ""
+        functions = (cls.get_cam_image, cls.get_cam_weights)
+        is_overridden = not all(function.__module__.startswith(package) for function in functions)
+        if is_overridden or cls.rule is BaseCAM.rule:
+            return _function_method(self, eigen_smooth)
+        return rules.smoothed_method(self.rule(), self.exact_peer) if eigen_smooth and self.smooths else self.rule()
 
     def options(self) -> dict[str, Any]:
-        """Keyword options of the method."""
+        """Return the keyword options of the method."""
         return {}
 
     def __call__(
-        self, input_tensor: Tensor, targets: Any = None, aug_smooth: bool = False, eigen_smooth: bool = False
+        self, input_tensor: Tensor, targets: Targets | None = None, aug_smooth: bool = False, eigen_smooth: bool = False
     ) -> Array:
-        """Maps of a batch.
+        """Return the maps of a batch.
 
         Args:
             input_tensor: (N, C, *S).
             targets: N callables from an image's output to its score; None for the highest class.
             aug_smooth: average over flipped and scaled images.
-            eigen_smooth: the first principal component of the weighted activations in the place of their sum.
+            eigen_smooth: the first principal component of the weighted activations instead of their sum.
 
         Returns:
             (N, *S), float32, in [0, 1].
 
         Raises:
-            ValueError, TypeError, RuntimeError: with a sentence that says what was expected and what came.
+            ValueError, TypeError, RuntimeError: for arguments that do not fit the model or the images.
         """
         if aug_smooth:
             return self.forward_augmentation_smoothing(input_tensor, targets, eigen_smooth)
         return self.forward(input_tensor, targets, eigen_smooth)
 
-    def forward(self, input_tensor: Tensor, targets: Any = None, eigen_smooth: bool = False) -> Array:
-        """As the call, of the images as they are."""
+    def forward(
+        self, input_tensor: Tensor, targets: Targets | Score | None = None, eigen_smooth: bool = False
+    ) -> Array:
+        """Return the maps without augmentation."""
         return self.aggregate_multi_layers(self.compute_cam_per_layer(input_tensor, targets, eigen_smooth))
 
-    def compute_cam_per_layer(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> list[Array]:
-        """The map (N, 1, *S) of every layer, in [0, 1], from one pass."""
+    def compute_cam_per_layer(
+        self, input_tensor: Tensor, targets: Targets | Score | None, eigen_smooth: bool
+    ) -> list[Array]:
+        """Return per layer the map (N, 1, *S), in [0, 1], from one pass."""
         images = input_tensor.to(self.device)
         with _in_evaluation(self.model):
-            self.outputs, found = self.native(images, classes_of(targets), eigen_smooth)
+            self.outputs, layer_maps = self.native(images, engine_target(targets), eigen_smooth)
         size = self.get_target_width_height(images)
-        return [np.maximum(scale_cam_image(_positive(each), size), 0)[:, None] for each in found]  # splines overshoot
+        # Cubic splines may overshoot below 0.
+        return [np.maximum(scale_cam_image(_positive(maps), size), 0)[:, None] for maps in layer_maps]
 
     def get_target_width_height(self, input_tensor: Tensor) -> tuple[int, ...]:
-        """The images' size, the last axis first."""
+        """Return the images' size, the last axis first."""
         return tuple(input_tensor.shape[2:])[::-1]
 
     def aggregate_multi_layers(self, cam_per_target_layer: Sequence[Array]) -> Array:
-        """The mean (N, *S) of the layers' maps (N, 1, *S), scaled to [0, 1)."""
+        """Return the mean (N, *S) of the layers' maps (N, 1, *S), scaled to [0, 1)."""
         return scale_cam_image(np.concatenate(cam_per_target_layer, axis=1).mean(axis=1))
 
-    def native(self, images: Tensor, target: Any, eigen_smooth: bool) -> tuple[Any, list[Tensor]]:
-        """The model's output, and the signed map (N, *s) of every layer."""
+    def native(self, images: Tensor, target: Target, eigen_smooth: bool) -> tuple[Any, list[Tensor]]:
+        """Return the model's output, and per layer the signed map (N, *s)."""
         rule = get_method(self.method(eigen_smooth))
         if self.reshape_transform is not None and rule.needs == ("activations",):
-            output, shaped = _reshaped(self.model, images, self.target_layers, self.reshape_transform)
-            return output, [_map_of(rule, each, self.options()) for each in shaped]
+            output, reshaped = _output_and_activations(self.model, images, self.target_layers, self.reshape_transform)
+            return output, [_map_of(rule, activations, self.options()) for activations in reshaped]
         explainer = Explainer(
             self.model,
             self.method(eigen_smooth),
@@ -201,68 +214,68 @@ class BaseCAM:
             batch_size=getattr(self, "batch_size", "auto"),
             **self.options(),
         )
-        found = explainer(images, target)
-        each = list(found.values()) if isinstance(found, dict) else [found]
-        return each[0].output, [explanation.native for explanation in each]
+        result = explainer(images, target)
+        explanations = list(result.values()) if isinstance(result, dict) else [result]
+        return explanations[0].output, [explanation.native for explanation in explanations]
 
     def forward_augmentation_smoothing(
-        self, input_tensor: Tensor, targets: Any = None, eigen_smooth: bool = False
+        self, input_tensor: Tensor, targets: Targets | None = None, eigen_smooth: bool = False
     ) -> Array:
-        """As the call, averaged over changed images."""
+        """Return the maps averaged over augmented images."""
         maps = []
         for transform in self.tta_transforms:
-            found = self.forward(transform.augment_image(input_tensor), targets, eigen_smooth)
-            maps.append(transform.deaugment_mask(torch.from_numpy(found[:, None])).numpy()[:, 0])
+            augmented = self.forward(transform.augment_image(input_tensor), targets, eigen_smooth)
+            maps.append(transform.deaugment_mask(torch.from_numpy(augmented[:, None])).numpy()[:, 0])
         return np.asarray(np.mean(np.stack(maps), axis=0), np.float32)
 
     def __enter__(self) -> Self:
-        """The object itself."""
+        """Return the object itself."""
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
-        """Nothing to undo: between calls nothing is attached to the model."""
+        """Do nothing: between calls nothing is attached to the model."""
 
 
-def _of_functions(cam: BaseCAM, eigen_smooth: bool) -> Method:
-    """What the functions of a subclass say, called with NumPy arrays as they are written for."""
+def _function_method(cam: BaseCAM, eigen_smooth: bool) -> Method:
+    """Return a method that calls the functions of a subclass with NumPy arrays."""
     layers = itertools.cycle(cam.target_layers)
 
     def rule(activations: Tensor, *others: Any) -> Tensor:
         scorer = others[-1]
         gradients = others[0].cpu().numpy() if len(others) == 2 else None
-        given = (scorer.images, next(layers), None, activations.cpu().numpy(), gradients)
-        return torch.as_tensor(np.asarray(cam.get_cam_image(*given, eigen_smooth)), device=activations.device)
+        maps = cam.get_cam_image(scorer.images, next(layers), None, activations.cpu().numpy(), gradients, eigen_smooth)
+        return torch.as_tensor(np.asarray(maps), device=activations.device)
 
     needs: tuple[Need, ...] = ("activations", "gradients") if cam.uses_gradients else ("activations",)
-    return rules.a_map(type(cam).__name__, rule, *needs, "scorer")
+    return rules.map_method(type(cam).__name__, rule, *needs, "scorer")
 
 
-def _reshaped(
-    model: nn.Module, images: Tensor, layers: Sequence[nn.Module], reshape: Callable[[Any], Tensor]
+def _output_and_activations(
+    model: nn.Module, images: Tensor, layers: Sequence[nn.Module], reshape: ReshapeTransform
 ) -> tuple[Any, list[Tensor]]:
-    """The model's output, and of what every layer returned, be it a collection, what the transform makes of it."""
-    kept: dict[int, Tensor] = {}
+    """Return the model's output, and per layer its reshaped output, which may be a collection before."""
+    activations: dict[int, Tensor] = {}
     thread = threading.get_ident()
     with contextlib.ExitStack() as stack:
         for index, layer in enumerate(layers):
 
-            def keep(module: nn.Module, given: Any, output: Any, index: int = index) -> None:
+            def record(module: nn.Module, inputs: object, output: object, index: int = index) -> None:
                 if threading.get_ident() == thread:
-                    kept[index] = reshape(output).detach().clone()
+                    activations[index] = reshape(output).detach().clone()
 
-            stack.callback(layer.register_forward_hook(keep).remove)
+            stack.callback(layer.register_forward_hook(record).remove)
         output = capture.forward(model, images).output
-    return output, [kept[index] for index in range(len(layers))]
+    return output, [activations[index] for index in range(len(layers))]
 
 
 def _map_of(rule: Method, activations: Tensor, options: dict[str, Any]) -> Tensor:
-    """The map (N, *s) of activations (N, C, *s), by a rule that needs nothing else."""
-    found = rule.value(activations.flatten(2) if rule.is_flat else activations, **options)
+    """Return the map (N, *s) of activations (N, C, *s), by a rule that needs nothing else."""
+    values = rule.value(activations.flatten(2) if rule.is_flat else activations, **options)
     if rule.returns == "weights":
-        found = (found.unsqueeze(-1) * activations.flatten(2)).sum(1)
-    return found.reshape(len(activations), *activations.shape[2:])
+        values = (values.unsqueeze(-1) * activations.flatten(2)).sum(1)
+    return values.reshape(len(activations), *activations.shape[2:])
 
 
 def _positive(maps: Tensor) -> Array:
@@ -271,7 +284,7 @@ def _positive(maps: Tensor) -> Array:
 
 @contextlib.contextmanager
 def _in_evaluation(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards as it was."""
+    """Put the model in evaluation mode within the context."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

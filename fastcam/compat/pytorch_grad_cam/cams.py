@@ -1,16 +1,15 @@
-"""The classes of pytorch-grad-cam, each a method of the engine."""
+"""The CAM classes of pytorch-grad-cam, each defined by a method of the engine."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from fastcam.compat.pytorch_grad_cam import rules
-from fastcam.compat.pytorch_grad_cam.ablation_layer import AblationLayer, chosen_alone
+from fastcam.compat.pytorch_grad_cam._types import ReshapeTransform
+from fastcam.compat.pytorch_grad_cam.ablation_layer import AblationLayer, scores_of_selected
 from fastcam.compat.pytorch_grad_cam.base_cam import BaseCAM
 from fastcam.methods.registry import Method, get_method
-
-Reshape = Callable[[Any], Tensor] | None
 
 
 class _Registered(BaseCAM):
@@ -22,14 +21,14 @@ class _Registered(BaseCAM):
         self,
         model: nn.Module,
         target_layers: Sequence[nn.Module],
-        reshape_transform: Reshape = None,
+        reshape_transform: ReshapeTransform | None = None,
         *,
         exact_peer: bool = False,
     ) -> None:
         super().__init__(model, target_layers, reshape_transform, exact_peer=exact_peer)
 
     def rule(self) -> str | Method:
-        """The registry's name."""
+        """Return the registry name."""
         return self.name
 
 
@@ -37,17 +36,17 @@ class GradCAM(_Registered):
     """Grad-CAM (arXiv:1610.02391)."""
 
     name = "grad_cam"
-    get_cam_weights = rules.called_with_arrays("grad_cam")
+    get_cam_weights = rules.array_function("grad_cam")
 
 
 class GradCAMPlusPlus(_Registered):
     """Grad-CAM++ (arXiv:1710.11063)."""
 
     name = "grad_cam_pp"
-    get_cam_weights = rules.called_with_arrays("grad_cam_pp")
+    get_cam_weights = rules.array_function("grad_cam_pp")
 
     def rule(self) -> str | Method:
-        """The paper's, or the tool's with a constant in the denominator."""
+        """Return the paper's rule, or pytorch-grad-cam's with a constant in the denominator."""
         return rules.GRAD_CAM_PP_EPS if self.exact_peer else self.name
 
 
@@ -55,7 +54,7 @@ class XGradCAM(_Registered):
     """XGrad-CAM (arXiv:2008.02312)."""
 
     name = "xgrad_cam"
-    get_cam_weights = rules.called_with_arrays("xgrad_cam")
+    get_cam_weights = rules.array_function("xgrad_cam")
 
 
 class HiResCAM(_Registered):
@@ -77,10 +76,10 @@ class LayerCAM(_Registered):
 
 
 class ScoreCAM(_Registered):
-    """Score-CAM (arXiv:1910.01279); ``batch_size`` can be set."""
+    """Score-CAM (arXiv:1910.01279); ``batch_size`` may be set."""
 
     def rule(self) -> Method:
-        """With the tool's masks."""
+        """Return the rule with pytorch-grad-cam's masks."""
         return rules.SCORE_CAM
 
 
@@ -90,14 +89,14 @@ class AblationCAM(_Registered):
     Args:
         model: any module.
         target_layers: modules.
-        reshape_transform: from what a layer returns to (N, C, *s).
-        ablation_layer: chooses the channels, where not all are tried; no layer of the model is exchanged here.
-        batch_size: copies of an image at a time, where the model runs again.
-        ratio_channels_to_ablate: below 1, the weights of all but the chosen channels are 0; that saves nothing here.
+        reshape_transform: from the output of a layer to (N, C, *s).
+        ablation_layer: selects the channels for a ratio below 1; no layer of the model is replaced.
+        batch_size: copies of an image per batch, if the model is rerun.
+        ratio_channels_to_ablate: below 1, the weights of all but the selected channels are 0; not faster here.
         exact_peer: see ``DIFFERENCES``.
 
     Raises:
-        ValueError: for a ratio that is not in (0, 1].
+        ValueError: for a ratio outside (0, 1].
     """
 
     name = "ablation_cam"
@@ -106,7 +105,7 @@ class AblationCAM(_Registered):
         self,
         model: nn.Module,
         target_layers: Sequence[nn.Module],
-        reshape_transform: Reshape = None,
+        reshape_transform: ReshapeTransform | None = None,
         ablation_layer: nn.Module | None = None,
         batch_size: int = 32,
         ratio_channels_to_ablate: float = 1.0,
@@ -116,18 +115,22 @@ class AblationCAM(_Registered):
         if not 0 < ratio_channels_to_ablate <= 1:
             raise ValueError(f"`ratio_channels_to_ablate` must lie in (0, 1], got {ratio_channels_to_ablate!r}")
         super().__init__(model, target_layers, reshape_transform, exact_peer=exact_peer)
-        self.ablation_layer, self.batch_size = ablation_layer or AblationLayer(), batch_size
+        self.ablation_layer = cast(AblationLayer, ablation_layer or AblationLayer())
+        self.batch_size = batch_size
         self.ratio_channels_to_ablate = ratio_channels_to_ablate
 
     def rule(self) -> str | Method:
-        """The registry's, or the same for the chosen channels alone."""
+        """Return the registry's rule, or the same for the selected channels only."""
         if self.ratio_channels_to_ablate == 1:
             return self.name
-        return rules.weights("ablation_cam, chosen", self._chosen, "activations", "ablated_scores", "scores")
+        return rules.weights_method(
+            "ablation_cam, selected", self._selected_weights, "activations", "ablated_scores", "scores"
+        )
 
-    def _chosen(self, activations: Tensor, ablated_scores: Tensor, scores: Tensor) -> Tensor:
-        given = (ablated_scores, scores, activations, self.ablation_layer, self.ratio_channels_to_ablate)
-        return get_method(self.name).value(scores, chosen_alone(*given))
+    def _selected_weights(self, activations: Tensor, ablated_scores: Tensor, scores: Tensor) -> Tensor:
+        ratio = self.ratio_channels_to_ablate
+        selected = scores_of_selected(ablated_scores, scores, activations, self.ablation_layer, ratio)
+        return get_method(self.name).value(scores, selected)
 
 
 class EigenCAM(_Registered):
@@ -136,10 +139,10 @@ class EigenCAM(_Registered):
     smooths = False
 
     def rule(self) -> str | Method:
-        """The first principal component of the activations."""
+        """Return the first principal component of the activations."""
         if not self.exact_peer:
             return "eigen_cam"
-        return rules.a_map("eigen_cam", lambda found: rules.component(found, found, True), "activations")
+        return rules.map_method("eigen_cam", lambda a: rules.principal_component(a, a, True), "activations")
 
 
 class EigenGradCAM(_Registered):
@@ -148,8 +151,8 @@ class EigenGradCAM(_Registered):
     smooths = False
 
     def rule(self) -> Method:
-        """The first principal component of the products."""
-        return rules.principal(lambda activations, gradients: activations * gradients, self.exact_peer)
+        """Return the first principal component of the products."""
+        return rules.principal_component_method(lambda activations, gradients: activations * gradients, self.exact_peer)
 
 
 class SegEigenCAM(_Registered):
@@ -158,19 +161,19 @@ class SegEigenCAM(_Registered):
     smooths = False
 
     def rule(self) -> Method:
-        """The first principal component, turned so that its peak is positive."""
-        return rules.a_map("seg_eigen_cam", rules.absolute_gradients, "activations", "gradients")
+        """Return the first principal component, with the sign that makes its peak positive."""
+        return rules.map_method("seg_eigen_cam", rules.absolute_gradients, "activations", "gradients")
 
 
-class KPCA_CAM(_Registered):  # noqa: N801 - the tool's name
+class KPCA_CAM(_Registered):  # noqa: N801 - pytorch-grad-cam's name
     """KPCA-CAM (arXiv:2410.00267).
 
     Args:
         model: any module.
         target_layers: modules.
-        reshape_transform: from what a layer returns to (N, C, *s).
+        reshape_transform: from the output of a layer to (N, C, *s).
         kernel: "linear", "poly", "rbf", "sigmoid" or "cosine".
-        gamma: of the kernel; None for one over the number of channels.
+        gamma: coefficient of the kernel; None for one over the number of channels.
         exact_peer: see ``DIFFERENCES``.
     """
 
@@ -180,7 +183,7 @@ class KPCA_CAM(_Registered):  # noqa: N801 - the tool's name
         self,
         model: nn.Module,
         target_layers: Sequence[nn.Module],
-        reshape_transform: Reshape = None,
+        reshape_transform: ReshapeTransform | None = None,
         kernel: str = "sigmoid",
         gamma: float | None = None,
         *,
@@ -190,20 +193,20 @@ class KPCA_CAM(_Registered):  # noqa: N801 - the tool's name
         self.kernel, self.gamma = kernel, gamma
 
     def rule(self) -> Method:
-        """The first component under the kernel."""
-        return rules.a_map("kpca_cam", rules.kernel_pca, "activations")
+        """Return the first component under the kernel."""
+        return rules.map_method("kpca_cam", rules.kernel_pca, "activations")
 
     def options(self) -> dict[str, Any]:
-        """The kernel."""
+        """Return the kernel and its coefficient."""
         return {"kernel": self.kernel, "gamma": self.gamma}
 
 
 class RandomCAM(_Registered):
-    """Random weights: what a map that knows nothing looks like."""
+    """Random weights, a baseline for other methods."""
 
     def rule(self) -> Method:
-        """Weights from NumPy's global generator."""
-        return rules.weights("random_cam", rules.random_weights, "activations")
+        """Return weights from NumPy's global generator."""
+        return rules.weights_method("random_cam", rules.random_weights, "activations")
 
 
 class FEM(_Registered):
@@ -212,8 +215,8 @@ class FEM(_Registered):
     Args:
         model: any module.
         target_layers: modules.
-        reshape_transform: from what a layer returns to (N, C, *s).
-        k: standard deviations above the mean.
+        reshape_transform: from the output of a layer to (N, C, *s).
+        k: threshold, in standard deviations above the mean.
         exact_peer: see ``DIFFERENCES``.
     """
 
@@ -223,7 +226,7 @@ class FEM(_Registered):
         self,
         model: nn.Module,
         target_layers: Sequence[nn.Module],
-        reshape_transform: Reshape = None,
+        reshape_transform: ReshapeTransform | None = None,
         k: float = 2,
         *,
         exact_peer: bool = False,
@@ -232,20 +235,20 @@ class FEM(_Registered):
         self.k = k
 
     def rule(self) -> Method:
-        """The share of every channel above the threshold."""
-        return rules.a_map("fem", rules.fem, "activations")
+        """Return weights by the share of every channel above the threshold."""
+        return rules.map_method("fem", rules.fem, "activations")
 
     def options(self) -> dict[str, Any]:
-        """The threshold."""
+        """Return the threshold."""
         return {"k": self.k}
 
 
 class FullGrad(_Registered):
-    """FullGrad (arXiv:1905.00780), every channel's share scaled to [0, 1]; target layers do not matter."""
+    """FullGrad (arXiv:1905.00780), the contribution of every channel scaled to [0, 1]; target layers are ignored."""
 
     name = "full_grad"
     smooths = False
 
     def options(self) -> dict[str, Any]:
-        """The tool's scaling."""
+        """Return pytorch-grad-cam's scaling."""
         return {"rescale": "channel", "eps": 1e-7}

@@ -1,4 +1,4 @@
-"""Finer-CAM: what tells a class from those most like it."""
+"""Finer-CAM: maps of the difference between a class and the most similar ones."""
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastcam.compat.pytorch_grad_cam.base_cam import Array, BaseCAM
+from fastcam.compat.pytorch_grad_cam._types import Array, ReshapeTransform, Targets
+from fastcam.compat.pytorch_grad_cam.base_cam import BaseCAM
 from fastcam.compat.pytorch_grad_cam.cams import GradCAM
 from fastcam.compat.pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
 from fastcam.targets.binding import Bound, Score
 
-_COMPARED = (1, 2, 3)  # the places of the compared classes, in the order of likeness
+_DEFAULT_RANKS = (1, 2, 3)  # ranks of the compared classes by similarity
 
 
 class FinerCAM:
@@ -22,7 +23,7 @@ class FinerCAM:
     Args:
         model: any module.
         target_layers: modules.
-        reshape_transform: from what a layer returns to (N, C, *s).
+        reshape_transform: from the output of a layer to (N, C, *s).
         base_method: the class that makes the maps.
     """
 
@@ -30,7 +31,7 @@ class FinerCAM:
         self,
         model: nn.Module,
         target_layers: Sequence[nn.Module],
-        reshape_transform: Callable[[Any], Tensor] | None = None,
+        reshape_transform: ReshapeTransform | None = None,
         base_method: Callable[..., BaseCAM] = GradCAM,
     ) -> None:
         self.base_cam = base_method(model, target_layers, reshape_transform)
@@ -38,63 +39,65 @@ class FinerCAM:
         self.uses_gradients = self.base_cam.uses_gradients
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
-        """As :meth:`forward`."""
+        """Call :meth:`forward`."""
         return self.forward(*args, **kwargs)
 
     def forward(
         self,
         input_tensor: Tensor,
-        targets: Any = None,
+        targets: Targets | None = None,
         eigen_smooth: bool = False,
         alpha: float = 1,
         comparison_categories: Sequence[int] | None = None,
         target_idx: int | None = None,
     ) -> Array:
-        """Maps of a batch.
+        """Return the maps of a batch.
 
         Args:
             input_tensor: (N, C, *S).
             targets: N callables; None compares a class with those of the nearest scores.
-            eigen_smooth: as for the class that makes the maps.
-            alpha: how much of the other classes is taken away.
-            comparison_categories: places of the compared classes in the order of likeness; None takes 1, 2 and 3.
+            eigen_smooth: passed to ``base_method``.
+            alpha: weight of the other classes.
+            comparison_categories: ranks of the compared classes by similarity; None for 1, 2 and 3.
             target_idx: the class; None for the highest.
 
         Returns:
             (N, *S), float32, in [0, 1].
         """
-        asked = _Nearest(alpha, comparison_categories, target_idx) if targets is None else targets
-        return self.base_cam.forward(input_tensor, asked, eigen_smooth)
+        target = _NearestClasses(alpha, comparison_categories, target_idx) if targets is None else targets
+        return self.base_cam.forward(input_tensor, target, eigen_smooth)
 
     def __enter__(self) -> Self:
-        """The object itself."""
+        """Return the object itself."""
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
-        """Nothing to undo."""
+        """Do nothing."""
 
 
-class _Nearest(Score):
-    """A class of every image compared with those of the nearest scores, found in the pass that explains."""
+class _NearestClasses(Score):
+    """The margin of a class over those of the nearest scores, selected in the explained forward pass."""
 
-    def __init__(self, alpha: float, places: Sequence[int] | None, category: int | None) -> None:
-        self.alpha, self.places, self.category = alpha, places, category
+    def __init__(self, alpha: float, ranks: Sequence[int] | None, category: int | None) -> None:
+        self.alpha, self.ranks, self.category = alpha, ranks, category
 
     def bind(self, output: Any, count: int) -> Bound:
-        """Finds the classes of every image."""
+        """Select the classes of every image."""
         scores = output.detach().float().cpu().numpy()
-        known = scores.shape[-1]
-        places = _COMPARED if self.places is None else self.places
+        class_count = scores.shape[-1]
+        ranks = _DEFAULT_RANKS if self.ranks is None else self.ranks
         reference = scores.max(-1) if self.category is None else scores[:, self.category]
         order = np.argsort(np.abs(scores - reference[:, None]), axis=-1)
         targets = [
-            FinerWeightedTarget(int(each[0]), [int(each[place]) for place in places if place < known], self.alpha)
-            for each in order
+            FinerWeightedTarget(
+                int(classes[0]), [int(classes[rank]) for rank in ranks if rank < class_count], self.alpha
+            )
+            for classes in order
         ]
 
-        def compared(out: Any, rows: Tensor) -> Tensor:
+        def scores_of_rows(out: Any, rows: Tensor) -> Tensor:
             return torch.stack([targets[row](out[index]) for index, row in enumerate(rows.tolist())])
 
-        return Bound(compared)
+        return Bound(scores_of_rows)

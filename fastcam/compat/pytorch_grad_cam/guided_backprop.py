@@ -2,19 +2,19 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastcam.compat.pytorch_grad_cam._types import Array
 from fastcam.explainer import Explainer
 
 
 class GuidedBackpropReLUModel:
-    """Guided backpropagation (arXiv:1412.6806), in the layout of a picture.
+    """Guided backpropagation (arXiv:1412.6806), with the result in image layout.
 
     Args:
-        model: any module; its rectifiers stay what they are.
-        device: where the image is brought; None takes the model's.
+        model: any module; its rectifiers are not replaced.
+        device: device of the model and the image; None for the model's.
     """
 
     def __init__(self, model: nn.Module, device: torch.device | str | None = None) -> None:
@@ -22,11 +22,11 @@ class GuidedBackpropReLUModel:
         self.device = torch.device(device) if device is not None else _device(model)
 
     def forward(self, input_img: Tensor) -> Any:
-        """The model's output."""
+        """Return the model's output."""
         return self.model(input_img)
 
-    def __call__(self, input_img: Tensor, target_category: int | None = None) -> np.ndarray[Any, Any]:
-        """The guided gradient of the first image.
+    def __call__(self, input_img: Tensor, target_category: int | None = None) -> Array:
+        """Return the guided gradient of the first image.
 
         Args:
             input_img: (N, C, H, W).
@@ -42,4 +42,4 @@ class GuidedBackpropReLUModel:
 
 
 def _device(model: nn.Module) -> torch.device:
-    return next((each.device for each in model.parameters()), torch.device("cpu"))
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

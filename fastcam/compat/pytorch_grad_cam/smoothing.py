@@ -1,4 +1,4 @@
-"""The changed images that ``aug_smooth`` averages over."""
+"""The image augmentations that ``aug_smooth`` averages over."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FlipAndFactor:
-    """One of them.
+    """One augmentation.
 
     Attributes:
-        flip: whether left and right change places.
-        factor: of every value.
+        flip: whether left and right are exchanged.
+        factor: multiplies every value.
     """
 
     flip: bool
     factor: float
 
     def augment_image(self, images: Tensor) -> Tensor:
-        """The changed images."""
+        """Return the augmented images."""
         return (images.flip(-1) if self.flip else images) * self.factor
 
     def deaugment_mask(self, maps: Tensor) -> Tensor:
-        """Maps of the changed images, as those of the images."""
+        """Return maps of augmented images in the layout of the original images."""
         return maps.flip(-1) if self.flip else maps
 
 

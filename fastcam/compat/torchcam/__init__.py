@@ -11,4 +11,4 @@ from fastcam.compat.torchcam.differences import DIFFERENCES
 
 __all__ = ["DIFFERENCES", "__version__", "explain", "methods", "metrics", "utils"]
 
-__version__ = "0.5.0"  # whose interface this is
+__version__ = "0.5.0"  # the torch-cam release with this interface

@@ -1,8 +1,9 @@
-"""Pictures."""
+"""Overlays of maps on images."""
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from fastcam import render
@@ -13,21 +14,21 @@ __all__ = ["overlay_mask"]
 def overlay_mask(
     img: Image.Image, mask: Image.Image, colormap: Any = "jet", alpha: float = 0.7, *, exact_peer: bool = False
 ) -> Image.Image:
-    """A picture blended over the colours of a mask, whose squares are looked up.
+    """Blend an image over the colours of a mask, which is squared before the colour map is applied.
 
     Args:
-        img: the picture, grey or in three bands.
-        mask: in [0, 1] (mode "F"), or in bytes (mode "L"); resized to the picture.
-        colormap: matplotlib's, or its name; without matplotlib there is "jet".
-        alpha: share of the picture, from 0 to below 1.
-        exact_peer: the squares of bytes wrap around at 256, as the tool's do.
+        img: the image, greyscale or with three bands.
+        mask: in [0, 1] (mode "F"), or uint8 (mode "L"); resized to the image.
+        colormap: a matplotlib colour map or its name; without matplotlib only "jet".
+        alpha: weight of the image, in [0, 1).
+        exact_peer: squares of uint8 values wrap around at 256, as in torch-cam.
 
     Returns:
-        An RGB picture of the size of ``img``.
+        An RGB image of the size of ``img``.
 
     Raises:
-        TypeError: where either is no picture.
-        ValueError: for another number, for pictures of other bands, and for colour maps that are not known.
+        TypeError: if either is not a PIL image.
+        ValueError: for another ``alpha``, other bands, or an unknown colour map.
     """
     if not isinstance(img, Image.Image) or not isinstance(mask, Image.Image):
         raise TypeError(f"`img` and `mask` must be PIL images, got {type(img).__name__} and {type(mask).__name__}")
@@ -41,8 +42,8 @@ def overlay_mask(
     return Image.blend(Image.fromarray(_colors(colormap, values**2)), img.convert("RGB"), alpha)
 
 
-def _colors(colormap: Any, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """(H, W, 3) uint8."""
+def _colors(colormap: Any, values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Return (H, W, 3) uint8."""
     try:
         from matplotlib import colormaps
     except ImportError:

@@ -1,4 +1,4 @@
-"""Concepts in the activations."""
+"""Deep feature factorization."""
 
 from fastcam.compat.pytorch_grad_cam.feature_factorization import deep_feature_factorization
 

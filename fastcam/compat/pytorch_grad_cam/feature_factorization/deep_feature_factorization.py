@@ -1,4 +1,4 @@
-"""Deep Feature Factorization: activations as a few concepts times where they are (arXiv:1806.10206)."""
+"""Deep Feature Factorization: activations as products of a few concepts and their maps (arXiv:1806.10206)."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fastcam.compat.pytorch_grad_cam.base_cam import Array
+from fastcam.compat.pytorch_grad_cam._types import Array, ReshapeTransform
 from fastcam.compat.pytorch_grad_cam.utils.image import (
     create_labels_legend,
     scale_cam_image,
@@ -19,11 +19,11 @@ from fastcam.model import capture
 
 
 def dff(activations: Array, n_components: int = 5) -> tuple[Array, Array]:
-    """Concepts (C, n) and where they are (N, n, h, w), by a non-negative factorisation; needs scikit-learn.
+    """Return concepts (C, n) and their maps (N, n, h, w), by non-negative factorisation; needs scikit-learn.
 
     Args:
-        activations: (N, C, h, w); every channel is shifted to begin at 0, what is not a number counts as 0.
-        n_components: how many concepts.
+        activations: (N, C, h, w); every channel is shifted to a minimum of 0, NaN counts as 0.
+        n_components: number of concepts.
     """
     try:
         from sklearn.decomposition import NMF
@@ -43,47 +43,47 @@ class DeepFeatureFactorization:
     Args:
         model: any module.
         target_layer: the layer.
-        reshape_transform: from what it returns to (N, C, h, w).
-        computation_on_concepts: what to do with the concepts (n, C), such as the model's classifier.
+        reshape_transform: from its output to (N, C, h, w).
+        computation_on_concepts: function of the concepts (n, C), such as the model's classifier.
     """
 
     def __init__(
         self,
         model: nn.Module,
         target_layer: nn.Module,
-        reshape_transform: Callable[[Any], Tensor] | None = None,
+        reshape_transform: ReshapeTransform | None = None,
         computation_on_concepts: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.model, self.target_layer, self.reshape_transform = model, target_layer, reshape_transform
         self.computation_on_concepts = computation_on_concepts
 
     def __call__(self, input_tensor: Tensor, n_components: int = 16) -> tuple[Any, ...]:
-        """Concepts (C, n), N arrays (n, H, W) of where they are, in [0, 1), and what the computation says (n, ...).
+        """Return concepts (C, n), N arrays (n, H, W) of maps in [0, 1), and results (n, ...) of the computation.
 
         Args:
             input_tensor: (N, C, H, W).
-            n_components: how many concepts.
+            n_components: number of concepts.
         """
         layer = capture.Layer("target_layer", self.target_layer)
         (activations,) = capture.forward(self.model, input_tensor, [layer]).activations
         shaped = activations if self.reshape_transform is None else self.reshape_transform(activations)
-        concepts, places = dff(shaped.float().cpu().numpy(), n_components)
+        concepts, maps = dff(shaped.float().cpu().numpy(), n_components)
         size = (input_tensor.shape[3], input_tensor.shape[2])
-        found = [scale_cam_image(each, size) for each in places]
+        scaled = [scale_cam_image(image_maps, size) for image_maps in maps]
         if self.computation_on_concepts is None:
-            return concepts, found
+            return concepts, scaled
         with torch.no_grad():
-            given = torch.from_numpy(np.float32(concepts).T.copy()).to(input_tensor.device)
-            return concepts, found, self.computation_on_concepts(given).cpu().numpy()
+            inputs = torch.from_numpy(np.float32(concepts).T.copy()).to(input_tensor.device)
+            return concepts, scaled, self.computation_on_concepts(inputs).cpu().numpy()
 
     def __enter__(self) -> Self:
-        """The object itself."""
+        """Return the object itself."""
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
-        """Nothing to undo."""
+        """Do nothing."""
 
 
 def run_dff_on_image(
@@ -92,27 +92,27 @@ def run_dff_on_image(
     classifier: Callable[[Tensor], Tensor],
     img_pil: Image.Image,
     img_tensor: Tensor,
-    reshape_transform: Callable[[Any], Tensor] | None = None,
+    reshape_transform: ReshapeTransform | None = None,
     n_components: int = 5,
     top_k: int = 2,
 ) -> Array:
-    """A picture beside its concepts, and a legend with the classes of each.
+    """Return an image beside its concepts and a legend with the top classes of each.
 
     Args:
-        model: a classifier of Hugging Face's manner, with ``config.id2label``.
+        model: a Hugging Face classifier, with ``config.id2label``.
         target_layer: the layer.
         classifier: from concepts to scores.
-        img_pil: the picture.
-        img_tensor: the same as the model's input, (C, H, W).
-        reshape_transform: from what the layer returns to (N, C, h, w).
-        n_components: how many concepts.
-        top_k: classes of each.
+        img_pil: the image.
+        img_tensor: the same image as the model's input, (C, H, W).
+        reshape_transform: from the output of the layer to (N, C, h, w).
+        n_components: number of concepts.
+        top_k: number of classes per concept.
     """
     factorization = DeepFeatureFactorization(model, target_layer, reshape_transform, classifier)
-    _, places, scores = factorization(img_tensor[None], n_components)
+    _, maps, scores = factorization(img_tensor[None], n_components)
     shares = torch.from_numpy(scores).softmax(-1).numpy()
     config: Any = model.config
     legend = create_labels_legend(shares, config.id2label, top_k)
-    picture = np.array(img_pil)
-    shown = show_factorization_on_image(picture / 255, places[0], image_weight=0.3, concept_labels=legend)
-    return np.hstack((picture, shown))
+    image = np.array(img_pil)
+    overlay = show_factorization_on_image(image / 255, maps[0], image_weight=0.3, concept_labels=legend)
+    return np.hstack((image, overlay))

@@ -1,4 +1,4 @@
-"""How the model's score changes where what a map shows is taken away, or kept alone."""
+"""Metrics of the change in score if the regions of a map are removed or kept."""
 
 from fastcam.compat.pytorch_grad_cam.metrics import arcc, cam_mult_image, perturbation_confidence, road
 

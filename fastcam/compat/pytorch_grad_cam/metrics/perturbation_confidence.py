@@ -1,4 +1,4 @@
-"""Scores of images that were changed as a map says."""
+"""Scores of images perturbed according to a map."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Array = np.ndarray[Any, Any]
+from fastcam.compat.pytorch_grad_cam._types import Array, Targets
+
 Perturbation = Callable[[Tensor, Tensor], Tensor]
-Targets = Sequence[Callable[[Tensor], Tensor]]
 Percentile = float | str
 
 
 class PerturbationConfidenceMetric:
-    """How much the score changes.
+    """The change of the score for perturbed images.
 
     Args:
-        perturbation: from an image (C, H, W) and its map (H, W) to the changed image.
+        perturbation: from an image (C, H, W) and its map (H, W) to the perturbed image.
     """
 
     def __init__(self, perturbation: Perturbation) -> None:
@@ -32,24 +32,24 @@ class PerturbationConfidenceMetric:
         return_visualization: bool = False,
         return_diff: bool = True,
     ) -> Any:
-        """Scores of the changed images.
+        """Return the scores of the perturbed images.
 
         Args:
             input_tensor: (N, C, H, W).
             cams: (N, H, W).
             targets: N callables from an image's output to its score.
             model: from images to outputs.
-            return_visualization: whether the changed images are returned too.
-            return_diff: less the scores of the images as they are.
+            return_visualization: also return the perturbed images.
+            return_diff: subtract the scores of the original images.
 
         Returns:
-            (N,) float32; with the images (N, C, H, W) behind it where they are asked for.
+            (N,) float32, or a pair of these and the perturbed images (N, C, H, W).
         """
         images = input_tensor.detach()
-        changed = [
+        perturbed_images = [
             self.perturbation(image.cpu(), torch.from_numpy(cam)) for image, cam in zip(images, cams, strict=True)
         ]
-        perturbed = torch.stack(changed).to(images)
+        perturbed = torch.stack(perturbed_images).to(images)
         scores = _scores(model, perturbed, targets)
         if return_diff:
             scores = scores - _scores(model, images, targets)
@@ -59,28 +59,28 @@ class PerturbationConfidenceMetric:
 def _scores(model: nn.Module, images: Tensor, targets: Targets) -> Array:
     with torch.no_grad():
         outputs = model(images)
-        found = [target(output).cpu().numpy() for target, output in zip(targets, outputs, strict=True)]
-    return np.asarray(found, np.float32)
+        scores = [target(output).cpu().numpy() for target, output in zip(targets, outputs, strict=True)]
+    return np.asarray(scores, np.float32)
 
 
 class RemoveMostRelevantFirst:
-    """Takes away what a map shows most.
+    """The removal of the pixels with the highest values of a map.
 
     Args:
-        percentile: of the map, above which pixels go; "auto" takes Otsu's threshold.
-        imputer: from an image and the pixels that stay (1) to the image without the others.
+        percentile: of the map, above which pixels are removed; "auto" for Otsu's threshold.
+        imputer: from an image and a mask (1 for remaining pixels) to the image without the others.
     """
 
     def __init__(self, percentile: Percentile, imputer: Perturbation) -> None:
         self.percentile, self.imputer = percentile, imputer
 
     def __call__(self, input_tensor: Tensor, mask: Tensor) -> Tensor:
-        """The changed image (C, H, W), for a map (H, W)."""
+        """Return the perturbed image (C, H, W), for a map (H, W)."""
         if self.percentile == "auto":
-            stays = _above_otsu(mask.numpy())
+            remaining = _above_otsu(mask.numpy())
         else:
-            stays = mask.numpy() < np.percentile(mask.numpy(), float(self.percentile))
-        return self.imputer(input_tensor, torch.from_numpy(stays.astype(np.float32)))
+            remaining = mask.numpy() < np.percentile(mask.numpy(), float(self.percentile))
+        return self.imputer(input_tensor, torch.from_numpy(remaining.astype(np.float32)))
 
 
 def _above_otsu(values: Array) -> Array:
@@ -90,10 +90,10 @@ def _above_otsu(values: Array) -> Array:
 
 
 class RemoveLeastRelevantFirst(RemoveMostRelevantFirst):
-    """Takes away what a map shows least."""
+    """The removal of the pixels with the lowest values of a map."""
 
     def __call__(self, input_tensor: Tensor, mask: Tensor) -> Tensor:
-        """The changed image (C, H, W), for a map (H, W)."""
+        """Return the perturbed image (C, H, W), for a map (H, W)."""
         return super().__call__(input_tensor, 1 - mask)
 
 
@@ -101,7 +101,7 @@ class AveragerAcrossThresholds:
     """A metric averaged over percentiles.
 
     Args:
-        imputer: makes the metric for a percentile.
+        imputer: from a percentile to the metric.
         percentiles: of the maps.
     """
 
@@ -111,6 +111,6 @@ class AveragerAcrossThresholds:
         self.imputer, self.percentiles = imputer, percentiles
 
     def __call__(self, input_tensor: Tensor, cams: Array, targets: Targets, model: nn.Module) -> Array:
-        """(N,) float32."""
-        scores = [self.imputer(each)(input_tensor, cams, targets, model) for each in self.percentiles]
+        """Return (N,) float32."""
+        scores = [self.imputer(percentile)(input_tensor, cams, targets, model) for percentile in self.percentiles]
         return np.asarray(np.mean(np.stack(scores), axis=0), np.float32)

@@ -1,4 +1,4 @@
-"""ROAD: pixels are taken away and filled from their neighbours, so that the hole says nothing (arXiv:2202.00449)."""
+"""ROAD: removed pixels are imputed from their neighbours, to hide the shape of the mask (arXiv:2202.00449)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,16 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastcam.compat.pytorch_grad_cam._types import Array, Targets
 from fastcam.compat.pytorch_grad_cam.metrics.perturbation_confidence import (
     AveragerAcrossThresholds,
     Percentile,
     PerturbationConfidenceMetric,
     RemoveLeastRelevantFirst,
     RemoveMostRelevantFirst,
-    Targets,
 )
 
-Array = np.ndarray[Any, Any]
 Offset = tuple[tuple[int, int], float]
 
 neighbors_weights: list[Offset] = [
@@ -28,10 +27,10 @@ neighbors_weights: list[Offset] = [
 
 
 class NoisyLinearImputer:
-    """Fills missing pixels with weighted means of their neighbours, missing ones too, and noise.
+    """An imputer of missing pixels by weighted means of their neighbours, including missing ones, plus noise.
 
     Args:
-        noise: its standard deviation.
+        noise: standard deviation of the noise.
         weighting: offsets (rows, columns) and weights of the neighbours.
     """
 
@@ -39,11 +38,11 @@ class NoisyLinearImputer:
         self.noise, self.weighting = noise, list(weighting)
 
     def __call__(self, img: Tensor, mask: Tensor) -> Tensor:
-        """The filled image.
+        """Return the filled image.
 
         Args:
             img: (C, H, W), on the CPU.
-            mask: (H, W), 0 where pixels are missing.
+            mask: (H, W), 0 for missing pixels.
         """
         from scipy.sparse.linalg import spsolve
 
@@ -51,32 +50,32 @@ class NoisyLinearImputer:
         if not missing.any():
             return img.clone()
         matrix, known = self.system(missing, img.numpy())
-        filled = torch.from_numpy(np.asarray(spsolve(matrix, known)).reshape(known.shape)).float()  # (missing, C)
-        found = img.clone()
-        found[:, torch.from_numpy(missing)] = (filled.t() + self.noise * torch.randn_like(filled.t())).to(found)
-        return found
+        values = torch.from_numpy(np.asarray(spsolve(matrix, known)).reshape(known.shape)).float()  # (missing, C)
+        filled = img.clone()
+        filled[:, torch.from_numpy(missing)] = (values.t() + self.noise * torch.randn_like(values.t())).to(filled)
+        return filled
 
     def system(self, missing: Array, img: Array) -> tuple[Any, Array]:
-        """The linear equations of the missing pixels: each is the weighted mean of its neighbours in the image.
+        """Return the linear equations of the missing pixels: each is the weighted mean of its neighbours in the image.
 
         Args:
             missing: (H, W), bool.
             img: (C, H, W).
 
         Returns:
-            The sparse matrix (M, M) and the right-hand side (M, C), for M missing pixels in the order of rows.
+            The sparse matrix (M, M) and the right-hand side (M, C), for M missing pixels in row-major order.
         """
         from scipy.sparse import coo_matrix, diags
 
-        places = np.argwhere(missing)
+        positions = np.argwhere(missing)
         numbers = np.full(missing.shape, -1)
-        numbers[missing] = np.arange(len(places))
-        known, total = np.zeros((len(places), len(img))), np.zeros(len(places))
+        numbers[missing] = np.arange(len(positions))
+        known, total = np.zeros((len(positions), len(img))), np.zeros(len(positions))
         rows, columns, values = [], [], []
         for offset, weight in self.weighting:
-            near = places + offset
-            inside = ((near >= 0) & (near < missing.shape)).all(1)
-            row, column = near[inside].T
+            neighbours = positions + offset
+            inside = ((neighbours >= 0) & (neighbours < missing.shape)).all(1)
+            row, column = neighbours[inside].T
             equations, unknowns = np.flatnonzero(inside), numbers[row, column]
             total[equations] += weight
             is_known = unknowns < 0
@@ -84,16 +83,16 @@ class NoisyLinearImputer:
             rows.append(equations[~is_known])
             columns.append(unknowns[~is_known])
             values.append(np.full(len(rows[-1]), -weight))
-        places_of = (np.concatenate(rows), np.concatenate(columns))
-        between = coo_matrix((np.concatenate(values), places_of), shape=(len(places),) * 2)
-        return (between + diags(total)).tocsc(), known
+        indices = (np.concatenate(rows), np.concatenate(columns))
+        couplings = coo_matrix((np.concatenate(values), indices), shape=(len(positions),) * 2)
+        return (couplings + diags(total)).tocsc(), known
 
 
 class ROADMostRelevantFirst(PerturbationConfidenceMetric):
-    """How the score changes without the most relevant pixels.
+    """The change of the score without the most relevant pixels.
 
     Args:
-        percentile: of the map, above which pixels go.
+        percentile: of the map, above which pixels are removed.
     """
 
     def __init__(self, percentile: Percentile = 80) -> None:
@@ -101,10 +100,10 @@ class ROADMostRelevantFirst(PerturbationConfidenceMetric):
 
 
 class ROADLeastRelevantFirst(PerturbationConfidenceMetric):
-    """How the score changes without the least relevant pixels.
+    """The change of the score without the least relevant pixels.
 
     Args:
-        percentile: of the inverted map, above which pixels go.
+        percentile: of the inverted map, above which pixels are removed.
     """
 
     def __init__(self, percentile: Percentile = 20) -> None:
@@ -126,7 +125,7 @@ class ROADLeastRelevantFirstAverage(AveragerAcrossThresholds):
 
 
 class ROADCombined:
-    """Half of what the least relevant pixels cost less than the most relevant: higher is better.
+    """Half the score change of the least relevant pixels minus that of the most relevant: higher is better.
 
     Args:
         percentiles: of the maps.
@@ -138,6 +137,6 @@ class ROADCombined:
         self.lerf_averager = ROADLeastRelevantFirstAverage(percentiles)
 
     def __call__(self, input_tensor: Tensor, cams: Array, targets: Targets, model: nn.Module) -> Array:
-        """(N,) float32."""
+        """Return (N,) float32."""
         least = self.lerf_averager(input_tensor, cams, targets, model)
         return (least - self.morf_averager(input_tensor, cams, targets, model)) / 2

@@ -1,4 +1,4 @@
-"""Pictures, targets and shapes."""
+"""Image functions, targets and reshape transforms."""
 
 from fastcam.compat.pytorch_grad_cam.utils import (
     find_layers,

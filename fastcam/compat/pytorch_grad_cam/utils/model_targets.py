@@ -1,12 +1,15 @@
-"""What is explained of one image: callables from its output to a score."""
+"""Targets: callables from the model's output for one image to a score."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fastcam.compat.pytorch_grad_cam._types import Array, Target, Targets
+from fastcam.targets.binding import Score
+from fastcam.targets.binding import Target as EngineTarget
 
 
 class ClassifierOutputTarget:
@@ -16,7 +19,7 @@ class ClassifierOutputTarget:
         self.category = category
 
     def __call__(self, model_output: Tensor) -> Tensor:
-        """A number for (classes,), or (N,) for (N, classes)."""
+        """Return a number for (classes,), or (N,) for (N, classes)."""
         return model_output[..., self.category]
 
 
@@ -27,7 +30,7 @@ class ClassifierOutputSoftmaxTarget:
         self.category = category
 
     def __call__(self, model_output: Tensor) -> Tensor:
-        """A number for (classes,), or (N,) for (N, classes)."""
+        """Return a number for (classes,), or (N,) for (N, classes)."""
         return model_output.softmax(-1)[..., self.category]
 
 
@@ -38,7 +41,7 @@ class ClassifierOutputReST:
         self.category = category
 
     def __call__(self, model_output: Tensor) -> Tensor:
-        """A number for (classes,), or (N,) for (N, classes)."""
+        """Return a number for (classes,), or (N,) for (N, classes)."""
         return (model_output + F.log_softmax(model_output, -1))[..., self.category]
 
 
@@ -49,7 +52,7 @@ class BinaryClassifierOutputTarget:
         self.category = category
 
     def __call__(self, model_output: Tensor) -> Tensor:
-        """In the shape of the output."""
+        """Return a tensor of the output's shape."""
         return model_output if self.category == 1 else -model_output
 
 
@@ -57,15 +60,15 @@ class SoftmaxOutputTarget:
     """All probabilities."""
 
     def __call__(self, model_output: Tensor) -> Tensor:
-        """In the shape of the output."""
+        """Return a tensor of the output's shape."""
         return model_output.softmax(-1)
 
 
 class RawScoresOutputTarget:
-    """The output as it is."""
+    """The output itself."""
 
     def __call__(self, model_output: Tensor) -> Tensor:
-        """In the shape of the output."""
+        """Return a tensor of the output's shape."""
         return model_output
 
 
@@ -74,32 +77,34 @@ class SemanticSegmentationTarget:
 
     Args:
         category: the class.
-        mask: (H, W), numbers.
+        mask: (H, W), weights of the positions.
     """
 
-    def __init__(self, category: int, mask: np.ndarray[Any, Any]) -> None:
+    def __init__(self, category: int, mask: Array) -> None:
         self.category = category
         self.mask = torch.from_numpy(mask)
 
     def __call__(self, model_output: Tensor) -> Tensor:
-        """A number for (classes, H, W)."""
+        """Return a number for (classes, H, W)."""
         return (model_output[self.category] * self.mask.to(model_output.device)).sum()
 
 
 class FasterRCNNBoxScoreTarget:
-    """How well boxes are found again: for each, overlap and score of the detection that overlaps it most.
+    """The agreement of detections with given boxes: per box, overlap plus score of the detection that overlaps it most.
 
     Args:
-        labels: of the boxes.
+        labels: the labels of the boxes.
         bounding_boxes: (x1, y1, x2, y2) each, as arrays.
-        iou_threshold: overlap below which, or with another label, a box counts nothing.
+        iou_threshold: minimum overlap; boxes below it, or with another label, count 0.
     """
 
-    def __init__(self, labels: Sequence[Any], bounding_boxes: Any, iou_threshold: float = 0.5) -> None:
+    def __init__(
+        self, labels: Sequence[int | Tensor], bounding_boxes: Sequence[Array | Tensor], iou_threshold: float = 0.5
+    ) -> None:
         self.labels, self.bounding_boxes, self.iou_threshold = labels, bounding_boxes, iou_threshold
 
     def __call__(self, model_outputs: Mapping[str, Tensor]) -> Tensor:
-        """(1,), for one image's ``boxes``, ``labels`` and ``scores``."""
+        """Return (1,), for one image's ``boxes``, ``labels`` and ``scores``."""
         from torchvision.ops import box_iou
 
         boxes = model_outputs["boxes"]
@@ -115,41 +120,40 @@ class FasterRCNNBoxScoreTarget:
 
 
 class FinerWeightedTarget:
-    """How far a class is above others, each weighted by its probability (arXiv:2501.11309).
+    """The margin of a class over others, weighted by their probabilities (arXiv:2501.11309).
 
     Args:
         main_category: the class.
         comparison_categories: the others.
-        alpha: how much of the others is taken away.
+        alpha: weight of the others.
     """
 
     def __init__(self, main_category: int, comparison_categories: Sequence[int], alpha: float) -> None:
         self.main_category, self.comparison_categories, self.alpha = main_category, comparison_categories, alpha
 
     def __call__(self, model_output: Tensor) -> Tensor:
-        """A number for (classes,), or (N,) for (N, classes)."""
+        """Return a number for (classes,), or (N,) for (N, classes)."""
         others = list(self.comparison_categories)
         weights = model_output.softmax(-1)[..., others]
-        apart = model_output[..., self.main_category, None] - self.alpha * model_output[..., others]
-        return (weights * apart).sum(-1) / (weights.sum(-1) + 1e-9)
+        margins = model_output[..., self.main_category, None] - self.alpha * model_output[..., others]
+        return (weights * margins).sum(-1) / (weights.sum(-1) + 1e-9)
 
 
-def classes_of(targets: Any) -> Any:
-    """Targets as the engine takes them: class indices where all are scores of classes, for those have a closed form."""
+def engine_target(targets: Targets | Score | None) -> EngineTarget:
+    """Return the engine's target: class indices if all targets are class scores, since these have a closed form."""
     if not isinstance(targets, Sequence) or not targets:
         return targets
-    # By name: the tool's own targets mean the same.
-    if all(type(each).__name__ == "ClassifierOutputTarget" for each in targets):
-        return [int(each.category) for each in targets]
-    return [_Summed(each) if callable(each) else each for each in targets]
+    # Compared by name, to include pytorch-grad-cam's own class.
+    if all(type(target).__name__ == "ClassifierOutputTarget" for target in targets):
+        return [int(cast(ClassifierOutputTarget, target).category) for target in targets]
+    return [_Summed(target) if callable(target) else target for target in targets]
 
 
 class _Summed:
-    """A target whose numbers count together."""
+    """The sum of a target's values."""
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: Target) -> None:
         self.target = target
 
-    def __call__(self, output: Any) -> Tensor:
-        found: Tensor = self.target(output).sum()
-        return found
+    def __call__(self, output: object) -> Tensor:
+        return self.target(output).sum()

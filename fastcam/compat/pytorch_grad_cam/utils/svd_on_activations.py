@@ -1,18 +1,17 @@
-"""Principal components of activations, NumPy in, NumPy out."""
+"""Principal components of activations, as NumPy arrays."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Array = np.ndarray[Any, Any]
+from fastcam.compat.pytorch_grad_cam._types import Array
 
 
 def get_2d_projection(activation_batch: Array) -> Array:
-    """Every position of (N, C, *s) on the first principal axis of the channels; the sign is LAPACK's.
+    """Project every position of (N, C, *s) on the first principal axis of the channels, with LAPACK's sign.
 
     Returns:
         (N, *s), float32.
@@ -20,21 +19,21 @@ def get_2d_projection(activation_batch: Array) -> Array:
     samples = np.nan_to_num(activation_batch, nan=0.0, posinf=np.inf, neginf=-np.inf)
     flat = samples.reshape(*samples.shape[:2], -1).swapaxes(1, 2)  # (N, P, C)
     centred = flat - flat.mean(axis=1, keepdims=True)
-    # The full matrices are never used, but with them LAPACK takes the path whose sign others know.
-    axes = np.stack([np.linalg.svd(each, full_matrices=True)[2][0] for each in centred])
+    # The full matrices are not used, but LAPACK's signs depend on full_matrices, and pytorch-grad-cam sets it.
+    axes = np.stack([np.linalg.svd(positions, full_matrices=True)[2][0] for positions in centred])
     return np.einsum("npc,nc->np", centred, axes).reshape(len(samples), *samples.shape[2:]).astype(np.float32)
 
 
 def get_2d_projection_with_sign_correction(activation_batch: Array) -> Array:
-    """As :func:`get_2d_projection`, turned so that the value furthest from zero is positive."""
-    found = get_2d_projection(activation_batch)
-    flat = found.reshape(len(found), -1)
-    turned = np.abs(flat.min(1)) > np.abs(flat.max(1))
-    return found * np.where(turned, -1, 1).reshape(-1, *[1] * (found.ndim - 1)).astype(np.float32)
+    """Project as :func:`get_2d_projection`, with the sign that makes the largest absolute value positive."""
+    projection = get_2d_projection(activation_batch)
+    flat = projection.reshape(len(projection), -1)
+    is_negative = np.abs(flat.min(1)) > np.abs(flat.max(1))
+    return projection * np.where(is_negative, -1, 1).reshape(-1, *[1] * (projection.ndim - 1)).astype(np.float32)
 
 
 def get_2d_projection_kernel(activation_batch: Array, kernel: str = "sigmoid", gamma: float | None = None) -> Array:
-    """Every position of (N, C, *s) on the first principal component under a kernel, see :func:`kernel_component`."""
+    """Project every position of (N, C, *s) on the first kernel principal component, see :func:`kernel_component`."""
     samples = torch.from_numpy(np.nan_to_num(activation_batch, nan=0.0))
     return (
         kernel_component(samples.flatten(2), kernel, gamma).unflatten(-1, samples.shape[2:]).numpy().astype(np.float32)
@@ -51,12 +50,12 @@ _KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {  # of positions (N, P
 
 
 def kernel_component(activations: Tensor, kernel: str = "sigmoid", gamma: float | None = None) -> Tensor:
-    """(N, P): kernel PCA of the positions of (N, C, P).
+    """Return (N, P), the first kernel principal component of the positions of (N, C, P).
 
     Args:
         activations: (N, C, P).
         kernel: "linear", "poly", "rbf", "sigmoid" or "cosine".
-        gamma: of the kernel; None for 1 / C.
+        gamma: coefficient of the kernel; None for 1 / C.
 
     Returns:
         (N, P), with the sign that makes the eigenvector's largest entry positive.

@@ -9,25 +9,24 @@ from torch import Tensor, nn
 from fastcam.compat.torchcam.methods import _references
 from fastcam.compat.torchcam.methods._gradcam import GradCAM, GradCAMpp, LayerCAM
 from fastcam.compat.torchcam.methods._refine import _CAMWrapper
-from fastcam.compat.torchcam.methods._selection import Classes, plain
+from fastcam.compat.torchcam.methods._selection import Classes, plain_classes
 from fastcam.compat.torchcam.methods.core import TargetLayer
 
 
 class FinerCAM(_CAMWrapper):
-    """Finer-CAM (arXiv:2501.11309): the map of a class's score less ``gamma`` times the mean of others'.
+    """Finer-CAM (arXiv:2501.11309): the map of a class's score minus ``gamma`` times the mean score of other classes.
 
     Args:
         model: any module.
-        target_layer: a module, its name, or a list of either; None for the last one with a map.
-        input_shape: handed on to ``base_method``.
+        target_layer: a module, its name, or a list of either; None for the last one with a spatial output.
+        input_shape: passed to ``base_method``.
         base_method: GradCAM, GradCAMpp or LayerCAM.
-        gamma: how much of the other classes is taken away.
-        num_references: with how many classes a class is compared, where the call names none: those of the nearest
-            scores.
-        base_kwargs: more for ``base_method``.
+        gamma: weight of the other classes.
+        num_references: number of classes to compare with, those of the nearest scores, if the call names none.
+        base_kwargs: further arguments of ``base_method``.
 
     Raises:
-        TypeError, ValueError: with a sentence that says what was expected and what came.
+        TypeError, ValueError: for arguments that do not fit the model.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class FinerCAM(_CAMWrapper):
         normalized: bool = True,
         **kwargs: Any,
     ) -> list[Tensor]:
-        """The maps of the last forward pass.
+        """Return the maps of the last forward pass.
 
         Args:
             class_idx: a class, or one per image.
@@ -71,13 +70,13 @@ class FinerCAM(_CAMWrapper):
             comparison_idx: the other classes: one, a list for all images, or a list per image, equally long; None
                 for those of the nearest scores.
             normalized: scale every map to [0, 1].
-            kwargs: of ``base_method``.
+            kwargs: options of ``base_method``.
 
         Returns:
-            For every layer (N, *s), on its device.
+            Per layer (N, *s), on its device.
 
         Raises:
-            TypeError, ValueError: with a sentence that says what was expected and what came.
+            TypeError, ValueError: for arguments that do not fit the last forward pass.
         """
         contrast = self._contrast(class_idx, scores, comparison_idx, **kwargs)
         return self.base_cam([0] * len(contrast), contrast, normalized, **kwargs)
@@ -90,31 +89,37 @@ class FinerCAM(_CAMWrapper):
         normalized: bool = True,
         **kwargs: Any,
     ) -> list[Tensor]:
-        """As the call, of arguments that need no checks."""
+        """Return the same as the call, without checking the arguments."""
         contrast = self._contrast(class_idx, scores, comparison_idx, **kwargs)
         return self.base_cam.compute_cams([0] * len(contrast), contrast, normalized, **kwargs)
 
-    def _contrast(self, class_idx: Any, scores: Any, comparison_idx: Any, **kwargs: Any) -> Tensor:
-        """(N, 1): the score to differentiate, as of a model with one class."""
+    def _contrast(
+        self,
+        class_idx: Classes,
+        scores: Tensor | None,
+        comparison_idx: int | list[int] | list[list[int]] | None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Return (N, 1), the score to differentiate, as the output of a model with one class."""
         if kwargs.get("targets") is not None:
             raise ValueError("FinerCAM takes no callables as `targets`, only `class_idx`")
         scores = _references.checked_scores(self.base_cam._with_graph(scores))
-        classes = _references.classes_of(plain(class_idx), *scores.shape)
+        classes = _references.classes_per_image(plain_classes(class_idx), *scores.shape)
         own = torch.tensor(classes, device=scores.device)[:, None]
         if comparison_idx is None:
-            others = _references.nearest(scores, own, self.num_references)
+            others = _references.nearest_classes(scores, own, self.num_references)
         else:
-            rows = _references.rows_of(plain(comparison_idx), classes, scores.shape[1])
+            rows = _references.comparisons_per_image(plain_classes(comparison_idx), classes, scores.shape[1])
             others = torch.tensor(rows, device=scores.device)
         with torch.inference_mode(False), torch.enable_grad():
             return scores.gather(1, own) - self.gamma * scores.gather(1, others).mean(1, keepdim=True)
 
     def fuse_cams(self, cams: list[Tensor], target_shape: tuple[int, int] | None = None) -> Tensor:
-        """As that of ``base_method``."""
+        """Fuse maps as ``base_method`` does."""
         return self.base_cam.fuse_cams(cams, target_shape)
 
     def __repr__(self) -> str:
-        """The class, with the one that makes the maps and its numbers."""
+        """Return the class name, with that of the wrapped extractor and the settings."""
         return (
             f"FinerCAM(base_method={type(self.base_cam).__name__}, target_layer={self.target_names}, "
             f"gamma={self.gamma}, num_references={self.num_references})"

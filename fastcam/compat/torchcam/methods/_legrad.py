@@ -1,16 +1,16 @@
-"""LeGrad: attention probabilities weighted by nothing but their own gradients."""
+"""LeGrad: gradients of class scores by attention probabilities."""
 
 import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcam.compat.torchcam.methods._selection import Classes, class_scores, plain
+from fastcam.compat.torchcam.methods._selection import Classes, ModelOutput, Targets, class_scores, plain_classes
 from fastcam.compat.torchcam.methods.core import _CAM
 
 Attention = nn.MultiheadAttention
@@ -19,21 +19,21 @@ Attention = nn.MultiheadAttention
 class LeGrad(_CAM):
     """LeGrad (arXiv:2404.03214): positive gradients of every block's own class score by its attention probabilities.
 
-    They are averaged over heads and query tokens, the prefix is dropped, and layers are averaged. The hooks keep what
-    goes into the blocks; the call runs each block once more, so that forward passes need no graph and stay as they are.
+    They are averaged over heads, query tokens and layers, without the prefix tokens. The hooks record the inputs of the
+    blocks; the call reruns each block, so that forward passes need no graph and are not changed.
 
     Args:
         model: a vision transformer of torchvision, or with ``score_projection`` any model of such blocks.
         target_layer: blocks that return tokens (N, T, E) and hold a ``self_attention``, batch first; modules or names.
-        score_projection: from a block's tokens to (N, K); None takes the model's ``encoder.ln`` and ``heads`` of the
+        score_projection: from a block's tokens to (N, K); None applies the model's ``encoder.ln`` and ``heads`` to the
             mean token.
-        prefix_tokens: tokens before those of the patches.
-        grid_shape: (height, width) in patches; None where they form a square.
-        enable_hooks: whether forward passes are kept from the start.
+        prefix_tokens: number of tokens before those of the patches.
+        grid_shape: (height, width) in patches; None for a square.
+        enable_hooks: whether recording starts at once.
         exact_peer: as for :class:`_CAM`.
 
     Raises:
-        TypeError, ValueError: with a sentence that says what was expected and what came.
+        TypeError, ValueError: for arguments that do not fit the model.
     """
 
     def __init__(
@@ -61,36 +61,38 @@ class LeGrad(_CAM):
         for handle in self.hook_handles:
             handle.remove()
         self.hook_handles = [
-            self.submodule_dict[name].register_forward_hook(_Keeping(self, index), with_kwargs=True)
+            self.submodule_dict[name].register_forward_hook(_BlockHook(self, index), with_kwargs=True)
             for index, name in enumerate(self.target_names)
         ]
 
-    def _keep(self, idx: int, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
-        if not self._listens:
+    def _record_call(
+        self, idx: int, arguments: tuple[object, ...], keywords: dict[str, object], output: object
+    ) -> None:
+        if not self._is_recording:
             return
         if not isinstance(output, Tensor) or output.dim() != 3:
-            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"block {self.target_names[idx]!r} must return tokens (N, T, E), got {found}")
-        inputs = [each.detach().clone() if isinstance(each, Tensor) else each for each in arguments]
-        self._kept.activations[idx] = output.detach()
-        self._kept.calls[idx] = (inputs, dict(keywords))
+            kind = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"block {self.target_names[idx]!r} must return tokens (N, T, E), got {kind}")
+        inputs = [value.detach().clone() if isinstance(value, Tensor) else value for value in arguments]
+        self._record.activations[idx] = output.detach()
+        self._record.calls[idx] = (inputs, dict(keywords))
 
-    def _get_weights(self, class_idx: Any, scores: Any = None, **kwargs: Any) -> list[Tensor]:
-        """Per block, what the patches are worth (N, T - prefix)."""
-        found = [self._gradient(index, class_idx) for index in range(len(self.target_names))]
-        return [F.relu(each).mean((1, 2))[:, self.prefix_tokens :] for each in found]
+    def _get_weights(self, class_idx: Classes | None, scores: ModelOutput | None = None, **kwargs: Any) -> list[Tensor]:
+        """Return per block the relevance of the patches (N, T - prefix)."""
+        gradients = [self._gradient(index, cast(Classes, class_idx)) for index in range(len(self.target_names))]
+        return [F.relu(gradient).mean((1, 2))[:, self.prefix_tokens :] for gradient in gradients]
 
-    def _gradient(self, idx: int, class_idx: Any) -> Tensor:
-        """(N, heads, T, T): the gradient of the block's class score by its attention probabilities."""
-        if idx not in self._kept.calls:
-            raise AssertionError("no forward pass was kept in this thread: run the model, with the hooks enabled")
-        inputs, keywords = self._kept.calls[idx]
+    def _gradient(self, idx: int, class_idx: Classes) -> Tensor:
+        """Return (N, heads, T, T), the gradient of the block's class score by its attention probabilities."""
+        if idx not in self._record.calls:
+            raise AssertionError("no forward pass was recorded in this thread: run the model with the hooks enabled")
+        inputs, keywords = self._record.calls[idx]
         block, name = self.submodule_dict[self.target_names[idx]], self.target_names[idx]
         with self._hooks_off(), torch.inference_mode(False), torch.no_grad():
-            inputs = [each.clone() if isinstance(each, Tensor) else each for each in inputs]
-            with _probabilities(self._attentions[idx], name) as kept:
+            inputs = [value.clone() if isinstance(value, Tensor) else value for value in inputs]
+            with _recorded_probabilities(self._attentions[idx], name) as probabilities:
                 tokens = block(*inputs, **keywords)
-        if not kept:
+        if not probabilities:
             raise RuntimeError(f"block {name!r} did not run its `self_attention`")
         with torch.inference_mode(False), torch.enable_grad():
             logits = self._score_projection(tokens)
@@ -99,84 +101,88 @@ class LeGrad(_CAM):
             total = class_scores(logits, class_idx).sum()
         if not total.requires_grad:
             raise RuntimeError(f"the scores of block {name!r} do not depend on its attention")
-        return torch.autograd.grad(total, kept[0])[0]
+        return torch.autograd.grad(total, probabilities[0])[0]
 
     def compute_cams(
         self,
         class_idx: Classes | None = None,
-        scores: Any = None,
+        scores: ModelOutput | None = None,
         normalized: bool = True,
         retain_graph: bool = False,
         *,
-        targets: Any = None,
+        targets: Targets | None = None,
         **kwargs: Any,
     ) -> list[Tensor]:
-        """One map of the last forward pass, the mean of all blocks'.
+        """Return one map of the last forward pass, the mean over all blocks.
 
         Args:
             class_idx: a class, or one per image.
-            scores: not needed.
+            scores: not used.
             normalized: scale the map to [0, 1].
-            retain_graph: not needed: every call makes its own graph.
-            targets: refused.
-            kwargs: none.
+            retain_graph: not used: every call makes its own graph.
+            targets: not supported.
+            kwargs: not used.
 
         Returns:
             (N, height, width), in a list.
 
         Raises:
-            ValueError: where the patches do not form the grid.
+            ValueError: if the patches do not form the grid, or for ``targets``.
         """
         if targets is not None:
             raise ValueError("LeGrad takes no callables as `targets`, only `class_idx`")
-        worth = torch.stack(self._get_weights(plain(class_idx), scores, **kwargs)).mean(0)
-        maps = worth.reshape(len(worth), *self._grid(worth.shape[1]))
+        relevance = torch.stack(self._get_weights(plain_classes(class_idx), scores, **kwargs)).mean(0)
+        maps = relevance.reshape(len(relevance), *self._grid(relevance.shape[1]))
         return [self._scaled(maps) if normalized else maps]
 
     def _grid(self, patches: int) -> tuple[int, int]:
-        """(height, width) of the patches."""
+        """Return (height, width) in patches."""
         if patches <= 0:
             raise ValueError(f"`prefix_tokens` must leave at least one token, got {self.prefix_tokens}")
         side = math.isqrt(patches)
         grid = self.grid_shape or (side, side)
         if grid[0] * grid[1] != patches:
-            raise ValueError(f"`grid_shape` must say how {patches} patches are arranged, got {self.grid_shape}")
+            raise ValueError(f"`grid_shape` must have {patches} patches, got {self.grid_shape}")
         return grid
 
 
-class _Keeping:
-    """A block's hook; an object, so that a model may be copied or saved while it is watched."""
+class _BlockHook:
+    """The hook of a block; an object, so that a model with hooks can be copied and pickled."""
 
     def __init__(self, extractor: LeGrad, idx: int) -> None:
         self.extractor, self.idx = extractor, idx
 
-    def __call__(self, block: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
-        self.extractor._keep(self.idx, arguments, keywords, output)
+    def __call__(
+        self, block: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object], output: object
+    ) -> None:
+        self.extractor._record_call(self.idx, arguments, keywords, output)
 
 
 @contextlib.contextmanager
-def _probabilities(attention: Attention, name: str) -> Iterator[list[Tensor]]:
-    """Within the context, and for the calling thread, the module's output is made from probabilities that are kept.
+def _recorded_probabilities(attention: Attention, name: str) -> Iterator[list[Tensor]]:
+    """Record the attention probabilities within the context, for the calling thread, and compute the output from them.
 
-    They are a leaf of the graph, (N, heads, T, T), and recording begins at them.
+    They are (N, heads, T, T), a leaf at which the graph begins.
     """
-    kept: list[Tensor] = []
+    recorded: list[Tensor] = []
     thread = threading.get_ident()
 
-    def hook(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
+    def hook(
+        module: Attention, arguments: tuple[Any, ...], keywords: dict[str, Any], output: tuple[object, ...]
+    ) -> tuple[Tensor, object] | None:
         if threading.get_ident() != thread:
             return None
-        query, options = _checked(module, arguments, keywords, name)
-        asked = {**options, "need_weights": True, "average_attn_weights": False}
+        query, options = _query_and_options(module, arguments, keywords, name)
+        options |= {"need_weights": True, "average_attn_weights": False}
         with torch.no_grad():
-            probabilities = module.forward(query, query, query, **asked)[1]
-        torch.set_grad_enabled(True)  # until the context around ends
-        kept.append(probabilities.detach().requires_grad_())
-        return _attended(module, query, kept[-1]), output[1]
+            probabilities = cast(Tensor, module.forward(query, query, query, **options)[1])
+        torch.set_grad_enabled(True)  # until the enclosing context ends
+        recorded.append(probabilities.detach().requires_grad_())
+        return _attention_output(module, query, recorded[-1]), output[1]
 
     handle = attention.register_forward_hook(hook, with_kwargs=True)
     try:
-        yield kept
+        yield recorded
     finally:
         handle.remove()
 
@@ -184,33 +190,33 @@ def _probabilities(attention: Attention, name: str) -> Iterator[list[Tensor]]:
 _OPTIONS = ("key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal")
 
 
-def _checked(
+def _query_and_options(
     module: Attention, arguments: tuple[Any, ...], keywords: dict[str, Any], name: str
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The tokens, and the other arguments by name."""
-    given = {**dict(zip(("query", "key", "value", *_OPTIONS), arguments, strict=False)), **keywords}
-    query, key, value = (given.pop(each, None) for each in ("query", "key", "value"))
+    """Return the tokens, and the other arguments by name."""
+    options = {**dict(zip(("query", "key", "value", *_OPTIONS), arguments, strict=False)), **keywords}
+    query, key, value = (options.pop(part, None) for part in ("query", "key", "value"))
     if module.training and module.dropout > 0:
         raise ValueError(f"block {name!r} must not drop attention: put the model in evaluation mode")
     if not isinstance(query, Tensor) or query is not key or query is not value or query.dim() != 3:
         raise ValueError(f"block {name!r} must attend to its own tokens (N, T, E)")
-    return query, given
+    return query, options
 
 
-def _attended(module: Attention, tokens: Tensor, probabilities: Tensor) -> Tensor:
-    """(N, T, E): what the module makes of the probabilities (N, heads, T, T)."""
+def _attention_output(module: Attention, tokens: Tensor, probabilities: Tensor) -> Tensor:
+    """Return (N, T, E), the module's output for the probabilities (N, heads, T, T)."""
     start, bias = 2 * module.embed_dim, module.in_proj_bias
     values = F.linear(tokens, module.in_proj_weight[start:], None if bias is None else bias[start:])
     by_head = values.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
     return module.out_proj((probabilities @ by_head).transpose(1, 2).flatten(2))
 
 
-def _projection(model: nn.Module, given: Any) -> Callable[[Tensor], Tensor]:
-    """From a block's tokens to scores."""
-    if given is not None:
-        if not callable(given):
-            raise TypeError(f"`score_projection` must be callable, got {type(given).__name__}")
-        return given
+def _projection(model: nn.Module, projection: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
+    """Return the function from a block's tokens to scores."""
+    if projection is not None:
+        if not callable(projection):
+            raise TypeError(f"`score_projection` must be callable, got {type(projection).__name__}")
+        return projection
     norm, heads = getattr(getattr(model, "encoder", None), "ln", None), getattr(model, "heads", None)
     if not isinstance(norm, nn.Module) or not isinstance(heads, nn.Module):
         raise ValueError("`score_projection` must be given for models without `encoder.ln` and `heads`")
@@ -228,25 +234,28 @@ class _MeanToken:
 
 
 def _attention(block: nn.Module, name: str) -> Attention:
-    found = getattr(block, "self_attention", None)
-    if not isinstance(found, Attention):
+    attention = getattr(block, "self_attention", None)
+    if not isinstance(attention, Attention):
         raise TypeError(f"block {name!r} must hold a `self_attention`, a torch.nn.MultiheadAttention")
-    if not found.batch_first or not found._qkv_same_embed_dim:
+    if not attention.batch_first or not attention._qkv_same_embed_dim:
         raise ValueError(f"the attention of block {name!r} must be batch first, with one size of tokens")
-    if found.bias_k is not None or found.bias_v is not None or found.add_zero_attn:
+    if attention.bias_k is not None or attention.bias_v is not None or attention.add_zero_attn:
         raise ValueError(f"the attention of block {name!r} must not add tokens")
-    return found
+    return attention
 
 
-def _check_numbers(prefix_tokens: Any, grid_shape: Any) -> None:
+def _check_numbers(prefix_tokens: object, grid_shape: object) -> None:
     if not isinstance(prefix_tokens, int):
         raise TypeError(f"`prefix_tokens` must be a whole number, got {type(prefix_tokens).__name__}")
     if prefix_tokens < 0:
         raise ValueError(f"`prefix_tokens` must not be negative, got {prefix_tokens}")
     if grid_shape is None:
         return
-    whole = isinstance(grid_shape, tuple) and all(isinstance(each, int) for each in grid_shape)
-    if not whole or len(grid_shape) != 2:
+    if (
+        not isinstance(grid_shape, tuple)
+        or not all(isinstance(length, int) for length in grid_shape)
+        or len(grid_shape) != 2
+    ):
         raise TypeError(f"`grid_shape` must be a pair of whole numbers, got {grid_shape!r}")
     if min(grid_shape) <= 0:
         raise ValueError(f"`grid_shape` must be positive, got {grid_shape}")

@@ -1,6 +1,4 @@
-"""What becomes of weights and activations: maps, their scale, and one map of several layers."""
-
-from typing import Any
+"""Maps from weights and activations, their scaling and their fusion over layers."""
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +8,13 @@ from fastcam import ops
 
 
 class Maps:
-    """The arithmetic that extractors share."""
+    """The arithmetic of all extractors."""
 
     _relu = False  # whether the definition ends in a ReLU
     exact_peer = False
 
     def _weighted(self, weights: Tensor, activations: Tensor) -> Tensor:
-        """The weighted sum of the channels, rectified where the definition is."""
+        """Return the weighted sum of the channels, rectified if the definition says so."""
         if self.exact_peer:
             weights = weights.reshape(*weights.shape, *[1] * (activations.dim() - weights.dim()))
             maps = torch.nansum(weights * activations, 1)  # which hides NaN
@@ -31,31 +29,31 @@ class Maps:
     @staticmethod
     @torch.no_grad()
     def _normalize(cams: Tensor, spatial_dims: int | None = None, eps: float = 1e-8) -> Tensor:
-        """Minimum 0 and maximum close to 1: ``eps`` is added to the range."""
+        """Scale to minimum 0 and a maximum just below 1: ``eps`` is added to the range."""
         axes = tuple(range(-(cams.dim() - 1 if spatial_dims is None else spatial_dims), 0))
         shifted = cams - cams.amin(axes, keepdim=True)
         return shifted / (shifted.amax(axes, keepdim=True) + eps)
 
     @classmethod
     def fuse_cams(cls, cams: list[Tensor], target_shape: tuple[int, ...] | None = None) -> Tensor:
-        """The largest value of all layers' maps, resampled linearly to one size.
+        """Return the maximum over the layers' maps, resampled linearly to one size.
 
         Args:
-            cams: of every layer, (N, *s) of the same images.
+            cams: per layer, (N, *s), for the same images.
             target_shape: the size; None for the largest among them, axis by axis.
 
         Returns:
-            (N, *S); of a single layer its map as it is.
+            (N, *S); the map of a single layer unchanged.
 
         Raises:
-            TypeError: where it is not a list of tensors.
-            ValueError: where it is empty.
+            TypeError: for anything but a list of tensors.
+            ValueError: for an empty list.
         """
         check_maps(cams)
         if len(cams) == 1:
             return cams[0]
         size = common_size(cams, target_shape)
-        resampled = [ops.upsample_normalize(each, size, normalize=False) for each in cls._scale_cams(cams)]
+        resampled = [ops.upsample_normalize(cam, size, normalize=False) for cam in cls._scale_cams(cams)]
         return torch.stack(resampled).max(0).values
 
     @staticmethod
@@ -64,18 +62,18 @@ class Maps:
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Maps (N, *s) from 0 to 1 each; a constant one becomes zeros, one with a NaN is NaN."""
+    """Scale each of the maps (N, *s) to [0, 1]; a constant map becomes zeros, one with a NaN is NaN."""
     return ops.upsample_normalize(maps, maps.shape[1:])  # the same size: nothing is resampled
 
 
-def check_maps(cams: Any) -> None:
-    """Refuses what is not a list of maps."""
-    if not isinstance(cams, list) or any(not isinstance(each, Tensor) for each in cams):
+def check_maps(cams: object) -> None:
+    """Raise an error for anything but a list of maps."""
+    if not isinstance(cams, list) or any(not isinstance(cam, Tensor) for cam in cams):
         raise TypeError(f"`cams` must be a list of tensors, got {type(cams).__name__}")
     if not cams:
         raise ValueError("`cams` must hold at least one map, got an empty list")
 
 
-def common_size(cams: list[Tensor], asked: Any = None) -> tuple[int, ...]:
-    """The asked size, or the largest of the maps, axis by axis."""
-    return tuple(asked) if asked is not None else tuple(map(max, zip(*(each.shape[1:] for each in cams), strict=True)))
+def common_size(cams: list[Tensor], size: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """Return the given size, or the largest of the maps, axis by axis."""
+    return tuple(size) if size is not None else tuple(map(max, zip(*(cam.shape[1:] for cam in cams), strict=True)))

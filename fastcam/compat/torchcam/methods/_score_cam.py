@@ -1,13 +1,20 @@
-"""Extractors that weight every channel by the score of the image seen through it."""
+"""Extractors that weight every channel by the score of the image masked by it."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fastcam import ops
-from fastcam.compat.torchcam.methods._selection import Targets, class_scores, one_each, target_scores
+from fastcam.compat.torchcam.methods._selection import (
+    Classes,
+    ModelOutput,
+    Targets,
+    class_scores,
+    target_scores,
+    targets_per_image,
+)
 from fastcam.compat.torchcam.methods._utils import in_evaluation
 from fastcam.compat.torchcam.methods.core import _CAM, TargetLayer
 from fastcam.model.inputs import Inputs, in_fast_layout
@@ -16,7 +23,7 @@ ScoresOf = Callable[[Tensor, list[int]], Tensor]  # from copies (M, C, *S) and t
 
 
 class _InputCAM(_CAM):
-    """An extractor that runs the model again, with changed images and whatever else it got."""
+    """An extractor that reruns the model on changed images, with its other arguments."""
 
     _targets_supported = True
 
@@ -30,38 +37,38 @@ class _InputCAM(_CAM):
         super().__init__(model, target_layer, input_shape, **kwargs)
         self.hook_handles.append(model.register_forward_pre_hook(self._store_input, with_kwargs=True))
 
-    def _store_input(self, model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        """Keeps the model's arguments; the images as a copy, for the model may change them in place."""
-        if self._listens and arguments and isinstance(arguments[0], Tensor):
-            self._kept.inputs = ((arguments[0].detach().clone(), *arguments[1:]), keywords)
+    def _store_input(self, model: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object]) -> None:
+        """Record the model's arguments; the images as a copy, since the model may change them in place."""
+        if self._is_recording and arguments and isinstance(arguments[0], Tensor):
+            self._record.inputs = ((arguments[0].detach().clone(), *arguments[1:]), keywords)
 
     def _inputs(self) -> Inputs:
-        """The kept arguments; the keywords come last."""
-        if self._kept.inputs is None:
+        """Return the recorded arguments, with the dict of keywords last."""
+        if self._record.inputs is None:
             raise ValueError("the model must get the images as its first positional argument, a tensor")
-        arguments, keywords = self._kept.inputs
+        arguments, keywords = self._record.inputs
         return Inputs.of((*arguments, keywords))
 
     def _run(self, inputs: Inputs) -> Any:
-        """The model's output."""
+        """Return the model's output."""
         *arguments, keywords = inputs.arguments
         return self.model(*arguments, **keywords)
 
 
 class ScoreCAM(_InputCAM):
-    """Score-CAM (arXiv:1910.01279): the mask of a channel is its map, upsampled and scaled to [0, 1].
+    """Score-CAM (arXiv:1910.01279): the mask of a channel is its activation map, upsampled and scaled to [0, 1].
 
-    With ``exact_peer=True`` it is scaled before it is upsampled.
+    With ``exact_peer=True`` the map is scaled before it is upsampled.
 
     Args:
         model: any module.
-        target_layer: a module, its name, or a list of either; None for the last one with a map.
-        batch_size: how many masked images the model gets at a time.
-        input_shape: (C, *S), of the image that the layer is looked for with.
+        target_layer: a module, its name, or a list of either; None for the last one with a spatial output.
+        batch_size: number of masked images per model call.
+        input_shape: (C, *S) of the image used to find the layer.
         kwargs: as for :class:`_CAM`.
 
     Attributes:
-        bs: the batch size; set it as you like.
+        bs: the batch size; may be changed.
     """
 
     _relu = True
@@ -79,54 +86,62 @@ class ScoreCAM(_InputCAM):
 
     @torch.no_grad()
     def _get_weights(
-        self, class_idx: Any, scores: Any = None, *, targets: Targets | None = None, **kwargs: Any
+        self,
+        class_idx: Classes | None,
+        scores: ModelOutput | None = None,
+        *,
+        targets: Targets | None = None,
+        **kwargs: Any,
     ) -> list[Tensor]:
-        """Per layer (N, C): the softmax of the channels' scores, in which the tool's baseline cancels."""
-        given = self._inputs()
-        chosen = None if targets is None else one_each(targets, len(given))
+        """Return per layer (N, C), the softmax of the channels' scores, in which torch-cam's baseline cancels."""
+        recorded = self._inputs()
+        callables = None if targets is None else targets_per_image(targets, len(recorded))
 
         def weights(inputs: Inputs) -> list[Tensor]:
             def scores_of(copies: Tensor, rows: list[int]) -> Tensor:
                 output = self._run(inputs.with_copies(copies, torch.tensor(rows)))
-                if chosen is None:
-                    return class_scores(output, class_idx, rows)
-                return target_scores(output, [chosen[row] for row in rows])
+                if callables is None:
+                    return class_scores(output, cast(Classes, class_idx), rows)
+                return target_scores(output, [callables[row] for row in rows])
 
             return [self._channel_scores(inputs, a, scores_of).softmax(-1) for a in self.hook_a]
 
         with self._hooks_off(), in_evaluation(self.model):
-            return in_fast_layout(weights, given)
+            return in_fast_layout(weights, recorded)
 
     def _channel_scores(self, inputs: Inputs, activations: Tensor, scores_of: ScoresOf) -> Tensor:
-        """(N, C): the score of every image behind every channel."""
+        """Return (N, C), the scores of every image masked by every channel."""
         maps = self._mask_source(inputs.images, activations)
-        return self._collected(maps, lambda images, some, rows: scores_of(self._masked(images, some), rows), inputs)
+        return self._by_blocks(maps, lambda images, block, rows: scores_of(self._masked(images, block), rows), inputs)
 
     def _mask_source(self, images: Tensor, activations: Tensor) -> Tensor:
-        """(N, C, *s): what masks are made of, in the images' dtype."""
+        """Return (N, C, *s), the maps that masks are made of, in the images' dtype."""
         maps = activations.to(images.dtype)
         return self._normalize(maps, maps.dim() - 2) if self.exact_peer else maps
 
     def _masked(self, images: Tensor, maps: Tensor) -> Tensor:
-        """Copies (n m, C, *S) of images (n, C, *S), each behind one of its masks, from maps (n, m, *s)."""
+        """Return copies (n m, C, *S) of images (n, C, *S), each masked by one of its maps (n, m, *s)."""
         return ops.mask_images(images, maps.contiguous(), not self.exact_peer).flatten(0, 1)
 
     def _masks(self, images: Tensor, activations: Tensor) -> Tensor:
-        """(N, C, *S): all masks at the size of the images."""
+        """Return (N, C, *S), all masks at the size of the images."""
         source = self._mask_source(images, activations)
         return ops.upsample_normalize(source.contiguous(), tuple(images.shape[2:]), not self.exact_peer)
 
-    def _collected(self, maps: Tensor, work: Callable[[Tensor, Tensor, list[int]], Tensor], inputs: Inputs) -> Tensor:
-        """(N, C) from blocks of at most ``bs`` channels, given images, their maps and the image of each copy."""
-        found = inputs.images.new_empty(maps.shape[:2])
+    def _by_blocks(self, maps: Tensor, work: Callable[[Tensor, Tensor, list[int]], Tensor], inputs: Inputs) -> Tensor:
+        """Return (N, C), computed by ``work`` in blocks of at most ``bs`` maps.
+
+        ``work`` gets images, their maps, and the index of the image of each copy.
+        """
+        scores = inputs.images.new_empty(maps.shape[:2])
         for images, channels in _blocks(maps.shape[0], maps.shape[1], self.bs):
-            some = maps[images, channels]
-            rows = [row for row in range(images.start, images.stop) for _ in range(some.shape[1])]
-            found[images, channels] = work(inputs.images[images], some, rows).reshape(some.shape[:2]).to(found)
-        return found
+            block = maps[images, channels]
+            rows = [row for row in range(images.start, images.stop) for _ in range(block.shape[1])]
+            scores[images, channels] = work(inputs.images[images], block, rows).reshape(block.shape[:2]).to(scores)
+        return scores
 
     def __repr__(self) -> str:
-        """The class, with its batch size."""
+        """Return the class name with the batch size."""
         return f"{type(self).__name__}(batch_size={self.bs})"
 
 
@@ -134,13 +149,9 @@ class SSCAM(ScoreCAM):
     """SS-CAM (arXiv:2006.14255): Score-CAM with the mean score of noisy masks.
 
     Args:
-        model: any module.
-        target_layer: a module, its name, or a list of either; None for the last one with a map.
-        batch_size: how many masked images the model gets at a time.
-        num_samples: noisy masks per channel.
-        std: of the noise, drawn by torch's default generator.
-        input_shape: (C, *S), of the image that the layer is looked for with.
-        kwargs: as for :class:`_CAM`.
+        model, target_layer, batch_size, input_shape, kwargs: as for :class:`ScoreCAM`.
+        num_samples: number of noisy masks per channel.
+        std: standard deviation of the noise, drawn by torch's default generator.
     """
 
     def __init__(
@@ -159,17 +170,17 @@ class SSCAM(ScoreCAM):
     def _channel_scores(self, inputs: Inputs, activations: Tensor, scores_of: ScoresOf) -> Tensor:
         masks = self._masks(inputs.images, activations)
 
-        def work(images: Tensor, some: Tensor, rows: list[int]) -> Tensor:
-            return scores_of((images.unsqueeze(1) * some.unsqueeze(2)).flatten(0, 1), rows)
+        def work(images: Tensor, block: Tensor, rows: list[int]) -> Tensor:
+            return scores_of((images.unsqueeze(1) * block.unsqueeze(2)).flatten(0, 1), rows)
 
         total = masks.new_zeros(masks.shape[:2])
         for _ in range(self.num_samples):
             noise = torch.distributions.Normal(0, self.std).sample(masks.shape).to(masks)
-            total += self._collected(noise.add_(masks), work, inputs)
+            total += self._by_blocks(noise.add_(masks), work, inputs)
         return total / self.num_samples
 
     def __repr__(self) -> str:
-        """The class, with its numbers."""
+        """Return the class name with the settings."""
         return f"{type(self).__name__}(batch_size={self.bs}, num_samples={self.num_samples}, std={self.std})"
 
 
@@ -177,12 +188,8 @@ class ISCAM(ScoreCAM):
     """IS-CAM (arXiv:2010.03023): Score-CAM with the mean score of the masked image times 1/n, 3/n, 6/n, ...
 
     Args:
-        model: any module.
-        target_layer: a module, its name, or a list of either; None for the last one with a map.
-        batch_size: how many masked images the model gets at a time.
-        num_samples: n, steps per channel.
-        input_shape: (C, *S), of the image that the layer is looked for with.
-        kwargs: as for :class:`_CAM`.
+        model, target_layer, batch_size, input_shape, kwargs: as for :class:`ScoreCAM`.
+        num_samples: n, number of steps per channel.
     """
 
     def __init__(
@@ -205,12 +212,12 @@ class ISCAM(ScoreCAM):
             masked = self._masked(images, maps)
             return torch.stack([scores_of(factor * masked, rows) for factor in factors]).mean(0)
 
-        return self._collected(self._mask_source(inputs.images, activations), work, inputs)
+        return self._by_blocks(self._mask_source(inputs.images, activations), work, inputs)
 
 
 def _blocks(images: int, channels: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks of images and channels with at most ``size`` pairs, or one."""
-    at_once = max(1, size // channels)
-    for first in range(0, images, at_once):
+    """Yield blocks of images and channels with at most ``size`` pairs, at least one."""
+    images_per_block = max(1, size // channels)
+    for first in range(0, images, images_per_block):
         for channel in range(0, channels, max(1, size)):
-            yield slice(first, min(first + at_once, images)), slice(channel, min(channel + size, channels))
+            yield slice(first, min(first + images_per_block, images)), slice(channel, min(channel + size, channels))

@@ -1,8 +1,8 @@
-"""From what the caller asks for, classes or callables, to one score per image."""
+"""The selected classes or callables, and their score per image."""
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ OutputTarget = Callable[[Any], Tensor]
 
 Targets = OutputTarget | list[OutputTarget]
 Classes = int | list[int]
+ModelOutput: TypeAlias = Tensor | list[Any]  # one entry per image; classes need a tensor (N, K, ...)
 
 
-def plain(class_idx: Any) -> Any:
-    """Tensors, tuples and NumPy's numbers as a number or a list of numbers; everything else as it is."""
+def plain_classes(class_idx: object) -> Any:
+    """Convert tensors, tuples and NumPy numbers to a number or a list of numbers; return anything else unchanged."""
     if isinstance(class_idx, Tensor):
         return class_idx.tolist()
     if isinstance(class_idx, tuple):
@@ -25,60 +26,62 @@ def plain(class_idx: Any) -> Any:
     return class_idx
 
 
-def are_classes(class_idx: Any) -> bool:
+def are_classes(class_idx: object) -> bool:
     """Whether it is a class, or a list of classes."""
-    each = class_idx if isinstance(class_idx, list) else [class_idx]
-    return all(isinstance(index, int) and index >= 0 for index in each)
+    indices = class_idx if isinstance(class_idx, list) else [class_idx]
+    return all(isinstance(index, int) and index >= 0 for index in indices)
 
 
-def one_each(targets: Any, count: int) -> list[OutputTarget]:
-    """A callable for every image.
+def targets_per_image(targets: object, count: int) -> list[OutputTarget]:
+    """Return a callable for every image.
 
     Raises:
-        TypeError: where it is neither a callable nor a list of callables.
-        ValueError: where the list has another length.
+        TypeError: for anything but a callable or a list of callables.
+        ValueError: for a list of another length.
     """
     if callable(targets):
         return [cast(OutputTarget, targets)] * count
-    if not isinstance(targets, list) or not all(callable(each) for each in targets):
-        raise TypeError(f"`targets` must be a callable or a list of callables, got {_kind(targets)}")
+    if not isinstance(targets, list) or not all(callable(target) for target in targets):
+        raise TypeError(f"`targets` must be a callable or a list of callables, got {_type_name(targets)}")
     if len(targets) != count:
         raise ValueError(f"`targets` must hold one callable for each of the {count} images, got {len(targets)}")
     return targets
 
 
-def target_scores(output: Any, targets: Any) -> Tensor:
-    """(N,): what the callables say of the output's rows.
+def target_scores(output: object, targets: object) -> Tensor:
+    """Return (N,), the callables' scores of the output's rows.
 
     Args:
-        output: a tensor (N, ...), or a list of N anything.
+        output: a tensor (N, ...), or a list of length N.
         targets: a callable, or a list of N.
 
     Raises:
-        TypeError: where the output is neither, or a callable does not return a tensor.
-        ValueError: where a callable returns more than one number.
+        TypeError: for another output, or a callable that does not return a tensor.
+        ValueError: for a callable that returns more than one number.
     """
     if not isinstance(output, Tensor | list):
-        raise TypeError(f"the model's output must be a tensor or a list with one entry an image, got {_kind(output)}")
+        raise TypeError(
+            f"the model's output must be a tensor or a list with one entry per image, got {_type_name(output)}"
+        )
     if isinstance(output, Tensor) and output.dim() == 0:
         raise ValueError("the model's output must have an axis of images, got a tensor without axes")
     rows = list(output)
-    values = [target(row) for target, row in zip(one_each(targets, len(rows)), rows, strict=True)]
+    values = [target(row) for target, row in zip(targets_per_image(targets, len(rows)), rows, strict=True)]
     for value in values:
         if not isinstance(value, Tensor):
-            raise TypeError(f"each target must return a tensor, got {_kind(value)}")
+            raise TypeError(f"each target must return a tensor, got {_type_name(value)}")
         if value.numel() != 1:
             raise ValueError(f"each target must return one number, got a tensor of shape {tuple(value.shape)}")
     return torch.stack([value.reshape(()) for value in values])
 
 
 def class_scores(output: Tensor, class_idx: Classes, rows: Sequence[int] | None = None) -> Tensor:
-    """(N, ...): the scores of one class, or of every image's own.
+    """Return (N, ...), the scores of one class, or of one class per image.
 
     Args:
         output: (N, K, ...).
         class_idx: a class, or one per image.
-        rows: where the output is of copies, the image of each of them.
+        rows: the image of each row, if the output is that of copies.
 
     Raises:
         IndexError: for a class that the model does not have.
@@ -91,10 +94,10 @@ def class_scores(output: Tensor, class_idx: Classes, rows: Sequence[int] | None 
         )
     if isinstance(class_idx, int):
         return output[:, class_idx]
-    chosen = class_idx if rows is None else [class_idx[row] for row in rows]
-    indices = torch.tensor([operator.index(each) for each in chosen], device=output.device)
+    classes = class_idx if rows is None else [class_idx[row] for row in rows]
+    indices = torch.tensor([operator.index(index) for index in classes], device=output.device)
     return output[torch.arange(len(output), device=output.device), indices]
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: object) -> str:
     return type(value).__name__

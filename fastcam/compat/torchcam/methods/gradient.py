@@ -1,4 +1,4 @@
-"""Extractors with gradients, under the names of the tool's module."""
+"""Extractors with gradients, in the module where torch-cam has them."""
 
 from fastcam.compat.torchcam.methods._finer import FinerCAM
 from fastcam.compat.torchcam.methods._gradcam import GradCAM, GradCAMpp, LayerCAM, XGradCAM, _GradCAM
