@@ -42,8 +42,8 @@ oldest:  ## the ops and the engine with the oldest PyTorch that is promised, in 
 .PHONY: oldest-tests
 oldest-tests: $(VENV)/testing
 	$(BIN)/python -c 'import torch; assert torch.__version__.startswith("2.10."), torch.__version__'
-	$(PYTEST) $(IN_TWO) tests/ops tests/engine tests/model tests/graph tests/targets tests/methods tests/incremental \
-		tests/preparation tests/test_explainer.py tests/test_explanation.py
+	$(PYTEST) $(IN_TWO) -m 'not sim and not slow and not nvcc and not sanitizer and not soak' \
+		tests/ops tests/engine tests/model tests/graph tests/targets tests/methods tests/test_explainer.py
 
 bench: $(VENV)/developing  ## ops, methods and end to end beside the peers; writes benchmarks/results/
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-columns=median,iqr,rounds --benchmark-group-by=group

@@ -94,7 +94,7 @@ def test_frozen_scripts(name):
     agree(found, expected, 1e-4)
 
 
-@pytest.mark.parametrize("form", list(MADE))
+@pytest.mark.parametrize("form", ["trace", *slow("script", "program")])
 def test_methods_of_every_kind(form):
     model, images = torchvision_network("resnet18"), images_for("resnet18")[:1, :, :64, :64]
     artefact = MADE[form](model, images)

@@ -175,4 +175,4 @@ def test_the_graph_is_freed_with_the_explanation():
     before = live()
     for _ in range(5):
         fastcam.explain(model, images, "guided_grad_cam", 1, "layer", differentiable=True)
-    assert live() == before
+    assert live() <= before  # what earlier tests left may go meanwhile

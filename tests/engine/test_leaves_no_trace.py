@@ -132,7 +132,7 @@ def test_nothing_grows_over_many_calls(method):
     for _ in range(5):
         explainer(images, 1)
     before = live_objects()
-    for _ in range(100):
+    for _ in range(40):
         explainer(images, 1)
-    assert live_objects() == before
+    assert live_objects() <= before  # what earlier tests left may go meanwhile
     assert not snapshot(model)["hooks"]

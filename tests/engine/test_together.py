@@ -162,7 +162,10 @@ def test_memory_does_not_grow(method):
     explainer, images = tiny_explainer(method), torch.randn(1, 1, 64, 64)
     for _ in range(50):
         explainer(images, 1)
-    before = resident()
-    for _ in range(200):
-        explainer(images, 1)
-    assert resident() - before < 2**20
+    growth = []
+    for _ in range(3):  # what the process does besides may take memory once, a leak takes it every time
+        before = resident()
+        for _ in range(100):
+            explainer(images, 1)
+        growth.append(resident() - before)
+    assert min(growth) < 2**19, growth

@@ -142,7 +142,7 @@ def test_no_whole_forwards(forward, monkeypatch):
     def refuse(*_):
         raise AssertionError("a whole forward pass for every channel")
 
-    monkeypatch.setattr(ablation, "_by_whole_forwards", refuse)
+    monkeypatch.setattr(ablation, "_full_forward_scores", refuse)
     fastcam.explain(Middle(forward).double().eval(), images_for().double(), "ablation_cam", 2, "layer")
 
 

@@ -164,7 +164,7 @@ def test_several_targets_are_the_single_ones():
         ({"window": 11}, r"`window` must fit into images of size \(12, 10\), got \(11, 11\)"),
         (
             {"window": torch.zeros(3, 3, dtype=torch.bool)},
-            "`window` as a tensor must be bool with 2 axes and something",
+            "`window` as a tensor must be bool with 2 axes and at least one True",
         ),
         ({"window": torch.ones(3, 3)}, "`window` as a tensor must be bool with 2 axes .* got torch.float32"),
         ({"stride": -1}, "`stride` must be a positive whole number or 2 of them, got -1"),

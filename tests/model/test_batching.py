@@ -15,6 +15,7 @@ from fastcam.model.batching import Batches, Block
 from fastcam.model.progress import ProgressReporter
 from tests.support.conv_net import conv_net, images_for
 from tests.support.engine_cases import METHODS
+from tests.support.tiers import slow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -174,8 +175,12 @@ fastcam.explain(Slow().eval(), torch.rand(1, 3, 8, 8), "rise", 0, masks=8, batch
 
 @pytest.mark.parametrize(
     ("seconds", "show", "terminal", "drawn"),
-    [(0.0, "show", True, False), (0.3, "show", True, True), (0.3, "hide", True, False), (0.3, "show", False, False)],
-    ids=["quick", "slow", "not asked for", "no terminal"],
+    [
+        (0.3, "show", True, True),
+        (0.3, "show", False, False),
+        *slow((0.0, "show", True, False), (0.3, "hide", True, False)),
+    ],
+    ids=["drawn", "no terminal", "quick", "not asked for"],
 )
 def test_a_bar_after_two_seconds(seconds, show, terminal, drawn):
     command = [sys.executable, "-c", SLOW, str(seconds), show]

@@ -246,7 +246,7 @@ def test_bad_input_of_the_bare_op():
 def test_baseline_with_too_many_axes():
     """In a process of its own: what writes beyond an array of axes may end the process only later."""
     call = "torch.ops.fastcam.occlude(torch.zeros(2, 3, 6, 5), torch.ones(1, 2, 2).long(), torch.zeros([1] * 9))"
-    command = [sys.executable, "-c", f"import torch, fastcam; {call}"]
+    command = [sys.executable, "-c", f"import torch, fastcam.ops; {call}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "`baseline` must be a number" in done.stderr
