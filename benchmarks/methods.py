@@ -1,5 +1,7 @@
 """Methods that try copies or go through the network, beside the peers: ``python -m benchmarks.methods``.
 
+Occlusion has a benchmark of its own, :mod:`benchmarks.occlusion`.
+
 One case is one method on one model and batch: fastcam, the tools that have the method, and a bare forward pass, timed
 in turns; ``fastcam.bench.methods`` says how.
 """
@@ -36,7 +38,6 @@ CASES: list[tuple[str, str, int, list[Case]]] = [
             Case("full_grad", {"rescale": "channel"}, limit=KINKS),
             Case("integrated_gradients", {"steps": 50}, "50 steps", KINKS),
             Case("smooth_grad", {"samples": 25, "level": 0.15}, "25 samples", KINKS),
-            Case("occlusion", {"window": 32, "stride": 16}, "window 32, stride 16"),
             Case("rise", {"masks": 400}, "400 masks", note="no tool beside it"),
             Case("ablation_cam", label="linear head"),
             Case("score_cam", label="512 channels", spread=SOFT),
