@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks.networks import network
 from benchmarks.results_io import RESULTS, write
-from fastcam.bench.contest import EPSILONS, EXACT, KINKS
+from fastcam.bench.contest import DEFAULT_TOLERANCE, EPSILON_TOLERANCE, KINK_TOLERANCE
 from fastcam.bench.methods import largest_difference
 from fastcam.bench.timing import Patience, Timing, interleave, time_call
 
@@ -54,7 +54,7 @@ class Case:
     call: Callable[..., Any]
     given: dict[str, Any] = field(default_factory=dict)
     size: int = 224
-    limit: float = EXACT
+    limit: float = DEFAULT_TOLERANCE
 
 
 def grad_cam(module: Any, name: str, model: nn.Module, images: Tensor, given: dict[str, Any]) -> Any:
@@ -109,29 +109,29 @@ _SEGMENTS = torch.arange(224)[:, None] // 32 * 7 + torch.arange(224) // 32  # 49
 CASES = [
     *(_GRAD_CAM(name) for name in ("GradCAM", "XGradCAM", "HiResCAM", "GradCAMElementWise", "LayerCAM", "RandomCAM")),
     *(_GRAD_CAM(name) for name in ("EigenCAM", "EigenGradCAM", "FEM", "SegEigenCAM", "FinerCAM")),
-    _GRAD_CAM("GradCAMPlusPlus", limit=EPSILONS),
-    _GRAD_CAM("KPCA_CAM", limit=EPSILONS),
-    _GRAD_CAM("ShapleyCAM", limit=KINKS),
-    _GRAD_CAM("FullGrad", limit=KINKS),
-    _GRAD_CAM("ScoreCAM", limit=EPSILONS),
-    _GRAD_CAM("AblationCAM", limit=EPSILONS),
-    Case("pytorch_grad_cam", "GuidedBackpropReLUModel", guided, limit=EPSILONS),
+    _GRAD_CAM("GradCAMPlusPlus", limit=EPSILON_TOLERANCE),
+    _GRAD_CAM("KPCA_CAM", limit=EPSILON_TOLERANCE),
+    _GRAD_CAM("ShapleyCAM", limit=KINK_TOLERANCE),
+    _GRAD_CAM("FullGrad", limit=KINK_TOLERANCE),
+    _GRAD_CAM("ScoreCAM", limit=EPSILON_TOLERANCE),
+    _GRAD_CAM("AblationCAM", limit=EPSILON_TOLERANCE),
+    Case("pytorch_grad_cam", "GuidedBackpropReLUModel", guided, limit=EPSILON_TOLERANCE),
     _TORCHCAM("CAM", given={"fc_layer": "fc"}),
     *(_TORCHCAM(name) for name in ("GradCAM", "GradCAMpp", "XGradCAM", "LayerCAM", "FinerCAM")),
-    _TORCHCAM("SmoothGradCAMpp", limit=KINKS),
-    _TORCHCAM("ScoreCAM", limit=EPSILONS),
-    _TORCHCAM("SSCAM", given={"num_samples": 2}, size=64, limit=EPSILONS),
-    _TORCHCAM("ISCAM", given={"num_samples": 2}, size=64, limit=EPSILONS),
+    _TORCHCAM("SmoothGradCAMpp", limit=KINK_TOLERANCE),
+    _TORCHCAM("ScoreCAM", limit=EPSILON_TOLERANCE),
+    _TORCHCAM("SSCAM", given={"num_samples": 2}, size=64, limit=EPSILON_TOLERANCE),
+    _TORCHCAM("ISCAM", given={"num_samples": 2}, size=64, limit=EPSILON_TOLERANCE),
     *(_CAPTUM(name) for name in ("LayerGradCam", "LayerActivation", "LayerGradientXActivation")),
-    *(_CAPTUM(name, limit=EPSILONS) for name in ("Saliency", "InputXGradient")),
-    *(_CAPTUM(name, limit=KINKS) for name in ("GuidedBackprop", "Deconvolution", "GuidedGradCam")),
-    _CAPTUM("IntegratedGradients", given={"n_steps": 20}, limit=KINKS),
-    _CAPTUM("LayerIntegratedGradients", given={"n_steps": 20}, limit=EPSILONS),
-    _CAPTUM("GradientShap", given={"baselines": torch.zeros(2, 3, 224, 224)}, limit=KINKS),
-    Case("captum", "NoiseTunnel", noise, {"nt_samples": 10, "stdevs": 0.1}, limit=KINKS),
+    *(_CAPTUM(name, limit=EPSILON_TOLERANCE) for name in ("Saliency", "InputXGradient")),
+    *(_CAPTUM(name, limit=KINK_TOLERANCE) for name in ("GuidedBackprop", "Deconvolution", "GuidedGradCam")),
+    _CAPTUM("IntegratedGradients", given={"n_steps": 20}, limit=KINK_TOLERANCE),
+    _CAPTUM("LayerIntegratedGradients", given={"n_steps": 20}, limit=EPSILON_TOLERANCE),
+    _CAPTUM("GradientShap", given={"baselines": torch.zeros(2, 3, 224, 224)}, limit=KINK_TOLERANCE),
+    Case("captum", "NoiseTunnel", noise, {"nt_samples": 10, "stdevs": 0.1}, limit=KINK_TOLERANCE),
     _CAPTUM("Occlusion", given={"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16)}),
     _CAPTUM("FeatureAblation", given={"feature_mask": _SEGMENTS}),
-    Case("captum", "infidelity", infidelity, limit=EPSILONS),
+    Case("captum", "infidelity", infidelity, limit=EPSILON_TOLERANCE),
 ]
 
 

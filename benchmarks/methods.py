@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks.networks import network
 from benchmarks.results_io import RESULTS, write
-from fastcam.bench.contest import KINKS, SOFT, Case, Setting
+from fastcam.bench.contest import KINK_TOLERANCE, SOFT_SPREAD, Case, Setting
 from fastcam.bench.methods import measure
 from fastcam.bench.tables import method_table
 from fastcam.bench.timing import Patience
@@ -35,12 +35,12 @@ CASES: list[tuple[str, str, int, list[Case]]] = [
             Case("saliency"),
             Case("guided_backprop"),
             Case("guided_grad_cam"),
-            Case("full_grad", {"rescale": "channel"}, limit=KINKS),
-            Case("integrated_gradients", {"steps": 50}, "50 steps", KINKS),
-            Case("smooth_grad", {"samples": 25, "level": 0.15}, "25 samples", KINKS),
+            Case("full_grad", {"rescale": "channel"}, limit=KINK_TOLERANCE),
+            Case("integrated_gradients", {"steps": 50}, "50 steps", KINK_TOLERANCE),
+            Case("smooth_grad", {"samples": 25, "level": 0.15}, "25 samples", KINK_TOLERANCE),
             Case("rise", {"masks": 400}, "400 masks", note="no tool beside it"),
             Case("ablation_cam", label="linear head"),
-            Case("score_cam", label="512 channels", spread=SOFT),
+            Case("score_cam", label="512 channels", spread=SOFT_SPREAD),
         ],
     ),
     ("vgg16", "features.29", 1, [Case("ablation_cam", label="512 channels")]),
@@ -52,9 +52,9 @@ CASES: list[tuple[str, str, int, list[Case]]] = [
             Case("saliency"),
             Case("guided_backprop", without=("pytorch-grad-cam",)),  # it takes one image at a time
             Case("guided_grad_cam"),
-            Case("full_grad", {"rescale": "channel"}, limit=KINKS),
-            Case("integrated_gradients", {"steps": 10}, "10 steps", KINKS),
-            Case("smooth_grad", {"samples": 5, "level": 0.15}, "5 samples", KINKS),
+            Case("full_grad", {"rescale": "channel"}, limit=KINK_TOLERANCE),
+            Case("integrated_gradients", {"steps": 10}, "10 steps", KINK_TOLERANCE),
+            Case("smooth_grad", {"samples": 5, "level": 0.15}, "5 samples", KINK_TOLERANCE),
             Case(
                 "ablation_cam",
                 label="linear head",

@@ -26,7 +26,7 @@ import fastcam
 from benchmarks import methods
 from benchmarks.networks import network
 from benchmarks.results_io import RESULTS, write
-from fastcam.bench.contest import KINKS, Case, Contestant, Entrant, Setting, bare_forward, explain_with_fastcam
+from fastcam.bench.contest import KINK_TOLERANCE, Case, Contestant, Entrant, Setting, bare_forward, explain_with_fastcam
 from fastcam.bench.methods import largest_difference
 from fastcam.bench.methods import measure as measure_case
 from fastcam.bench.peers import installed
@@ -158,7 +158,7 @@ def with_prepared(form: dict[str, Any]) -> Entrant:
         tolerance = {"tolerance": ANY} if is_half else {}
         prepared = fastcam.prepare(at.model, at.images, target_layer=at.layer, **form, **tolerance)
         found = explain_with_fastcam(case, replace(at, model=prepared))
-        return [replace(found, limit=math.inf if is_half else KINKS)]
+        return [replace(found, limit=math.inf if is_half else KINK_TOLERANCE)]
 
     return enter
 

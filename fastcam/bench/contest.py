@@ -16,15 +16,15 @@ from fastcam.model.inputs import Inputs
 
 # Standard deviations of the logits: with the first the peers' epsilons (pytorch-grad-cam's 1e-6 in Grad-CAM++) are
 # negligible; with the second Score-CAM's softmax over the channels' scores keeps several channels.
-SPREAD = 500.0
-SOFT = 5.0
+LOGIT_SPREAD = 500.0
+SOFT_SPREAD = 5.0
 # Tolerances, as a share of the range of a map: by default, and with the remaining effect of epsilons in Grad-CAM++.
-EXACT = 1e-4
-EPSILONS = 2e-3
+DEFAULT_TOLERANCE = 1e-4
+EPSILON_TOLERANCE = 2e-3
 # Tolerance for methods with many backward passes or deep networks: rounding decides whether the ReLU of a unit close to
 # zero is active, with its whole share of the gradient, so that single pixels differ by more than rounding. In float64
 # Integrated Gradients and SmoothGrad differ by less than 1e-8, FullGrad by less than 1e-4.
-KINKS = 2e-2
+KINK_TOLERANCE = 2e-2
 _CANDIDATES = 16  # number of top classes from which the one with the clearest map is chosen
 
 
@@ -116,8 +116,8 @@ class Case:
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     label: str = ""
-    limit: float = EXACT
-    spread: float = SPREAD
+    limit: float = DEFAULT_TOLERANCE
+    spread: float = LOGIT_SPREAD
     without: tuple[str, ...] = ()
     note: str = ""
 

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import fastcam
-from fastcam.bench.contest import EPSILONS, KINKS, SOFT, Case, Contestant, Entrant, Setting, bare_forward, with_fastcam
+from fastcam.bench.contest import (
+    EPSILON_TOLERANCE,
+    KINK_TOLERANCE,
+    SOFT_SPREAD,
+    Case,
+    Contestant,
+    Entrant,
+    Setting,
+    bare_forward,
+    with_fastcam,
+)
 from fastcam.bench.peers import installed
 from fastcam.bench.rows import MethodRow
 from fastcam.bench.timing import Patience, Synchronize, Timing, interleave, synchronizer, time_call
@@ -53,13 +63,13 @@ def every_case(size: tuple[int, int], only: tuple[str, ...] = ()) -> list[Case]:
     with_options = [
         Case("eigen_cam", {"relu": True}),  # as in pytorch-grad-cam; signed by definition
         Case("eigen_grad_cam", {"relu": True}),
-        Case("grad_cam_pp", limit=EPSILONS),
-        Case("score_cam", spread=SOFT),
+        Case("grad_cam_pp", limit=EPSILON_TOLERANCE),
+        Case("score_cam", spread=SOFT_SPREAD),
         Case("rise", {"masks": 100}, "100 masks"),
         Case("occlusion", {"window": window, "stride": window}, f"{window} x {window}"),
-        Case("integrated_gradients", {"steps": 20}, "20 steps", KINKS),
-        Case("smooth_grad", {"samples": 10, "level": 0.15}, "10 samples", KINKS),
-        Case("full_grad", {"rescale": "channel"}, "by channel", KINKS),
+        Case("integrated_gradients", {"steps": 20}, "20 steps", KINK_TOLERANCE),
+        Case("smooth_grad", {"samples": 10, "level": 0.15}, "10 samples", KINK_TOLERANCE),
+        Case("full_grad", {"rescale": "channel"}, "by channel", KINK_TOLERANCE),
     ]
     cases = {case.method: case for case in with_options}
     names = [method.name for method in fastcam.list_methods() if not only or method.name in only]
