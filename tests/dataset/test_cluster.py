@@ -130,10 +130,10 @@ def test_a_run_resumes_after_the_death_of_its_driver(tmp_path, address, end):
 
 
 def test_an_image_that_kills_processes_is_a_row_and_the_others_have_maps(tmp_path, address):
-    source = folder(tmp_path / "in", 9)
+    source = folder(tmp_path / "in", 4)
     Image.new("RGB", (60, 50), "white").save(source / "cats" / "002b.png")
     done = run(source, tmp_path / "out", as_kind(Deadly), ray=address)
-    assert (done.new, done.failed) == (10, 1)
+    assert (done.new, done.failed) == (5, 1)
     maps = fastcam.dataset.open(tmp_path / "out")
     statuses = {name: maps.rows(name)[0]["status"] for name in maps}
     assert statuses.pop("cats/002b.png") == "the process died on this image, 2 times"
