@@ -13,6 +13,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastcam import render as render
     from fastcam._public import *  # noqa: F403 - every name of its __all__
 
 __version__ = "0.1.0"

@@ -11,7 +11,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 import fastcam
-from fastcam import render
 from fastcam.cli import options, photographs
 from fastcam.cli.console import output, print_error, progress_bar, report_errors
 
@@ -75,7 +74,7 @@ def explain(
         options.check_model(model, weights)
         method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
         paths = _check_paths(photographs.find(images, out))
-        render.colors(colormap)  # raises for an unknown name
+        fastcam.render.colors(colormap)  # raises for an unknown name
         torch_device = options.find_device(device)
         classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
         preprocessing = options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std)

@@ -4,8 +4,6 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 
 def find(inputs: Sequence[str], excluded: Path) -> list[Path]:
     """Find the photographs named by files, folders and globs, without duplicates, folders and globs sorted.
@@ -31,6 +29,8 @@ def find(inputs: Sequence[str], excluded: Path) -> list[Path]:
 
 
 def _search(folder: Path, excluded: Path) -> list[Path]:
+    from PIL import Image  # not needed for --help
+
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
     excluded = excluded.resolve()
     contains_excluded = folder.resolve() in excluded.parents
