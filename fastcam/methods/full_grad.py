@@ -81,7 +81,8 @@ def rescale_contributions(gradient: Tensor, bias: Tensor, rescale: Rescale, eps:
     """
     magnitude = gradient.abs()
     wide = accumulation_dtype(gradient.dtype)
-    low, high = magnitude.flatten(2).aminmax(dim=-1)  # (N, C)
+    flat = magnitude.flatten(2)
+    low, high = flat.amin(-1), flat.amax(-1)  # (N, C); aminmax has no derivative in torch 2.10
     weight = bias.abs().to(wide)
     low, high = low * weight, high * weight
     if rescale == "sample":

@@ -74,6 +74,7 @@ def forward(
             hook = _capture_hook(layer, thread, activations, index, with_graph or from_start, element)
             stack.callback(layer.module.register_forward_hook(hook).remove)
         output = running.call(model, images)
+    torch.clear_autocast_cache()  # torch 2.10 would give weights cast without a graph to the caller's next pass
     for index, layer in enumerate(layers):
         if index not in activations:
             raise RuntimeError(f"target layer {layer.name!r} was not reached in the forward pass")
