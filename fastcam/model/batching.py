@@ -17,6 +17,7 @@ INITIAL_BATCH_SIZE = {"cpu": 16, "cuda": 128}  # for "auto"; larger batches fall
 OUT_OF_MEMORY_MESSAGES = (
     "can't allocate memory",
     "bad_alloc",
+    '"aten::new_empty"',  # of our own ops with torch 2.10, which says no more
     "could not create a memory object",
     "could not create a primitive",
     "could not execute a primitive",
