@@ -31,7 +31,7 @@ demo: $(VENV)/built  ## explain real photographs with a real network; pictures i
 test: $(VENV)/developing  ## the test suite: every part of the product once
 	$(PYTEST) $(IN_TWO)
 
-test-all: $(VENV)/developing  ## whole products of shapes, layouts, dtypes and networks too (an hour)
+test-all: $(VENV)/developing  ## whole products of shapes, layouts, dtypes and networks too
 	$(PYTEST) $(IN_TWO) -m 'not nvcc and not sanitizer and not soak'
 
 oldest:  ## the ops and the engine with the oldest PyTorch that is promised, in a copy and an environment of their own
