@@ -1,14 +1,15 @@
 """Changes of the output when features of the inputs are replaced."""
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from fastcam.compat.captum.attr._baselines import Baseline, Baselines, baselines_of
+from fastcam.compat.captum.attr._baselines import Baselines, broadcast_baselines
 from fastcam.compat.captum.attr._bases import PerturbationAttribution
-from fastcam.compat.captum.attr._calls import Call, Target, TensorOrTuple, Tensors, Value, as_tuple, format_like
+from fastcam.compat.captum.attr._calls import Call, Target, TensorOrTuple, Tensors, as_tuple, format_like
 from fastcam.model.batching import Block, join_blocks
 
 Copies: TypeAlias = Callable[[Block], tuple[Tensor, ...]]
@@ -67,13 +68,20 @@ class OutputDrops:
         """Return (N, variants, *k), or None where the output does not have one row per copy."""
         count = self.call.count
         parts: list[tuple[Block, Tensor]] = []
-        batches = self.call.batches(None if self.at_once == 1 else self.at_once * count, self.progress)
+        batches = self.call.batches(self._batch_size(), self.progress)
         for block, output in batches.each(count, variants, lambda block: self._output(copies(block), block)):
             if output.dim() == 0 or len(output) != len(block):
                 self._refuse(output)
                 return None
             parts.append((block, output.unflatten(0, (len(block.images), len(block.variants)))))
         return self.clean.unsqueeze(1) - join_blocks(parts, count, variants)
+
+    def _batch_size(self) -> int | None:
+        """Copies at a time; one where the only value of an argument may belong to the example or to every one."""
+        if self.at_once > 1:
+            return self.at_once * max(self.call.count, 1)
+        values = (value for value in self.call.others if isinstance(value, Tensor))
+        return 1 if self.call.count == 1 and any(value.shape == (1,) for value in values) else None
 
     def _output(self, copies: tuple[Tensor, ...], block: Block) -> Tensor:
         return self.call.scores(copies, block.rows).detach()
@@ -123,7 +131,7 @@ class FeatureAblation(PerturbationAttribution):
         if kwargs:
             raise TypeError(f"attribute() got an unexpected keyword argument {next(iter(kwargs))!r}")
         call = Call(self.forward_func, inputs, target, additional_forward_args)
-        starts = baselines_of(call.inputs, baselines)
+        starts = broadcast_baselines(call.inputs, baselines)
         count, features = _features(call.inputs, feature_mask)
         drops = OutputDrops(call, perturbations_per_eval, show_progress)
         by_feature = drops.of(count, lambda block: _ablated_copies(call, features, starts, block))
@@ -136,8 +144,8 @@ def _features(inputs: tuple[Tensor, ...], masks: Tensors | None) -> tuple[int, t
     if masks is None:
         first, features = 0, []
         for tensor in inputs:
-            size = tensor[:1].numel()
-            features.append(first + torch.arange(size, device=tensor.device).reshape(tensor[:1].shape))
+            size = math.prod(tensor.shape[1:])
+            features.append(first + torch.arange(size, device=tensor.device).reshape(1, *tensor.shape[1:]))
             first += size
         return first, tuple(features)
     masks = as_tuple(masks, "feature_mask")
@@ -159,34 +167,22 @@ def _with_all_axes(mask: Tensor, inputs: Tensor) -> Tensor:
     return mask.reshape(*[1] * (inputs.dim() - mask.dim()), *mask.shape)
 
 
-def _slice(value: Value, rows: slice, count: int) -> Value:
-    """Return the rows of a tensor with one row per example; anything else unchanged."""
-    if isinstance(value, Tensor) and value.dim() > 0 and len(value) == count > 1:
-        return value[rows]  # type: ignore[return-value]
-    return value
-
-
 def _ablated_copies(
-    call: Call, features: tuple[Tensor, ...], baselines: tuple[Baseline, ...], block: Block
+    call: Call, features: tuple[Tensor, ...], starts: tuple[Tensor, ...], block: Block
 ) -> tuple[Tensor, ...]:
     """Return the copies for a block of features, (M, ...) for each input."""
-    rows, count = block.place[0], call.count
+    rows = block.place[0]
     return tuple(
-        _replace_features(tensor[rows], _slice(feature, rows, count), block.variants, _slice(baseline, rows, count))
-        for tensor, feature, baseline in zip(call.inputs, features, baselines, strict=True)
+        _replace_features(tensor[rows], feature[rows] if len(feature) > 1 else feature, block.variants, start[rows])
+        for tensor, feature, start in zip(call.inputs, features, starts, strict=True)
     )
 
 
-def _replace_features(inputs: Tensor, features: Tensor, replaced: range, baseline: Baseline) -> Tensor:
+def _replace_features(inputs: Tensor, features: Tensor, replaced: range, start: Tensor) -> Tensor:
     """Return (n * m, ...), a copy of every example (n, ...) for each of m features, with that feature replaced."""
     numbers = torch.arange(replaced.start, replaced.stop, device=inputs.device)
     numbers = numbers.reshape(1, -1, *[1] * (inputs.dim() - 1))
-    start = torch.as_tensor(baseline, device=inputs.device)
-    if not inputs.is_floating_point() and start.is_floating_point():
-        inputs = inputs.to(start.dtype)
-    start = start.to(inputs.dtype)
-    start = start.unsqueeze(1) if start.dim() == inputs.dim() else start
-    return torch.where(features.unsqueeze(1) == numbers, start, inputs.unsqueeze(1)).flatten(0, 1)
+    return torch.where(features.unsqueeze(1) == numbers, start.unsqueeze(1), inputs.unsqueeze(1)).flatten(0, 1)
 
 
 def _by_value(drops: Tensor, features: Tensor, inputs: Tensor) -> Tensor:
@@ -194,7 +190,7 @@ def _by_value(drops: Tensor, features: Tensor, inputs: Tensor) -> Tensor:
     rows, variants = drops.shape[:2]
     if rows == 1 and len(features) > 1:
         raise ValueError("for an output without one row per example, all examples must share one feature mask")
-    flat = drops.reshape(rows, variants, -1).movedim(1, -1)  # (n, k, variants)
+    flat = drops.reshape(rows, variants, math.prod(drops.shape[2:])).movedim(1, -1)  # (n, k, variants)
     shape = inputs.shape[1:]
     index = features.expand(len(features), *shape).reshape(len(features), 1, -1)
     return flat.gather(2, index.expand(rows, flat.shape[1], -1)).reshape(-1, *shape)

@@ -41,6 +41,29 @@ def fitting_baselines(inputs: tuple[Tensor, ...], baselines: Baselines) -> tuple
     return values
 
 
+def broadcast_baselines(inputs: tuple[Tensor, ...], baselines: Baselines) -> tuple[Tensor, ...]:
+    """Return one baseline for each input, of its shape, from numbers or tensors that broadcast to it.
+
+    They have the inputs' dtypes; a fraction that replaces integers keeps its own.
+
+    Raises:
+        AssertionError: for others.
+    """
+    return tuple(map(_broadcast, inputs, baselines_of(inputs, baselines)))
+
+
+def _broadcast(inputs: Tensor, baseline: Baseline) -> Tensor:
+    start = torch.as_tensor(baseline, device=inputs.device)
+    sizes = zip(reversed(start.shape), reversed(inputs.shape), strict=False)
+    if start.dim() > inputs.dim() or any(size not in (1, full) for size, full in sizes):
+        raise AssertionError(
+            f"a baseline must be a number, or have a shape that broadcasts to its input's, {tuple(inputs.shape)}; "
+            f"got {tuple(start.shape)}"
+        )
+    keeps_fraction = start.is_floating_point() and not inputs.is_floating_point()
+    return (start if keeps_fraction else start.to(inputs.dtype)).expand_as(inputs)
+
+
 def expand_baselines(inputs: tuple[Tensor, ...], baselines: tuple[Baseline, ...]) -> tuple[Tensor, ...]:
     """Return the baselines as tensors of the inputs' shapes and dtypes; they may be expanded views."""
     return tuple(

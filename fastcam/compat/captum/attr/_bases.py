@@ -11,6 +11,7 @@ from fastcam.compat.captum.attr._baselines import Baseline, Baselines, expand_ba
 from fastcam.compat.captum.attr._calls import Call, Target, Tensors, arguments, as_tuple, row_sums
 
 Layer: TypeAlias = nn.Module | list[nn.Module]
+GradientFunction: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
 
 class Attribution:
@@ -50,8 +51,62 @@ class Attribution:
         return name[0] + "".join(letter if letter.islower() else f" {letter}" for letter in name[1:])
 
 
+def compute_gradients(
+    forward_fn: Callable[..., Any],
+    inputs: Tensors,
+    target_ind: Target = None,
+    additional_forward_args: object = None,
+) -> tuple[Tensor, ...]:
+    """Return the gradients of every example's score with respect to each of the inputs.
+
+    Args:
+        forward_fn: a model, or any function of tensors.
+        inputs: a tensor, or a tuple of them.
+        target_ind: selects the score.
+        additional_forward_args: further arguments of the forward function.
+    """
+    call = Call(forward_fn, inputs, target_ind, additional_forward_args)
+    return call.gradients(call.inputs)
+
+
 class GradientAttribution(Attribution):
-    """A method that differentiates the output."""
+    """A method that differentiates the output.
+
+    Args:
+        forward_func: a model, or any function of tensors.
+    """
+
+    replaceable_gradients = True
+
+    def __init__(self, forward_func: Callable[..., Any]) -> None:
+        super().__init__(forward_func)
+        self._gradient_func: GradientFunction = compute_gradients
+
+    @property
+    def gradient_func(self) -> GradientFunction:
+        """The function that returns the gradients; another one of the same arguments may be assigned.
+
+        Raises:
+            AttributeError: on assignment, where the method takes its gradients in a pass of its own.
+        """
+        return self._gradient_func
+
+    @gradient_func.setter
+    def gradient_func(self, function: GradientFunction) -> None:
+        if not self.replaceable_gradients:
+            raise AttributeError(
+                f"{type(self).__name__}.gradient_func must stay as it is, got {function!r}: the method takes its "
+                "gradients at a layer or with its own backward rules, and would not call the function"
+            )
+        self._gradient_func = function
+
+    def gradients_at(self, call: Call, inputs: tuple[Tensor, ...], rows: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the gradients at copies of the examples ``rows`` (M,), None for each once, by ``gradient_func``."""
+        if self.gradient_func is compute_gradients:
+            return call.gradients(inputs, rows)
+        gradients = self.gradient_func(self.forward_func, call.leaves(inputs), *call.options(rows))
+        gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
+        return tuple(gradient.detach() for gradient in gradients)
 
     def compute_convergence_delta(
         self,

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from fastcam.compat.captum.attr._progress import progress_reporter
 from fastcam.graph.relu_rules import ReluRule, cuts_at_zero, relu_rule
 from fastcam.model import capture
 from fastcam.model.batching import Batches, BatchSize
 from fastcam.model.gradients import gradients
 from fastcam.model.inputs import Inputs, in_fast_layout
-from fastcam.model.progress import ProgressReporter
 
 MIN_FAST_LAYOUT_ROWS = 8  # below that, conversion to channels_last costs more than it saves
 
@@ -58,11 +58,16 @@ def row_sums(tensors: tuple[Tensor, ...]) -> Tensor:
 
 def take_rows(value: Value, rows: Tensor, count: int) -> Value:
     """Return the rows (M,) of a tensor or list with one row for each of ``count`` examples; anything else unchanged."""
-    if isinstance(value, Tensor) and value.dim() > 0 and len(value) == count and value.numel() > 1:
+    if isinstance(value, Tensor) and value.dim() > 0 and len(value) == count:
         return value[rows.to(value.device)]  # type: ignore[return-value]
     if isinstance(value, list) and len(value) == count:
         return [value[row] for row in rows.tolist()]  # type: ignore[return-value]
     return value
+
+
+def take_targets(target: Target, rows: Tensor, count: int) -> Target:
+    """Return the targets of the rows; a tensor of one element is one target for all examples."""
+    return target if isinstance(target, Tensor) and target.numel() == 1 else take_rows(target, rows, count)
 
 
 class _Function(nn.Module):
@@ -102,17 +107,27 @@ class Call:
         self.model = forward_func if isinstance(forward_func, nn.Module) else _Function(forward_func)
         self.inputs = as_tuple(inputs)
         self.count = len(self.inputs[0])
+        self.additional = additional_forward_args
         self.others = arguments(additional_forward_args)
         self.target = target
         self._accepts_fast_layout = True  # until a run shows otherwise
 
     def batches(self, size: BatchSize | None = None, progress: bool = False) -> Batches:
         """Return batches of the caller's size; None for one that suits the device."""
-        return Batches("auto" if size is None else size, self.inputs[0].device, ProgressReporter(progress))
+        return Batches("auto" if size is None else size, self.inputs[0].device, progress_reporter(progress))
+
+    def options(self, rows: Tensor | None = None) -> tuple[Target, object]:
+        """Return the target and the additional arguments for copies of the examples; None: as they were given."""
+        if rows is None:
+            return self.target, self.additional
+        return take_targets(self.target, rows, self.count), self._others(rows) or None
+
+    def _others(self, rows: Tensor) -> tuple[object, ...]:
+        return tuple(take_rows(value, rows, self.count) for value in self.others)
 
     def output(self, inputs: tuple[Tensor, ...], rows: Tensor | None = None, *, with_graph: bool = False) -> Any:
         """Return the function's output for copies of the examples ``rows`` (M,); None for each example once."""
-        others = self.others if rows is None else tuple(take_rows(value, rows, self.count) for value in self.others)
+        others = self.others if rows is None else self._others(rows)
         runs = 0
 
         def run(arguments: Inputs) -> Any:
@@ -142,7 +157,7 @@ class Call:
         """
         if not isinstance(output, Tensor):
             output = _as_tensor(output)
-        target = self.target if rows is None else take_rows(self.target, rows, self.count)
+        target = self.target if rows is None else take_targets(self.target, rows, self.count)
         if isinstance(target, Tensor) and target.numel() == 1 and not target.is_floating_point():
             target = int(target)
         if target is None:

@@ -17,6 +17,11 @@ from fastcam.compat.captum.attr._pixels import GuidedBackprop
 class LayerActivation(LayerAttribution):
     """The layer's outputs, or inputs."""
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """True: activations are values, not slopes."""
+        return True
+
     def attribute(
         self, inputs: Tensors, additional_forward_args: object = None, attribute_to_layer_input: bool = False
     ) -> Any:
@@ -41,6 +46,8 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         multiply_by_inputs: False for the gradients only.
         memory_efficient: kept, and not used: nothing is held longer than needed.
     """
+
+    replaceable_gradients = False
 
     def __init__(
         self,
@@ -90,6 +97,8 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
 class LayerGradCam(LayerAttribution, GradientAttribution):
     """Grad-CAM (arXiv:1610.02391), signed."""
 
+    replaceable_gradients = False
+
     def attribute(
         self,
         inputs: Tensors,
@@ -131,6 +140,8 @@ class GuidedGradCam(GradientAttribution):
         device_ids: kept, and not used.
         exact_peer: rectify in ``nn.ReLU`` modules only, as Captum does.
     """
+
+    replaceable_gradients = False
 
     def __init__(
         self, model: nn.Module, layer: nn.Module, device_ids: list[int] | None = None, *, exact_peer: bool = False

@@ -18,6 +18,7 @@ from fastcam.compat.captum.attr._calls import (
     as_tuple,
     format_like,
     take_rows,
+    take_targets,
 )
 from fastcam.compat.captum.attr._paths import InputBaselineXGradient
 
@@ -155,15 +156,16 @@ def repeat_arguments(
     rows = torch.arange(examples).repeat_interleave(count)
     options = dict(kwargs)
 
-    def repeat_baseline(baseline: Baseline) -> Baseline:
+    def repeat_baseline(tensor: Tensor, baseline: Baseline) -> Baseline:
         if drawn and isinstance(baseline, Tensor):
             return baseline[np.random.choice(len(baseline), count * examples).tolist()]
-        return take_rows(baseline, rows, examples) if examples > 1 else baseline
+        has_rows = isinstance(baseline, Tensor) and baseline.dim() == tensor.dim() and examples > 1
+        return take_rows(baseline, rows, examples) if has_rows else baseline
 
     if kwargs.get("baselines") is not None:
-        options["baselines"] = tuple(map(repeat_baseline, baselines_of(inputs, kwargs["baselines"])))
+        options["baselines"] = tuple(map(repeat_baseline, inputs, baselines_of(inputs, kwargs["baselines"])))
     if "target" in kwargs:
-        options["target"] = take_rows(kwargs["target"], rows, examples)
+        options["target"] = take_targets(kwargs["target"], rows, examples)
     if kwargs.get("additional_forward_args") is not None:
         additional = arguments(kwargs["additional_forward_args"])
         options["additional_forward_args"] = tuple(take_rows(value, rows, examples) for value in additional)
@@ -208,7 +210,9 @@ class GradientShap(PathAttribution):
         distribution = _distribution(baselines, inputs)
         if not isinstance(distribution[0], Tensor):
             raise AssertionError(f"`baselines` must be tensors to draw rows from, got {type(distribution[0]).__name__}")
-        return NoiseTunnel(InputBaselineXGradient(self.forward_func, self.multiplies_by_inputs)).attribute(
+        method = InputBaselineXGradient(self.forward_func, self.multiplies_by_inputs)
+        method.gradient_func = self.gradient_func
+        return NoiseTunnel(method).attribute(
             inputs,
             nt_samples=n_samples,
             stdevs=stdevs,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fastcam import ops
 from fastcam.compat.captum.attr._ablation import FeatureAblation, OutputDrops
-from fastcam.compat.captum.attr._baselines import Baselines, expand_baselines, fitting_baselines
-from fastcam.compat.captum.attr._calls import Call, Target, TensorOrTuple, Tensors, format_like
+from fastcam.compat.captum.attr._baselines import Baselines, broadcast_baselines
+from fastcam.compat.captum.attr._calls import Call, Target, TensorOrTuple, format_like
 from fastcam.methods.occlusion import coverage_mean, window_positions
 from fastcam.model.batching import Block
 
@@ -39,17 +39,17 @@ class Occlusion(FeatureAblation):
         """Return every value's mean drop over the windows that hide it, shaped as the inputs.
 
         The result is (N * k, ...) for k outputs per example. ``sliding_window_shapes`` holds the sides of the window
-        along all axes after the first, ``strides`` its step or steps along them, None for 1; for a tuple of inputs
-        both are tuples of these. Windows are cut at the border. The other arguments are those of
-        :meth:`FeatureAblation.attribute`, for windows instead of features.
+        along all axes after the first, ``strides`` its step or steps along them, None for 1; for several inputs
+        both are tuples of these, for one input they may be. Windows are cut at the border. The other arguments are
+        those of :meth:`FeatureAblation.attribute`, for windows instead of features.
 
         Raises:
             AssertionError: for windows that do not fit.
         """
         call = Call(self.forward_func, inputs, target, additional_forward_args)
-        starts = expand_baselines(call.inputs, fitting_baselines(call.inputs, baselines))
-        shapes = _per_input(inputs, sliding_window_shapes, "sliding_window_shapes")
-        steps = (1,) * len(call.inputs) if strides is None else _per_input(inputs, strides, "strides")
+        starts = broadcast_baselines(call.inputs, baselines)
+        shapes = _shapes(len(call.inputs), sliding_window_shapes)
+        steps = _steps(len(call.inputs), strides)
         windows = list(map(_SlidingWindow, call.inputs, shapes, steps, starts))
         drops = OutputDrops(call, perturbations_per_eval, show_progress)
 
@@ -66,13 +66,25 @@ class Occlusion(FeatureAblation):
         return format_like(inputs, tuple(itertools.starmap(attributions, enumerate(windows))))
 
 
-def _per_input(inputs: Tensors, value: Any, name: str) -> tuple[Any, ...]:
-    """Return the value's elements, one for each input."""
-    if not isinstance(inputs, tuple):
-        return (value,)
-    if not isinstance(value, tuple) or len(value) != len(inputs):
-        raise AssertionError(f"`{name}` must be a tuple with one for each of the {len(inputs)} inputs, got {value!r}")
-    return value
+def _shapes(inputs: int, shapes: Any) -> tuple[Sizes, ...]:
+    """Return the windows' sides, one tuple for each input."""
+    is_alone = inputs == 1 and isinstance(shapes, tuple | list) and all(isinstance(side, int) for side in shapes)
+    each = (shapes,) if is_alone else shapes
+    if not isinstance(each, tuple) or len(each) != inputs or not all(isinstance(one, tuple | list) for one in each):
+        raise AssertionError(
+            f"`sliding_window_shapes` must hold a tuple of sides for each input, {inputs} in number, got {shapes!r}"
+        )
+    return tuple(map(tuple, each))
+
+
+def _steps(inputs: int, strides: Any) -> tuple[int | Sizes, ...]:
+    """Return the windows' steps, one number or tuple for each input."""
+    if strides is None:
+        return (1,) * inputs
+    each = (strides,) if inputs == 1 and not (isinstance(strides, tuple) and len(strides) == 1) else strides
+    if not isinstance(each, tuple) or len(each) != inputs:
+        raise AssertionError(f"`strides` must be a tuple of one for each input, {inputs} in number, got {strides!r}")
+    return each
 
 
 class _SlidingWindow:
@@ -86,10 +98,13 @@ class _SlidingWindow:
     """
 
     def __init__(self, inputs: Tensor, shape: Sizes, stride: int | Sizes, start: Tensor) -> None:
-        self.size = tuple(inputs.shape[1:])
-        self.shape = tuple(shape)
-        self.stride = (stride,) * len(self.shape) if isinstance(stride, int) else tuple(stride)
+        self.features = self.size = tuple(inputs.shape[1:])
+        self.shape = shape
+        self.stride = (stride,) * len(shape) if isinstance(stride, int) else tuple(stride)
         self._check()
+        if not self.size:  # one value per example
+            self.size, self.shape, self.stride = (1,), (1,), (1,)
+            inputs, start = inputs.unsqueeze(1), start.unsqueeze(1)
         self.grid = [
             1 + -(-(full - side) // step) for full, side, step in zip(self.size, self.shape, self.stride, strict=True)
         ]
@@ -124,7 +139,7 @@ class _SlidingWindow:
         else:
             covered = self._covered(self.windows[variants])[None, :, None]
             copies = torch.where(covered, start.unsqueeze(1), images.unsqueeze(1))
-        return copies.reshape(-1, *self.size)
+        return copies.reshape(-1, *self.features)
 
     def _covered(self, windows: Tensor) -> Tensor:
         """Return (m, *S) bool, along the axes that the window moves along."""
@@ -142,7 +157,8 @@ class _SlidingWindow:
         values = drops.flatten(2).movedim(1, -1).flatten(0, 1) if drops.dim() > 2 else drops
         grid, shape, stride, size = ([*each][self.axes] for each in (self.grid, self.shape, self.stride, self.size))
         maps = _mean(values.reshape(-1, *grid), shape, stride, size)
-        return maps.unsqueeze(1).expand(-1, *self.size).contiguous() if self.is_deep else maps
+        maps = maps.unsqueeze(1).expand(-1, *self.size).contiguous() if self.is_deep else maps
+        return maps.reshape(-1, *self.features)
 
 
 def _mean(values: Tensor, shape: Sequence[int], stride: Sequence[int], size: Sequence[int]) -> Tensor:

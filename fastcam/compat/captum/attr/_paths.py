@@ -108,6 +108,8 @@ class LayerIntegratedGradients(LayerAttribution, PathAttribution):
         exact_peer: as for :class:`IntegratedGradients`.
     """
 
+    replaceable_gradients = False
+
     def __init__(
         self,
         forward_func: Callable[..., Tensor],
@@ -120,6 +122,7 @@ class LayerIntegratedGradients(LayerAttribution, PathAttribution):
         super().__init__(forward_func, layer, device_ids)
         self._multiply_by_inputs = multiply_by_inputs
         self.ig = IntegratedGradients(forward_func, multiply_by_inputs, exact_peer=exact_peer)
+        self.ig.replaceable_gradients = False
 
     def attribute(
         self,
@@ -179,7 +182,11 @@ def integrate_inputs(
     """Integrate the gradients from starts to the call's inputs."""
     path = starts, tuple(tensor.detach() for tensor in call.inputs)
     batches = call.batches(batch_size)
-    return integrate(method, path, quadrature, lambda copies, block: call.gradients(copies, block.rows), batches)
+
+    def gradients(copies: Values, block: Block) -> Values:
+        return method.gradients_at(call, copies, block.rows)
+
+    return integrate(method, path, quadrature, gradients, batches)
 
 
 def integrate(

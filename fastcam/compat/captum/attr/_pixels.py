@@ -23,7 +23,7 @@ class Saliency(GradientAttribution):
             additional_forward_args: further arguments of the forward function.
         """
         call = Call(self.forward_func, inputs, target, additional_forward_args)
-        gradients = call.gradients(call.inputs)
+        gradients = self.gradients_at(call, call.inputs)
         return format_like(inputs, tuple(map(torch.abs, gradients)) if abs else gradients)
 
 
@@ -40,7 +40,7 @@ class InputXGradient(GradientAttribution):
     ) -> TensorOrTuple:
         """Return the products, shaped as the inputs; the arguments are those of :meth:`Saliency.attribute`."""
         call = Call(self.forward_func, inputs, target, additional_forward_args)
-        pairs = zip(call.inputs, call.gradients(call.inputs), strict=True)
+        pairs = zip(call.inputs, self.gradients_at(call, call.inputs), strict=True)
         return format_like(inputs, tuple(tensor.detach() * gradient for tensor, gradient in pairs))
 
 
@@ -52,6 +52,7 @@ class ModifiedReluGradientAttribution(GradientAttribution):
         exact_peer: apply the rule to ``nn.ReLU`` modules only, as Captum does.
     """
 
+    replaceable_gradients = False
     rule: ReluRule
 
     def __init__(self, model: nn.Module, *, exact_peer: bool = False) -> None:
