@@ -133,3 +133,25 @@ def quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def product(*values):
+    """A score of each row in which no two values play the same part."""
+    flat = torch.cat([value.reshape(len(value), -1) for value in values], 1).double()
+    weights = torch.linspace(-1, 2, flat.shape[1], dtype=torch.float64)
+    return (flat * weights).sum(1).sin() * flat[:, 0] + (flat**2 * weights).sum(1)
+
+
+def compare(run):
+    """The same numbers from both modules, at least one of them not 0."""
+    torch.manual_seed(3)
+    with quiet():
+        expected = run(peer)
+    torch.manual_seed(3)
+    found = run(ours)
+    assert type(found) is type(expected)
+    for mine, theirs in zip(*(each if isinstance(each, tuple) else (each,) for each in (found, expected)), strict=True):
+        assert mine.shape == theirs.shape
+        assert theirs.abs().max() > 0
+        # Captum's ablations and quadratures round to float32.
+        torch.testing.assert_close(mine.double(), theirs.double(), rtol=1e-4, atol=1e-5)

@@ -19,6 +19,10 @@ DIFFERENCES = (
     ("forward functions that change their input in place", "get a copy; Captum explains the changed input, or fails"),
     ("threads", "each has its own hooks; Captum raises, or mixes them up"),
     ("models in training mode", "keep their buffers; Captum lets batch norms update them"),
+    (
+        "gradient_func of methods at a layer or with another rule for rectifiers",
+        "cannot be assigned; Captum calls it with the rule, and ignores it at a layer",
+    ),
     ("attribute_future", "is not implemented"),
     ("DataParallel", "is run unchanged: device_ids are kept, and not used"),
 )
