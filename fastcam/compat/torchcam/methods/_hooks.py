@@ -58,9 +58,9 @@ class PassRecord(threading.local):
 class WeakHook:
     """A hook that calls a method of an extractor, which it does not keep alive.
 
-    It does nothing once the extractor is gone, and while another method of this package runs the model: that method sets
-    the grad mode itself, and the record stays that of the user's pass. An object, so that a model with hooks can be copied
-    and pickled.
+    It does nothing once the extractor is gone, and while another method of this package runs the model: that method
+    sets the grad mode itself, and the record stays that of the user's pass. An object, so that a model with hooks can
+    be copied and pickled.
 
     Args:
         extractor: with the method; None for a hook that does nothing.
@@ -86,7 +86,7 @@ class WeakHook:
 
 
 def _is_run_by_explainer() -> bool:
-    """Whether the model runs inside :func:`fastcam.model.running.call`, as in all explanations but those of extractors."""
+    """Whether :func:`fastcam.model.running.call` runs the model, as in all explanations but those of extractors."""
     frame = sys._getframe()
     while frame.f_back is not None:
         if frame.f_code is running.call.__code__:

@@ -60,7 +60,9 @@ class LeGrad(_CAM):
             raise
         self.remove_hooks()
         self.hook_handles += [
-            self.submodule_dict[name].register_forward_hook(self._weak_hook("_record_call", idx=index), with_kwargs=True)
+            self.submodule_dict[name].register_forward_hook(
+                self._weak_hook("_record_call", idx=index), with_kwargs=True
+            )
             for index, name in enumerate(self.target_names)
         ]
 
