@@ -100,12 +100,16 @@ def transformer():
     return torchvision.models.VisionTransformer(32, 8, 1, 4, 24, 48, num_classes=5).eval()
 
 
-def refusal(module, model):
+def explained(module, model):
     block = model.encoder.layers[0]
     with module.LeGrad(model, block, score_projection=lambda tokens: tokens.mean(1)) as extractor:
-        with pytest.raises(ValueError, match=r".") as caught:
-            model.encoder(torch.randn(2, 17, 24))
-            extractor(1)
+        model.encoder(torch.randn(2, 17, 24))
+        return extractor(1)
+
+
+def refusal(module, model):
+    with pytest.raises(ValueError, match=r".") as caught:
+        explained(module, model)
     return str(caught.value)
 
 

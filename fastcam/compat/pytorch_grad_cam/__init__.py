@@ -110,6 +110,7 @@ passed_on(
 # A star import of pytorch-grad-cam gives its modules too.
 __all__ += [
     "ablation_cam",
+    "ablation_cam_multilayer",
     "ablation_layer",
     "activations_and_gradients",
     "base_cam",
