@@ -1,5 +1,7 @@
 """What the package in the place of torch-cam does beyond it: the papers' numbers, no_grad, threads, sentences."""
 
+import copy
+import pickle
 import threading
 
 import pytest
@@ -8,6 +10,9 @@ import torchcam.methods as peer
 import torchvision
 
 import fastcam
+from fastcam.compat import pytorch_grad_cam
+from fastcam.compat.captum.attr import LayerGradCam, LayerIntegratedGradients
+from fastcam.compat.pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from fastcam.compat.torchcam import methods as ours
 
 GRADIENT = ("GradCAM", "GradCAMpp", "XGradCAM", "LayerCAM")
@@ -91,3 +96,40 @@ def test_mistakes(resnet):
         extractor([1, 2, 3], scores)
     with pytest.raises(ValueError, match="layer4x"):
         ours.GradCAM(resnet, "layer4x")
+
+
+@pytest.mark.parametrize("layer", ["layer3", "layer4"])
+def test_a_living_extractor_leaves_other_methods_alone(resnet, layer):
+    images, others = torch.randn(2, *SIZE), torch.randn(2, *SIZE)
+
+    def explained():
+        native = fastcam.explain(resnet, others, target=1, target_layer="layer4").native
+        paths = LayerIntegratedGradients(resnet, resnet.layer4).attribute(others, target=1, n_steps=4)
+        cam = pytorch_grad_cam.GradCAM(resnet, [resnet.layer4])(others, [ClassifierOutputTarget(1)] * 2)
+        layer_cam = LayerGradCam(resnet, resnet.layer4).attribute(others, target=1)
+        return [native, paths, torch.from_numpy(cam), layer_cam]
+
+    without, expected = explained(), maps(peer, "GradCAM", resnet, layer, images, [3, 1])
+    extractor = ours.GradCAM(resnet, layer, exact_peer=True)
+    scores = resnet(images)
+    close(explained(), without, 1e-6)
+    close(extractor([3, 1], scores), expected)  # the record is still that of the user's pass
+
+
+@pytest.mark.parametrize("name", ["GradCAM", "SmoothGradCAMpp", "ScoreCAM"])
+def test_the_hooks_go_away_with_the_extractor(resnet, name):
+    extractor = getattr(ours, name)(resnet, "layer4")
+    resnet(torch.randn(1, *SIZE))
+    del extractor
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in resnet.modules())
+
+
+def test_a_copied_extractor_records_its_own_model(resnet):
+    images = torch.randn(2, *SIZE)
+    expected = maps(peer, "GradCAM", resnet, "layer4", images, [3, 1])
+    extractor = ours.GradCAM(resnet, "layer4", exact_peer=True)
+    for twin in (copy.deepcopy(extractor), pickle.loads(pickle.dumps(extractor))):
+        close(twin([3, 1], twin.model(images)), expected)
+        assert extractor.hook_a == [None]
+    copy.deepcopy(resnet)(images)  # its hooks belong to no extractor
+    assert extractor.hook_a == [None]

@@ -6,10 +6,23 @@
 """
 
 from fastcam.compat.modules import passed_on
-from fastcam.compat.pytorch_grad_cam import feature_factorization, metrics, utils
+from fastcam.compat.pytorch_grad_cam import (
+    ablation_layer,
+    activations_and_gradients,
+    base_cam,
+    feature_factorization,
+    finer_cam,
+    guided_backprop,
+    metrics,
+    refine_cam,
+    sess,
+    shapley_cam,
+    sobel_cam,
+    utils,
+)
 from fastcam.compat.pytorch_grad_cam.ablation_layer import AblationLayer, AblationLayerFasterRCNN, AblationLayerVit
 from fastcam.compat.pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
-from fastcam.compat.pytorch_grad_cam.base_cam import DIFFERENCES, BaseCAM
+from fastcam.compat.pytorch_grad_cam.base_cam import BaseCAM
 from fastcam.compat.pytorch_grad_cam.cams import (
     FEM,
     KPCA_CAM,
@@ -27,6 +40,7 @@ from fastcam.compat.pytorch_grad_cam.cams import (
     SegEigenCAM,
     XGradCAM,
 )
+from fastcam.compat.pytorch_grad_cam.differences import DIFFERENCES
 from fastcam.compat.pytorch_grad_cam.feature_factorization.deep_feature_factorization import (
     DeepFeatureFactorization,
     run_dff_on_image,
@@ -75,6 +89,7 @@ passed_on(
     __name__,
     {
         "ablation_cam": {"AblationCAM": AblationCAM},
+        "ablation_cam_multilayer": {"AblationCAM": AblationCAM, "AblationLayer": AblationLayer},
         "eigen_cam": {"EigenCAM": EigenCAM},
         "eigen_grad_cam": {"EigenGradCAM": EigenGradCAM},
         "fem": {"FEM": FEM},
@@ -91,3 +106,32 @@ passed_on(
         "xgrad_cam": {"XGradCAM": XGradCAM},
     },
 )
+
+# A star import of pytorch-grad-cam gives its modules too.
+__all__ += [
+    "ablation_cam",
+    "ablation_cam_multilayer",
+    "ablation_layer",
+    "activations_and_gradients",
+    "base_cam",
+    "eigen_cam",
+    "eigen_grad_cam",
+    "fem",
+    "finer_cam",
+    "fullgrad_cam",
+    "grad_cam",
+    "grad_cam_elementwise",
+    "grad_cam_plusplus",
+    "guided_backprop",
+    "hirescam",
+    "kpca_cam",
+    "layer_cam",
+    "random_cam",
+    "refine_cam",
+    "score_cam",
+    "seg_eigen_cam",
+    "sess",
+    "shapley_cam",
+    "sobel_cam",
+    "xgrad_cam",
+]

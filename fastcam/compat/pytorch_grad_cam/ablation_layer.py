@@ -41,7 +41,7 @@ class AblationLayerVit(AblationLayer):
 
 
 class AblationLayerFasterRCNN(AblationLayer):
-    """The same as :class:`AblationLayer`."""
+    """The same for a target layer that returns a mapping of levels; an ablated channel becomes -1000."""
 
 
 def scores_of_selected(

@@ -16,45 +16,12 @@ from fastcam.compat.pytorch_grad_cam import rules
 from fastcam.compat.pytorch_grad_cam._types import Array, ReshapeTransform, Targets
 from fastcam.compat.pytorch_grad_cam.smoothing import FLIPS_AND_FACTORS, FlipAndFactor
 from fastcam.compat.pytorch_grad_cam.utils.image import scale_cam_image
-from fastcam.compat.pytorch_grad_cam.utils.model_targets import engine_target
+from fastcam.compat.pytorch_grad_cam.utils.model_targets import folded_target
 from fastcam.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from fastcam.explainer import Explainer
 from fastcam.methods.registry import Method, Need, get_method
 from fastcam.model import capture
 from fastcam.targets.binding import Score, Target
-
-DIFFERENCES = (
-    ("too few targets", "a ValueError; pytorch-grad-cam returns maps of zeros"),
-    (
-        "a model in training mode",
-        "is explained in evaluation mode and restored; pytorch-grad-cam leaves it in evaluation mode",
-    ),
-    ("parameters", "get no .grad; pytorch-grad-cam adds its gradients to theirs"),
-    (
-        "images",
-        "are not changed; pytorch-grad-cam's guided backpropagation makes them require gradients, so that ROAD fails",
-    ),
-    ("an IndexError inside `with`", "is raised; pytorch-grad-cam prints it and continues"),
-    ("in-place modules after the layer", "do not change the activations; in pytorch-grad-cam they do"),
-    (
-        "GradCAMPlusPlus",
-        "the paper's formula; exact_peer=True: 1e-6 in the denominator, which dominates small gradients",
-    ),
-    ("the sign of principal components", "that of the mean activation; exact_peer=True: that of numpy.linalg.svd"),
-    (
-        "RefineCAM with eigen_smooth",
-        "smooths by principal components; exact_peer=True: by augmentation, as pytorch-grad-cam does",
-    ),
-    (
-        "AblationCAM with ratio_channels_to_ablate above 0.5",
-        "all selected channels count; pytorch-grad-cam ignores those after the first that is selected twice",
-    ),
-    (
-        "AblationCAM with negative activations",
-        "the channel becomes 0; in pytorch-grad-cam the batch's minimum minus 1e7",
-    ),
-)
-"""Pairs of a case and its difference in maps or behaviour from pytorch-grad-cam 1.5.7."""
 
 
 class _NoHooks:
@@ -184,9 +151,14 @@ class BaseCAM:
         self, input_tensor: Tensor, targets: Targets | Score | None, eigen_smooth: bool
     ) -> list[Array]:
         """Return per layer the map (N, 1, *S), in [0, 1], from one pass."""
+        if not isinstance(input_tensor, Tensor):
+            raise TypeError(
+                f"`input_tensor` must be a tensor (N, C, ...), got a {type(input_tensor).__name__}: explain a "
+                "module that gets the images alone and passes the model its other inputs"
+            )
         images = input_tensor.to(self.device)
         with _in_evaluation(self.model):
-            self.outputs, layer_maps = self.native(images, engine_target(targets), eigen_smooth)
+            self.outputs, layer_maps = self.native(images, folded_target(targets, len(images)), eigen_smooth)
         size = self.get_target_width_height(images)
         # Cubic splines may overshoot below 0.
         return [np.maximum(scale_cam_image(_positive(maps), size), 0)[:, None] for maps in layer_maps]
@@ -211,6 +183,7 @@ class BaseCAM:
             self.target_layers or None,
             fuse=None,
             reshape_transform=self.reshape_transform,
+            select=lambda output: _check_output(output, target, rule),
             batch_size=getattr(self, "batch_size", "auto"),
             **self.options(),
         )
@@ -268,6 +241,19 @@ def _output_and_activations(
             stack.callback(layer.register_forward_hook(record).remove)
         output = capture.forward(model, images).output
     return output, [activations[index] for index in range(len(layers))]
+
+
+def _check_output(output: Any, target: Target, rule: Method) -> Any:
+    """Return the output; refuse one that the targets cannot score."""
+    by_class = not callable(target) and not (isinstance(target, Sequence) and any(map(callable, target)))
+    if isinstance(output, Tensor) or (isinstance(output, list) and not by_class):
+        return output
+    if (target is None and rule.needs == ("activations",)) or callable(target) or isinstance(target, Score):
+        return output
+    raise TypeError(
+        f"the model must return a tensor (N, classes), or a list with one entry per image for own targets, got a "
+        f"{type(output).__name__}: explain a module that returns only the scored part of it"
+    )
 
 
 def _map_of(rule: Method, activations: Tensor, options: dict[str, Any]) -> Tensor:

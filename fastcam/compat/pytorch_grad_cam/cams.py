@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from fastcam.compat.pytorch_grad_cam import rules
+from fastcam.compat.pytorch_grad_cam import ablated_pyramid, rules
 from fastcam.compat.pytorch_grad_cam._types import ReshapeTransform
-from fastcam.compat.pytorch_grad_cam.ablation_layer import AblationLayer, scores_of_selected
+from fastcam.compat.pytorch_grad_cam.ablation_layer import AblationLayer, AblationLayerFasterRCNN, scores_of_selected
 from fastcam.compat.pytorch_grad_cam.base_cam import BaseCAM
+from fastcam.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from fastcam.methods.registry import Method, get_method
+from fastcam.targets.binding import Target, bind
 
 
 class _Registered(BaseCAM):
@@ -126,6 +129,28 @@ class AblationCAM(_Registered):
         return rules.weights_method(
             "ablation_cam, selected", self._selected_weights, "activations", "ablated_scores", "scores"
         )
+
+    def native(self, images: Tensor, target: Target, eigen_smooth: bool) -> tuple[Any, list[Tensor]]:
+        """Return the model's output, and per layer the signed map; of all levels for a feature pyramid."""
+        if not isinstance(self.ablation_layer, AblationLayerFasterRCNN) or self.reshape_transform is None:
+            return super().native(images, target, eigen_smooth)
+        results = [self._pyramid_map(images, layer, target, eigen_smooth) for layer in self.target_layers]
+        return results[0][0], [layer_map for _, layer_map in results]
+
+    @torch.no_grad()
+    def _pyramid_map(self, images: Tensor, layer: nn.Module, target: Target, eigen_smooth: bool) -> tuple[Any, Tensor]:
+        assert self.reshape_transform is not None
+        output, levels = ablated_pyramid.captured_levels(self.model, images, layer)
+        bound, rows = bind(output, target, len(images)), torch.arange(len(images))
+        activations = self.reshape_transform(levels)
+        channels = ablated_pyramid.selected_channels(self.ablation_layer, activations, self.ratio_channels_to_ablate)
+        weights = ablated_pyramid.ablated_weights(
+            self.model, images, layer, levels, bound, bound(output, rows), channels, self.batch_size
+        )
+        weighted = weights.reshape(*weights.shape, 1, 1) * activations
+        if eigen_smooth:
+            return output, torch.from_numpy(get_2d_projection(weighted.cpu().numpy()))
+        return output, weighted.sum(1)
 
     def _selected_weights(self, activations: Tensor, ablated_scores: Tensor, scores: Tensor) -> Tensor:
         ratio = self.ratio_channels_to_ablate

@@ -1,4 +1,4 @@
-"""Guided backpropagation of one image."""
+"""Guided backpropagation of one image, and its rectifier for own models."""
 
 from typing import Any
 
@@ -7,6 +7,30 @@ from torch import Tensor, nn
 
 from fastcam.compat.pytorch_grad_cam._types import Array
 from fastcam.explainer import Explainer
+
+
+class GuidedBackpropReLU(torch.autograd.Function):
+    """A ReLU that passes on only positive gradients, where its input is positive (arXiv:1412.6806)."""
+
+    @staticmethod
+    def forward(ctx: Any, input_img: Tensor) -> Tensor:
+        """Return ReLU(x)."""
+        ctx.save_for_backward(input_img)
+        return input_img.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        """Return the gradient by the input."""
+        (inputs,) = ctx.saved_tensors
+        return torch.where(inputs > 0, grad_output.clamp(min=0), 0)
+
+
+class GuidedBackpropReLUasModule(nn.Module):
+    """:class:`GuidedBackpropReLU` as a module."""
+
+    def forward(self, input_img: Tensor) -> Tensor:
+        """Return ReLU(x)."""
+        return GuidedBackpropReLU.apply(input_img)
 
 
 class GuidedBackpropReLUModel:

@@ -53,6 +53,7 @@ class Explained:
         targets: a callable or one per image, instead of classes.
 
     Attributes:
+        given: (N, C, *S), all images.
         images: (n, C, *S), those with a map.
         maps: (n, *S), or None if no image has one.
         scores: (n,), of the unchanged images.
@@ -82,18 +83,24 @@ class Explained:
                 self.targets = targets_per_image(targets, len(images))
                 maps = extractor(scores=output, targets=self.targets)
             else:
-                self.classes = _classes(cast(Tensor, output), plain_classes(class_idx))
-                maps = extractor(list(self.classes), output)
+                class_idx = plain_classes(class_idx)
+                self.classes = _classes(cast(Tensor, output), class_idx)
+                maps = extractor(class_idx if isinstance(class_idx, int) else list(self.classes), output)
         fused = extractor.fuse_cams(maps).detach()
         has_map = ~fused.isnan().flatten(1).any(1)
         rows = has_map.nonzero()[:, 0].tolist()
-        self.nan_count, self.images = len(images) - len(rows), images.detach()[has_map]
+        self.has_map, self.given = has_map, images.detach()
+        self.nan_count, self.images = len(images) - len(rows), self.with_map(self.given)
         self.scores = self._scores(output, range(len(images))).detach()[has_map]
         if self.by_targets:
             self.targets = [self.targets[row] for row in rows]
         else:
             self.classes = [self.classes[row] for row in rows]
         self.maps = _at_size(fused[has_map], tuple(images.shape[2:])) if rows else None
+
+    def with_map(self, values: Tensor) -> Tensor:
+        """Return the rows (n, ...), of values (N, ...), of the images with a map."""
+        return values[self.has_map]
 
     def output(self, images: Tensor) -> ModelOutput:
         """Return the scored output for images."""

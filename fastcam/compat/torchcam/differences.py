@@ -21,6 +21,10 @@ DIFFERENCES = (
     ("NaN in the activations or gradients", "makes the map NaN; exact_peer=True: counts as 0"),
     ("normalised maps", "reach 1, and a constant one is 0; exact_peer=True: 1e-8 is added to the range"),
     ("threads", "have separate forward passes; torch-cam mixes them up"),
+    (
+        "other explanations of the same model",
+        "are not recorded by an extractor, and the hooks go away with it; torch-cam's remain and record every pass",
+    ),
     ("frozen parameters and torch.no_grad()", "work; torch-cam fails"),
     (
         "a freed graph, or another error in the backward pass",

@@ -102,7 +102,7 @@ class DeletionInsertionMetric(Metric):
         """Return the areas (n,) under the deletion and the insertion curve."""
         order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
         ranks = order.argsort(1).reshape(maps.shape).unsqueeze(1)  # (n, 1, *S)
-        baseline = self._baseline(explained.images)
+        baseline = explained.with_map(self._baseline(explained.given))
         positions = order.shape[1]
         step = -(-positions // self.steps)
         counts = [*range(step, positions, step), positions]
@@ -117,18 +117,16 @@ class DeletionInsertionMetric(Metric):
                 parts.append(
                     explained.scores_of_copies(torch.where(mask, explained.images[row], baseline[row]), row.tolist())
                 )
-            if not parts:
-                return explained.scores.new_empty(len(ranks), 0)
             return torch.cat(parts).reshape(len(ranks), len(limits))
 
         whole, deleted = explained.scores[:, None], scores(torch.ge, counts)
-        inserted = scores(torch.lt, counts[:-1])
+        inserted = scores(torch.lt, counts[:-1]) if counts[1:] else deleted[:, :0]
         share = torch.tensor([0, *counts], dtype=torch.float32, device=whole.device) / positions
         curves = torch.cat([whole, deleted], 1), torch.cat([deleted[:, -1:], inserted, whole], 1)
         return torch.trapezoid(curves[0], share), torch.trapezoid(curves[1], share)
 
     def _baseline(self, images: Tensor) -> Tensor:
-        """Return (n, C, *S), the values of deleted positions."""
+        """Return the values of deleted positions, of the shape of the images."""
         if self.baseline is None:
             return torch.zeros_like(images)
         baseline = self.baseline if isinstance(self.baseline, Tensor) else self.baseline(images)

@@ -149,6 +149,22 @@ def engine_target(targets: Targets | Score | None) -> EngineTarget:
     return [_Summed(target) if callable(target) else target for target in targets]
 
 
+def folded_target(targets: Targets | Score | None, count: int) -> EngineTarget:
+    """Return the engine's target, also for a model that folds all images into fewer rows, each with its own target."""
+    if not isinstance(targets, Sequence) or not 0 < len(targets) < count or not all(map(callable, targets)):
+        return engine_target(targets)
+
+    def total(output: Tensor) -> Tensor:
+        if len(output) != len(targets):
+            raise ValueError(
+                f"`targets` must have one callable for each of the {len(output)} rows of the output, got {len(targets)}"
+            )
+        scores = torch.stack([target(row).sum() for target, row in zip(targets, output, strict=True)])
+        return torch.cat([scores.sum()[None], scores.new_zeros(count - 1)])  # only the gradient of the sum counts
+
+    return total
+
+
 class _Summed:
     """The sum of a target's values."""
 

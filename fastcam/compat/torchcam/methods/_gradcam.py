@@ -35,8 +35,8 @@ class _GradCAM(_CAM):
         **kwargs: Any,
     ) -> None:
         super().__init__(model, target_layer, input_shape, **kwargs)
-        self.hook_handles.append(model.register_forward_pre_hook(self._begin))
-        self.hook_handles.append(model.register_forward_hook(self._end, always_call=True))
+        self.hook_handles.append(model.register_forward_pre_hook(self._weak_hook("_begin")))
+        self.hook_handles.append(model.register_forward_hook(self._weak_hook("_end"), always_call=True))
 
     def _begin(self, model: nn.Module, arguments: tuple[object, ...]) -> None:
         self._record.grad_modes.append(torch.is_grad_enabled())

@@ -1,13 +1,17 @@
 """The hooks of an extractor, and the per-thread record of a forward pass that they write."""
 
 import contextlib
+import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self, TypeAlias, cast
 
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
+
+from fastcam.model import running
 
 ModelArguments: TypeAlias = tuple[tuple[object, ...], dict[str, object]]  # positional and keyword arguments
 
@@ -51,6 +55,46 @@ class PassRecord(threading.local):
         return PassRecord, (self.layers,)
 
 
+class WeakHook:
+    """A hook that calls a method of an extractor, which it does not keep alive.
+
+    It does nothing once the extractor is gone, and while another method of this package runs the model: that method
+    sets the grad mode itself, and the record stays that of the user's pass. An object, so that a model with hooks can
+    be copied and pickled.
+
+    Args:
+        extractor: with the method; None for a hook that does nothing.
+        method: its name.
+        keywords: further arguments of the method.
+    """
+
+    def __init__(self, extractor: "Hooks | None", method: str, keywords: dict[str, int]) -> None:
+        self._extractor = None if extractor is None else weakref.ref(extractor)
+        self._method, self._keywords = method, keywords
+
+    def __call__(self, *arguments: object) -> Any:
+        """Call the method with the arguments of the hook."""
+        extractor = None if self._extractor is None else self._extractor()
+        if extractor is None or _is_run_by_explainer():
+            return None
+        return getattr(extractor, self._method)(*arguments, **self._keywords)
+
+    def __reduce__(self) -> tuple[type["WeakHook"], tuple["Hooks | None", str, dict[str, int]]]:
+        """Copy with the extractor, so that the hook of a copied extractor's model refers to the copy."""
+        extractor = None if self._extractor is None else self._extractor()
+        return WeakHook, (extractor, self._method, self._keywords)
+
+
+def _is_run_by_explainer() -> bool:
+    """Whether :func:`fastcam.model.running.call` runs the model, as in all explanations but those of extractors."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        if frame.f_code is running.call.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
 class Hooks:
     """The hooks of an extractor, and their record."""
 
@@ -75,6 +119,16 @@ class Hooks:
     @hook_g.setter
     def hook_g(self, gradients: list[Tensor | None]) -> None:
         self._record.gradients = gradients
+
+    def _weak_hook(self, method: str, **keywords: int) -> WeakHook:
+        """Return a hook that calls a method of this extractor; the hooks go away with the extractor."""
+        return WeakHook(self, method, keywords)
+
+    def _no_hooks(self) -> list[RemovableHandle]:
+        """Return an empty list of handles, which are removed with the extractor."""
+        handles: list[RemovableHandle] = []
+        weakref.finalize(self, _remove_all, handles).atexit = False
+        return handles
 
     def enable_hooks(self) -> None:
         """Start recording forward passes."""
@@ -102,10 +156,8 @@ class Hooks:
         self._record.clear()
 
     def remove_hooks(self) -> None:
-        """Remove the hooks from the model."""
-        for handle in self.hook_handles:
-            handle.remove()
-        self.hook_handles.clear()
+        """Remove the hooks from the model; it also happens when the extractor is deleted."""
+        _remove_all(self.hook_handles)
 
     def __enter__(self) -> Self:
         """Return the extractor."""
@@ -117,3 +169,9 @@ class Hooks:
         """Remove the hooks from the model and discard their record."""
         self.remove_hooks()
         self.reset_hooks()
+
+
+def _remove_all(handles: list[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+    handles.clear()

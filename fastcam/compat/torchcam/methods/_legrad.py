@@ -58,15 +58,16 @@ class LeGrad(_CAM):
         except Exception:
             self.remove_hooks()
             raise
-        for handle in self.hook_handles:
-            handle.remove()
-        self.hook_handles = [
-            self.submodule_dict[name].register_forward_hook(_BlockHook(self, index), with_kwargs=True)
+        self.remove_hooks()
+        self.hook_handles += [
+            self.submodule_dict[name].register_forward_hook(
+                self._weak_hook("_record_call", idx=index), with_kwargs=True
+            )
             for index, name in enumerate(self.target_names)
         ]
 
     def _record_call(
-        self, idx: int, arguments: tuple[object, ...], keywords: dict[str, object], output: object
+        self, block: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object], output: object, idx: int
     ) -> None:
         if not self._is_recording:
             return
@@ -101,6 +102,11 @@ class LeGrad(_CAM):
             total = class_scores(logits, class_idx).sum()
         if not total.requires_grad:
             raise RuntimeError(f"the scores of block {name!r} do not depend on its attention")
+        if tokens.shape[1] != probabilities[0].shape[-1]:
+            raise ValueError(
+                f"block {name!r} must return a token for each of those that it attends to, "
+                f"{probabilities[0].shape[-1]}, got {tokens.shape[1]}: the map's positions would be unknown"
+            )
         return torch.autograd.grad(total, probabilities[0])[0]
 
     def compute_cams(
@@ -146,18 +152,6 @@ class LeGrad(_CAM):
         return grid
 
 
-class _BlockHook:
-    """The hook of a block; an object, so that a model with hooks can be copied and pickled."""
-
-    def __init__(self, extractor: LeGrad, idx: int) -> None:
-        self.extractor, self.idx = extractor, idx
-
-    def __call__(
-        self, block: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object], output: object
-    ) -> None:
-        self.extractor._record_call(self.idx, arguments, keywords, output)
-
-
 @contextlib.contextmanager
 def _recorded_probabilities(attention: Attention, name: str) -> Iterator[list[Tensor]]:
     """Record the attention probabilities within the context, for the calling thread, and compute the output from them.
@@ -175,7 +169,12 @@ def _recorded_probabilities(attention: Attention, name: str) -> Iterator[list[Te
         query, options = _query_and_options(module, arguments, keywords, name)
         options |= {"need_weights": True, "average_attn_weights": False}
         with torch.no_grad():
-            probabilities = cast(Tensor, module.forward(query, query, query, **options)[1])
+            probabilities = module.forward(query, query, query, **options)[1]
+        if not isinstance(probabilities, Tensor):
+            raise ValueError(
+                f"the attention of block {name!r} must return its probabilities (N, heads, T, T) as second value, "
+                f"got a {type(probabilities).__name__}"
+            )
         torch.set_grad_enabled(True)  # until the enclosing context ends
         recorded.append(probabilities.detach().requires_grad_())
         return _attention_output(module, query, recorded[-1]), output[1]

@@ -35,7 +35,7 @@ class _InputCAM(_CAM):
         **kwargs: Any,
     ) -> None:
         super().__init__(model, target_layer, input_shape, **kwargs)
-        self.hook_handles.append(model.register_forward_pre_hook(self._store_input, with_kwargs=True))
+        self.hook_handles.append(model.register_forward_pre_hook(self._weak_hook("_store_input"), with_kwargs=True))
 
     def _store_input(self, model: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object]) -> None:
         """Record the model's arguments; the images as a copy, since the model may change them in place."""

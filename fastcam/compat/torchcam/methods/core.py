@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -36,7 +35,8 @@ class _CAM(Hooks, Maps):
     (N, C, *s), from ``self.hook_a``, the activations (N, C, *s) of every layer.
 
     Hooks record the outputs of the layers per thread and pass them on unchanged. No parameter's ``.grad`` is
-    written, and after :meth:`remove_hooks` nothing is left in the model.
+    written, and after :meth:`remove_hooks`, or without the extractor, nothing is left in the model. Passes that other
+    methods of this package make on the model are not recorded.
 
     Args:
         model: any module.
@@ -76,9 +76,9 @@ class _CAM(Hooks, Maps):
         self._reshape_transform = reshape_transform
         self._hooks_enabled = enable_hooks
         self._record = PassRecord(len(self.target_names))
-        self.hook_handles = []
+        self.hook_handles = self._no_hooks()
         for index, name in enumerate(self.target_names):
-            hook = partial(self._hook_a, idx=index)
+            hook = self._weak_hook("_hook_a", idx=index)
             self.hook_handles.append(self.submodule_dict[name].register_forward_hook(hook))
 
     def _layer_names(self, target_layer: TargetLayer, input_shape: tuple[int, ...]) -> list[str]:
