@@ -1,8 +1,7 @@
 """The explainer: connects all stages, from images to explanations."""
 
-import sys
 import threading
-import warnings
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast, overload
 
@@ -10,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fastcam import artefacts, targets
-from fastcam.engine import evidence, image_groups
+from fastcam.engine import evidence, image_groups, per_image
 from fastcam.engine.assembly import Explanations, explanations
 from fastcam.engine.first_pass import first_pass
+from fastcam.engine.notes import Notes, warn
 from fastcam.engine.settings import Reshape, Settings
 from fastcam.explanation import Explanation
 from fastcam.methods.registry import Method, Reduction, get_method
@@ -60,6 +60,15 @@ class Explainer(Generic[Result]):
         compile: prepare the model and compile it.
         differentiable: keep the graph, so that maps have gradients with respect to the model's parameters and to images
             that require them. Costs the memory of a training step.
+        layer_run: which run of the target layer is explained, from 0, where it runs several times in a forward pass (a
+            shared encoder, a recurrent network). None takes the one that depends on the explained images; where
+            several do, the last, which is a guess.
+        explain_input: the position or name of the model's argument that is explained; None takes the first that is a
+            floating point tensor (N, C, ...).
+        shared: positions or names of other arguments that are the same for all images, though they have N rows, such
+            as the texts of an image-text model. Not needed as a rule: it is found out on the model.
+        strict: raise an error where the engine would have to guess; otherwise guesses are in
+            :attr:`.Explanation.notes`, and warned of once.
         options: of the method's rule, for example ``window`` of occlusion.
 
     Raises:
@@ -75,7 +84,8 @@ class Explainer(Generic[Result]):
         relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
         select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
-        compile: bool = ..., **options: object,
+        compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
+        shared: Sequence[int | str] = ..., strict: bool = ..., **options: object,
     ) -> None: ...
 
     @overload
@@ -85,7 +95,8 @@ class Explainer(Generic[Result]):
         relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
         select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
-        compile: bool = ..., **options: object,
+        compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
+        shared: Sequence[int | str] = ..., strict: bool = ..., **options: object,
     ) -> None: ...
 
     @overload
@@ -95,7 +106,8 @@ class Explainer(Generic[Result]):
         relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
         select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
-        compile: bool = ..., **options: object,
+        compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
+        shared: Sequence[int | str] = ..., strict: bool = ..., **options: object,
     ) -> None: ...
     # fmt: on
 
@@ -116,6 +128,10 @@ class Explainer(Generic[Result]):
         differentiable: bool = False,
         precision: Precision | None = None,
         compile: bool = False,
+        layer_run: int | None = None,
+        explain_input: int | str | None = None,
+        shared: Sequence[int | str] = (),
+        strict: bool = False,
         **options: object,
     ) -> None:
         model = artefacts.as_module(model)
@@ -138,6 +154,10 @@ class Explainer(Generic[Result]):
             layer_output=layer_output,
             batch_size=batch_size,
             differentiable=differentiable,
+            layer_run=layer_run,
+            explain_input=explain_input,
+            shared=tuple(shared),
+            strict=strict,
             options=options,
         )
         self.progress = ProgressReporter(progress)
@@ -168,11 +188,16 @@ class Explainer(Generic[Result]):
         Raises:
             ValueError, TypeError, RuntimeError: for invalid arguments; the message names the expected ones.
         """
-        inputs = Inputs.of(images)
+        inputs = Inputs.of(images, self.model, self.settings.explain_input, self.settings.shared)
         _warn_of_training(self.model)
         self._prepare(inputs)
+        notes = Notes(self.settings.strict)
+        inputs = per_image.checked(self.model, inputs, notes)
         batches = self._groups(inputs, target)
-        result = self._explain(inputs, target) if batches is None else self._explain_by_groups(inputs, target, batches)
+        if batches is None:
+            result = self._explain(inputs, target, notes)
+        else:
+            result = self._explain_by_groups(inputs, target, batches, notes)
         if out is not None:
             if not isinstance(result, Explanation):
                 raise ValueError(f"`out` takes the maps of one method and layer, got {len(result)} of them")
@@ -221,23 +246,26 @@ class Explainer(Generic[Result]):
     def _measured_size(self) -> int | None:
         return self.model.batch_size if isinstance(self.model, Prepared) else None
 
-    def _explain_by_groups(self, inputs: Inputs, target: targets.Target, batches: Batches) -> Explanations:
+    def _explain_by_groups(
+        self, inputs: Inputs, target: targets.Target, batches: Batches, notes: Notes
+    ) -> Explanations:
         """Explain all images as :meth:`_explain` does, group by group."""
 
         def explain_group(block: Block) -> Explanations:
-            return self._explain(*image_groups.part_of(inputs, target, block.images))
+            return self._explain(*image_groups.part_of(inputs, target, block.images), notes)
 
         parts: list[Explanations] = []
         for block, part in batches.each(len(inputs.images), 1, explain_group):
             explanation = part if isinstance(part, Explanation) else next(iter(part.values()))
             if not image_groups.is_joinable(explanation.output, len(block)):
-                return self._explain(inputs, target)
+                return self._explain(inputs, target, notes)
             parts.append(part)
         return image_groups.join(parts, inputs.images.detach())
 
-    def _explain(self, inputs: Inputs, target: targets.Target) -> Explanations:
+    def _explain(self, inputs: Inputs, target: targets.Target, notes: Notes) -> Explanations:
         """Explain all images in one forward pass."""
-        run = first_pass(self.model, inputs, target, self.settings, self._batches(inputs, self._measured_size))
+        batches = self._batches(inputs, self._measured_size)
+        run = first_pass(self.model, inputs, target, self.settings, batches, notes)
         with torch.inference_mode(False), torch.enable_grad():
             shared, layered = evidence.gather(run)
         with torch.inference_mode(False), torch.set_grad_enabled(self.settings.differentiable):
@@ -245,15 +273,8 @@ class Explainer(Generic[Result]):
 
 
 def _warn_of_training(model: nn.Module) -> None:
-    if not is_training(model):
-        return
-    level, frame = 1, sys._getframe()
-    # The warning points to the caller of the package.
-    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] == "fastcam":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(
-        "the model is in training mode: batch norm mixes the images of a batch and dropout is active; "
-        "call model.eval() for maps of single images",
-        UserWarning,
-        stacklevel=level,
-    )
+    if is_training(model):
+        warn(
+            "the model is in training mode: batch norm mixes the images of a batch and dropout is active; "
+            "call model.eval() for maps of single images"
+        )

@@ -37,6 +37,7 @@ class Explanation:
         fused: (N, [K,] *S), for fused layers their fused map at the size of the input; otherwise None.
         attributions: (N, [K,] C, *S), the signed attribution of every input value, for methods that return one.
         details: further results of the method by name, such as ``completeness_gap``; see the docstring of its rule.
+        notes: what was found out about the model, such as the grid of a transformer's tokens, and what was guessed.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Explanation:
     fused: Tensor | None = None
     attributions: Tensor | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return N, the number of images."""

@@ -1,5 +1,6 @@
 """Explanations in one call."""
 
+from collections.abc import Sequence
 from typing import overload
 
 from torch import Tensor, nn
@@ -27,7 +28,8 @@ def explain(
     relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
     select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
     progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
-    compile: bool = ..., **options: object,
+    compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
+    shared: Sequence[int | str] = ..., strict: bool = ..., **options: object,
 ) -> Explanation: ...
 
 @overload
@@ -37,7 +39,8 @@ def explain(
     relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
     select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
     progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
-    compile: bool = ..., **options: object,
+    compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
+    shared: Sequence[int | str] = ..., strict: bool = ..., **options: object,
 ) -> dict[str, Explanation]: ...
 
 @overload
@@ -47,7 +50,8 @@ def explain(
     relu: bool | None = ..., reduce: Reduction | None = ..., reshape_transform: Reshape | None = ...,
     select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
     progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
-    compile: bool = ..., **options: object,
+    compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
+    shared: Sequence[int | str] = ..., strict: bool = ..., **options: object,
 ) -> Explanations: ...
 # fmt: on
 
@@ -71,6 +75,10 @@ def explain(
     differentiable: bool = False,
     precision: Precision | None = None,
     compile: bool = False,
+    layer_run: int | None = None,
+    explain_input: int | str | None = None,
+    shared: Sequence[int | str] = (),
+    strict: bool = False,
     **options: object,
 ) -> Explanations:
     """Compute the maps of a batch in one call; the arguments are those of :class:`fastcam.Explainer` and of its call.
@@ -94,6 +102,10 @@ def explain(
         differentiable=differentiable,
         precision=precision,
         compile=compile,
+        layer_run=layer_run,
+        explain_input=explain_input,
+        shared=shared,
+        strict=strict,
         **options,
     )
     return explainer(images, target, out=out)

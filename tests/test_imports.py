@@ -59,7 +59,7 @@ ALLOWED = {
     "graph": "model",
     "incremental": "model ops",
     "explanation": "postprocess render",
-    "engine": "explanation graph incremental methods model ops postprocess targets",
+    "engine": "explanation graph incremental methods model ops postprocess reshape targets",
     "preparation": "artefacts graph model ops targets",
     "explainer": "artefacts engine explanation graph methods model postprocess preparation targets",
     "one_call": "engine explainer explanation methods model postprocess preparation targets",

@@ -197,21 +197,22 @@ def _resumed_scores(
 def _full_forward_scores(
     scorer: Scorer, layer: capture.Layer, raw: Tensor, positions: Tensor, element: Element
 ) -> Tensor:
-    ablation, runs = _ZeroedChannels(raw, positions), _count_runs(scorer, layer)
+    ablation = _ZeroedChannels(raw, positions)
+    run = _last_run(scorer, layer) if layer.run is None else layer.run
 
     def score(block: Block) -> Tensor:
         copies = ablation(block)
         images = scorer.images[block.place[0]].repeat_interleave(len(block.variants), 0)
         inputs = scorer.inputs.with_copies(images, block.rows)
-        with capture.replace_activation(layer, copies.flatten(0, 1), element, runs):
+        with capture.replace_activation(layer, copies.flatten(0, 1), element, run):
             output = scorer.run(inputs)
         return scorer.bound(output, block.rows).unflatten(0, copies.shape[:2])
 
     return scorer.collect(len(positions), score)
 
 
-def _count_runs(scorer: Scorer, layer: capture.Layer) -> int:
-    """Count the runs of the layer in one forward pass; the activations are those of the last."""
+def _last_run(scorer: Scorer, layer: capture.Layer) -> int:
+    """Return the number of the layer's last run in one forward pass, from 0."""
     thread, count = threading.get_ident(), 0
 
     def count_run(*_: object) -> None:
@@ -223,4 +224,4 @@ def _count_runs(scorer: Scorer, layer: capture.Layer) -> int:
         scorer.run(scorer.inputs)
     finally:
         handle.remove()
-    return count
+    return count - 1

@@ -38,7 +38,6 @@ def explanations(run: Pass, shared: Evidence, layered: Sequence[Evidence], image
         layered: the evidence for the others, layer by layer.
         images: (N, C, *S), as passed by the user.
     """
-    _check_axes(run.layers, layered, images)
     settings = run.settings
     scores = run.detach_unless_differentiable(run.scores)
     common = Explanation(
@@ -49,6 +48,7 @@ def explanations(run: Pass, shared: Evidence, layered: Sequence[Evidence], image
         scores=scores,
         targets=run.bound.classes,
         native=scores,
+        notes=tuple(run.notes.texts),
     )
     by_name: dict[tuple[str, str], Explanation] = {}
     for method in settings.methods:
@@ -142,14 +142,3 @@ def _weighted(activations: Tensor, weights: Tensor, per_element: bool, relu: boo
         return _weighted(activations.unsqueeze(-1), weights, per_element, relu).squeeze(-1)
     shaped = weights.unflatten(-1, activations.shape[2:]) if per_element else weights
     return ops.weighted_channel_sum(activations, shaped.to(activations.dtype), relu)
-
-
-def _check_axes(layers: Sequence[Layer], layered: Sequence[Evidence], images: Tensor) -> None:
-    expected = images.dim() - 2
-    for layer, evidence in zip(layers, layered, strict=True):
-        axes = evidence.activations.dim() - 2
-        if axes != expected:
-            raise ValueError(
-                f"target layer {layer.name!r} gives maps with {axes} spatial axes for images with {expected}; "
-                "choose another layer or pass reshape_transform= (fastcam.vit_reshape for transformers)"
-            )

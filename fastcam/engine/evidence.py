@@ -11,10 +11,8 @@ from torch import Tensor
 from fastcam.engine import ablation
 from fastcam.engine.first_pass import Pass
 from fastcam.engine.input_gradients import RELU_RULES, input_gradients
-from fastcam.engine.settings import Reshape
 from fastcam.graph import pooled_head
 from fastcam.methods.registry import Method
-from fastcam.model.capture import Layer
 from fastcam.model.gradients import gradients
 
 
@@ -57,16 +55,13 @@ def gather(run: Pass) -> tuple[Evidence, list[Evidence]]:
         ValueError: for a layer without a spatial map, or a missing classifier.
         RuntimeError: for a layer without a gradient.
     """
-    needs, reshape = run.settings.needs, run.settings.reshape_transform
-    differentiable = run.settings.differentiable
-    # After a reshape transform the positions are not the axes that the head pools over.
+    needs, differentiable = run.settings.needs, run.settings.differentiable
+    # After a reshape the positions are not the axes that the head pools over.
     heads = [
-        None if reshape else pooled_head.recognize(run.output, activations, differentiable)
-        for activations in run.activations
+        None if run.reshape_of(index) else pooled_head.recognize(run.output, activations, differentiable)
+        for index, activations in enumerate(run.activations)
     ]
-    maps = [
-        _as_maps(activations, layer, reshape) for activations, layer in zip(run.activations, run.layers, strict=True)
-    ]
+    maps = [_as_maps(run, index) for index in range(len(run.layers))]
     layered: list[dict[str, object]] = [
         {"activations": run.detach_unless_differentiable(layer_maps)} for layer_maps in maps
     ]
@@ -87,7 +82,7 @@ def gather(run: Pass) -> tuple[Evidence, list[Evidence]]:
 
 def _ablated_scores(run: Pass, head: pooled_head.Head | None, index: int) -> Tensor:
     assert run.scorer is not None
-    element, reshape = run.settings.layer_output, run.settings.reshape_transform
+    element, reshape = run.settings.layer_output, run.reshape_of(index)
     activations = run.activations[index]
     return ablation.ablated_scores(run.scorer, run.layers[index], activations, head, run.output, reshape, element)
 
@@ -102,8 +97,8 @@ def _add_gradients(
     at_input = "input_gradients" in needs
     if "gradients" in needs:
         at_layers, plain = _gradients(run, heads, at_input, keep_graph=more)
-        for values, gradient in zip(layered, at_layers, strict=True):
-            values["gradients"] = _gradient_as_maps(run.detach_unless_differentiable(gradient), run)
+        for index, (values, gradient) in enumerate(zip(layered, at_layers, strict=True)):
+            values["gradients"] = _gradient_as_maps(run.detach_unless_differentiable(gradient), run, index)
         if at_input:
             shared["input_gradients"] = run.detach_unless_differentiable(plain)
     elif at_input:
@@ -115,22 +110,33 @@ def _add_gradients(
         shared["full_gradients"] = functools.partial(run.recorder.backward, run.scores, run.images)
 
 
-def _as_maps(activations: Tensor, layer: Layer, reshape: Reshape | None) -> Tensor:
+def _as_maps(run: Pass, index: int) -> Tensor:
+    """Return the map (N, C, *s) of a layer."""
+    activations, reshape, images = run.activations[index], run.reshape_of(index), run.images
     shaped = reshape(activations) if reshape else activations
-    if shaped.dim() < 3 or len(shaped) != len(activations):
+    if shaped.dim() == images.dim() and len(shaped) == len(images):
+        return shaped
+    name, shape = run.layers[index].name, tuple(activations.shape)
+    expected = f"({len(images)}, C, {', '.join('s' * (images.dim() - 2))})"
+    if run.settings.reshape_transform is not None:
         raise ValueError(
-            f"target layer {layer.name!r} returns shape {tuple(activations.shape)}, not (N, C, ...) with a spatial "
-            "map; choose another layer or pass reshape_transform="
+            f"`reshape_transform` must return {expected} for the images {tuple(images.shape)}, but returns "
+            f"{tuple(shaped.shape)} for the output {shape} of target layer {name!r}"
         )
-    return shaped
+    raise ValueError(
+        f"target layer {name!r} returns shape {shape}, in which no map {expected} of the images "
+        f"{tuple(images.shape)} was found: choose another layer, or pass reshape_transform=, a function to such a map"
+    )
 
 
-def _gradient_as_maps(gradient: Tensor, run: Pass) -> Tensor:
-    reshape = run.settings.reshape_transform
+def _gradient_as_maps(gradient: Tensor, run: Pass, index: int) -> Tensor:
+    reshape = run.reshape_of(index)
     if reshape is None:
         return gradient
     if run.scores.dim() == 1:
         return reshape(gradient)
+    if len(gradient) != len(run.images):  # frames folded into the batch, which the transform unfolds
+        return torch.stack([reshape(of_target) for of_target in gradient.unbind(1)], 1)
     return reshape(gradient.flatten(0, 1)).unflatten(0, gradient.shape[:2])
 
 

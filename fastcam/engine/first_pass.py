@@ -6,10 +6,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fastcam import targets
+from fastcam.engine import target_layers
+from fastcam.engine.notes import Notes
+from fastcam.engine.output_part import select_for
 from fastcam.engine.scorer import Scorer
-from fastcam.engine.settings import Settings
+from fastcam.engine.settings import Reshape, Settings
 from fastcam.graph.bias_gradients import BiasGradientRecorder
 from fastcam.model import capture, layers
 from fastcam.model.batching import Batches
@@ -33,6 +37,7 @@ class Pass:
         images: (N, C, *S); a leaf of the graph if their gradient is needed.
         scorer: for methods that run copies of the images, otherwise None.
         recorder: of bias gradients for FullGrad, otherwise None.
+        notes: on the model.
     """
 
     settings: Settings
@@ -44,18 +49,25 @@ class Pass:
     images: Tensor
     scorer: Scorer | None
     recorder: BiasGradientRecorder | None
+    notes: Notes
 
     @property
     def rows(self) -> Tensor:
         """(N,): every image once."""
         return torch.arange(len(self.images))
 
+    def reshape_of(self, index: int) -> Reshape | None:
+        """Return the function from a layer's output to its map (N, C, *s); None for the output itself."""
+        return self.layers[index].token_map or self.settings.reshape_transform
+
     def detach_unless_differentiable(self, tensor: Tensor) -> Tensor:
         """Return the tensor detached from the graph, or in it for differentiable maps."""
         return tensor if self.settings.differentiable else tensor.detach()
 
 
-def first_pass(model: nn.Module, inputs: Inputs, target: targets.Target, settings: Settings, batches: Batches) -> Pass:
+def first_pass(
+    model: nn.Module, inputs: Inputs, target: targets.Target, settings: Settings, batches: Batches, notes: Notes
+) -> Pass:
     """Run the model once.
 
     Args:
@@ -64,15 +76,20 @@ def first_pass(model: nn.Module, inputs: Inputs, target: targets.Target, setting
         target: the target, see :func:`fastcam.targets.binding.bind`.
         settings: of the explainer.
         batches: for methods that run copies of the images.
+        notes: told what is found out about the model.
 
     Raises:
         TypeError, ValueError, RuntimeError: for a layer or target that does not fit the model.
     """
-    chosen = layers.resolve(model, settings.target_layer, inputs) if settings.has_layer else []
+    chosen = target_layers.resolve(model, inputs, target, settings) if settings.has_layer else []
+
+    def run(fast: Inputs) -> Pass:
+        return _run(model, fast, target, settings, batches, chosen, notes)
+
     if "scorer" not in settings.needs:
-        return _run(model, inputs, target, settings, batches, chosen)
+        return run(inputs)
     with torch.inference_mode(False):  # in the memory layout of all copies of the images
-        return in_fast_layout(lambda fast: _run(model, fast, target, settings, batches, chosen), inputs)
+        return in_fast_layout(run, inputs)
 
 
 def _run(
@@ -82,6 +99,7 @@ def _run(
     settings: Settings,
     batches: Batches,
     chosen: Sequence[capture.Layer],
+    notes: Notes,
 ) -> Pass:
     at_input, differentiable = settings.needs_input_gradients, settings.differentiable
     scored = _scored_layer(model, target)
@@ -90,17 +108,29 @@ def _run(
     recorder = BiasGradientRecorder(differentiable) if "full_gradients" in settings.needs else None
     if recorder is not None and isinstance(model, SplitModel):
         model.check_biases()
-    with contextlib.nullcontext() if recorder is None else recorder.recording(model):
-        captured = capture.forward(
-            model,
-            replace(inputs, images=images).arguments,
-            [*chosen, *scored],
-            with_graph=settings.needs_graph,
-            from_start=at_input or differentiable,
-            element=settings.layer_output,
-        )
+
+    def forward(target_layers: Sequence[capture.Layer], from_start: bool) -> capture.Captured:
+        with contextlib.nullcontext() if recorder is None else recorder.recording(model):
+            return capture.forward(
+                model,
+                replace(inputs, images=images).arguments,
+                [*target_layers, *scored],
+                with_graph=settings.needs_graph,
+                from_start=from_start,
+                element=settings.layer_output,
+            )
+
+    captured = forward(chosen, at_input or differentiable)
+    located = target_layers.with_runs(model, chosen, captured, inputs, notes)
+    if located != chosen:
+        chosen = located
+        captured = forward(chosen, at_input or differentiable)
+    select = select_for(captured.output, settings.select, target, notes)
+    if settings.needs_graph and not scored and not _has_graph(select_output(captured.output, select)):
+        # The model sets the grad mode itself, and ended the one that the layer's hook had begun.
+        captured = forward(chosen, True)
     with torch.inference_mode(False), torch.enable_grad():
-        output = captured.activations[-1] if scored else select_output(captured.output, settings.select)
+        output = captured.activations[-1] if scored else select_output(captured.output, select)
         if settings.needs == {"activations"}:  # no class needed
             bound = bind_optional(output, target, images)
         else:
@@ -110,9 +140,14 @@ def _run(
     if not settings.is_one_pass:
         layer = scored[0] if scored else None
         clean = scores if differentiable else scores.detach()
-        scorer = Scorer(model, inputs, bound, clean, batches, settings.select, layer, differentiable)
+        scorer = Scorer(model, inputs, bound, clean, batches, select, layer, differentiable)
     activations = captured.activations[: len(chosen)]
-    return Pass(settings, chosen, activations, output, bound, scores, images, scorer, recorder)
+    chosen = target_layers.with_token_maps(model, chosen, activations, inputs, settings, notes)
+    return Pass(settings, chosen, activations, output, bound, scores, images, scorer, recorder, notes)
+
+
+def _has_graph(output: ModelOutput) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(output))
 
 
 def _scored_layer(model: nn.Module, target: targets.Target) -> list[capture.Layer]:

@@ -67,9 +67,9 @@ def join(parts: Sequence[Explanations], images: Tensor) -> Explanations:
 
 
 def _join(parts: Sequence[Explanation], images: Tensor) -> Explanation:
-    names = [field.name for field in fields(Explanation) if field.name not in ("images", "method", "layer")]
+    names = [field.name for field in fields(Explanation) if field.name not in ("images", "method", "layer", "notes")]
     joined = {name: _join_values([getattr(part, name) for part in parts]) for name in names}
-    return replace(parts[0], images=images, **joined)
+    return replace(parts[-1], images=images, **joined)
 
 
 def _join_values(values: Sequence[T]) -> T:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from fastcam import postprocess
+from fastcam import postprocess, reshape
 from fastcam.methods.registry import Method, Need, Reduction
 from fastcam.model.batching import BatchSize, check_batch_size
 from fastcam.model.elements import Element, Select
@@ -44,6 +44,10 @@ class Settings:
     layer_output: Element = None
     batch_size: BatchSize = "auto"
     differentiable: bool = False
+    layer_run: int | None = None
+    explain_input: int | str | None = None
+    shared: tuple[int | str, ...] = ()
+    strict: bool = False
     options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,6 +68,14 @@ class Settings:
     def needs(self) -> frozenset[Need]:
         """Everything that the methods need."""
         return frozenset(need for method in self.methods for need in method.needs)
+
+    @property
+    def finds_token_maps(self) -> bool:
+        """Whether the maps in the layers' outputs are found on the model: unless the user's own transform gives them.
+
+        The grids that ``vit_reshape`` and ``swin_reshape`` assume are assumptions; what is found goes before them.
+        """
+        return self.reshape_transform in (None, reshape.vit_reshape, reshape.swin_reshape)
 
     @property
     def has_layer(self) -> bool:

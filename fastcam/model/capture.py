@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,24 +12,35 @@ from torch import Tensor, nn
 from fastcam.model import elements, running
 from fastcam.model.elements import Element, ModelOutput
 from fastcam.model.split_model import SplitModel
+from fastcam.model.token_maps import TokenMap
 
 ForwardHook: TypeAlias = Callable[[nn.Module, tuple[object, ...], ModelOutput], ModelOutput | None]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A target layer and its name in the model."""
+    """A target layer.
+
+    Attributes:
+        name: in the model.
+        module: the layer.
+        token_map: from its output to (N, C, *S), where the output is not that itself.
+        run: which of its runs in one forward pass is explained, from 0; None for the last.
+    """
 
     name: str
     module: nn.Module
+    token_map: TokenMap | None = None
+    run: int | None = None
 
 
 @dataclass(frozen=True)
 class Captured:
-    """The model's output in one forward pass, and the activations of every layer."""
+    """The model's output in one forward pass, the activations of every layer, and how often each ran."""
 
     output: ModelOutput
     activations: list[Tensor]
+    runs: list[int]
 
 
 def forward(
@@ -51,7 +62,7 @@ def forward(
     Args:
         model: any module.
         images: (N, ...) input, or the model's positional arguments, the images first.
-        layers: the layers to capture; the last run counts if a layer runs several times.
+        layers: the layers to capture.
         with_graph: record the graph that gradients with respect to the layers need.
         from_start: record the whole graph, from the images and parameters on.
         element: the element of a layer's tuple or dict that is its activation.
@@ -63,45 +74,58 @@ def forward(
     if isinstance(model, SplitModel) and len(layers) == 1 and element is None and not from_start:
         split = model.run_split(images if isinstance(images, tuple) else (images,), layers[0].name, with_graph)
         if split is not None:
-            return Captured(split[1], [split[0]])
-    activations: dict[int, Tensor] = {}
-    thread = threading.get_ident()
+            return Captured(split[1], [split[0]], [1])
+    recordings = [_Recording(layer, with_graph or from_start, element) for layer in layers]
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(from_start))
         stack.enter_context(running.preserve_state(model))
-        for index, layer in enumerate(layers):
-            hook = _capture_hook(layer, thread, activations, index, with_graph or from_start, element)
-            stack.callback(layer.module.register_forward_hook(hook).remove)
+        for recording in recordings:
+            stack.callback(recording.layer.module.register_forward_hook(recording).remove)
         output = running.call(model, images)
     torch.clear_autocast_cache()  # torch 2.10 would give weights cast without a graph to the caller's next pass
-    for index, layer in enumerate(layers):
-        if index not in activations:
-            raise RuntimeError(f"target layer {layer.name!r} was not reached in the forward pass")
-    return Captured(output, [activations[index] for index in range(len(layers))])
+    activations = [recording.result() for recording in recordings]
+    return Captured(output, activations, [recording.runs for recording in recordings])
 
 
-def _capture_hook(
-    layer: Layer, thread: int, activations: dict[int, Tensor], index: int, with_graph: bool, element: Element
-) -> ForwardHook:
-    def keep(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
-        if threading.get_ident() != thread:  # another thread runs the same model
+class _Recording:
+    """A hook that keeps the output of a layer, in the thread that made it."""
+
+    def __init__(self, layer: Layer, with_graph: bool, element: Element) -> None:
+        self.layer, self.with_graph, self.element = layer, with_graph, element
+        self.thread, self.runs = threading.get_ident(), 0
+        self.activation: Tensor | None = None
+
+    def __call__(self, module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
+        if threading.get_ident() != self.thread:  # another thread runs the same model
             return None
-        tensor = elements.activation_of(output, element, layer.name)
+        run, self.runs = self.runs, self.runs + 1
+        if self.layer.run not in (None, run):
+            return None
+        tensor = elements.activation_of(output, self.element, self.layer.name)
         # Kept as a copy, since the layer may return its own input; the model continues with another copy.
-        activations[index] = tensor.clone()
-        if not with_graph:
+        self.activation = tensor.clone()
+        if not self.with_graph:
             return None
         torch.set_grad_enabled(True)  # until the surrounding mode ends
-        return elements.exchange(output, element, activations[index].requires_grad_().clone())
+        return elements.exchange(output, self.element, self.activation.requires_grad_().clone())
 
-    return keep
+    def result(self) -> Tensor:
+        """Return the activation."""
+        if self.activation is not None:
+            return self.activation
+        if self.runs:
+            raise RuntimeError(
+                f"`layer_run` is {self.layer.run}, but target layer {self.layer.name!r} ran {self.runs} times in the "
+                f"forward pass: its runs are 0 to {self.runs - 1}"
+            )
+        raise RuntimeError(f"target layer {self.layer.name!r} was not reached in the forward pass")
 
 
 @contextlib.contextmanager
-def replace_activation(layer: Layer, tensor: Tensor, element: Element = None, run: int = 1) -> Iterator[None]:
-    """Make the layer return the tensor in its ``run``-th run within the context, in the calling thread only."""
-    thread, runs = threading.get_ident(), 0
+def replace_activation(layer: Layer, tensor: Tensor, element: Element = None, run: int = 0) -> Iterator[None]:
+    """Make the layer return the tensor in one of its runs, from 0, in the context and the calling thread only."""
+    thread, runs = threading.get_ident(), -1
 
     def hook(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
         nonlocal runs
@@ -117,24 +141,51 @@ def replace_activation(layer: Layer, tensor: Tensor, element: Element = None, ru
         handle.remove()
 
 
-def observe(model: nn.Module, images: Tensor | tuple[object, ...]) -> list[tuple[str, nn.Module, Tensor]]:
-    """Run the model once; list (name, module, output) of modules that return a tensor, in the order they finish."""
-    outputs: list[tuple[str, nn.Module, Tensor]] = []
+class Output(NamedTuple):
+    """The output of one module in one run, and the node of the graph that computed it."""
+
+    name: str
+    module: nn.Module
+    tensor: Tensor
+    node: object = None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The outputs of all modules in one forward pass, in the order they finish, and the model's."""
+
+    outputs: list[Output]
+    output: ModelOutput
+
+
+def observe(
+    model: nn.Module, images: Tensor | tuple[object, ...], *, with_graph: bool = False, only: Layer | None = None
+) -> Observed:
+    """Run the model once and record the outputs of the modules that return a tensor.
+
+    Args:
+        model: any module.
+        images: (N, ...) input, or the model's positional arguments.
+        with_graph: record the graph, from the images on.
+        only: the one layer to record; None for all modules.
+    """
+    outputs: list[Output] = []
     thread = threading.get_ident()
 
     def recording_hook(name: str) -> ForwardHook:
         def hook(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> None:
             if threading.get_ident() == thread and isinstance(output, Tensor):
-                outputs.append((name, module, output))
+                outputs.append(Output(name, module, output, output.grad_fn))
 
         return hook
 
+    modules = model.named_modules() if only is None else [(only.name, only.module)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.set_grad_enabled(with_graph))
         stack.enter_context(running.preserve_state(model))
-        for name, module in model.named_modules():
+        for name, module in modules:
             if not isinstance(module, torch.jit.ScriptModule):
                 stack.callback(module.register_forward_hook(recording_hook(name)).remove)
-        running.call(model, images)
-    return outputs
+        output = running.call(model, images)
+    return Observed(outputs, output)

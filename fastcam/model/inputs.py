@@ -1,12 +1,13 @@
 """The inputs of a model: the images to explain, and its other arguments."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 def _recordable(argument: Tensor) -> Tensor:
@@ -18,40 +19,58 @@ def _recordable(argument: Tensor) -> Tensor:
 
 
 Result = TypeVar("Result")
-Images = Tensor | tuple[object, ...]  # the images, or the positional arguments of the model, the images first
+Images = Tensor | tuple[object, ...] | Sequence[Tensor] | Mapping[str, object]  # see :meth:`Inputs.of`
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The positional arguments of a model.
+    """The arguments of a model.
 
     Attributes:
         images: (N, C, *S) floating point, the explained argument.
         others: the remaining arguments; tensors with N rows, also inside tuples, lists and dicts, have one row per
-            image.
+            image, except those of ``shared``.
+        position: of the images among the arguments.
+        shared: the indices in ``others`` of arguments that are the same for all images.
     """
 
     images: Tensor
     others: tuple[object, ...] = ()
+    position: int = 0
+    shared: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, arguments: Images) -> "Inputs":
-        """Return the inputs for a tensor, or for a tuple of the model's arguments with the images first.
+    def of(
+        cls,
+        arguments: Images,
+        model: nn.Module | None = None,
+        explain_input: int | str | None = None,
+        shared: Sequence[int | str] = (),
+    ) -> "Inputs":
+        """Return the inputs for what a user passes.
+
+        Args:
+            arguments: the images; a tuple of the model's positional arguments; a mapping of its arguments by name, as
+                the processors of Hugging Face return it; or a list of images (C, *S) of one size, as torchvision's
+                detectors take it.
+            model: whose ``forward`` has the names of a mapping's arguments.
+            explain_input: the position or name of the explained argument; None for the first floating point tensor
+                (N, C, ...).
+            shared: positions or names of arguments that are the same for all images.
 
         Raises:
-            TypeError, ValueError: if the images are not a floating point tensor (N, C, ...).
+            TypeError, ValueError: if the images are not a floating point tensor (N, C, ...), or a name is unknown.
         """
-        if isinstance(arguments, tuple) and not arguments:
-            raise ValueError("`images` must be a tensor or a tuple that begins with one, got an empty tuple")
-        images, *others = tree_map_only(
-            Tensor, _recordable, arguments if isinstance(arguments, tuple) else (arguments,)
-        )
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"`images` must be a floating point tensor (N, C, ...), got {kind}")
-        if images.dim() < 3 or len(images) == 0:
-            raise ValueError(f"`images` must have shape (N, C, ...) with at least one image, got {tuple(images.shape)}")
-        return cls(images, tuple(others))
+        positional, names = _as_positional(arguments, model)
+        positional = tree_map_only(Tensor, _recordable, positional)
+        position = _explained(positional) if explain_input is None else _position(explain_input, names, positional)
+        images = positional[position]
+        check_images(images)
+        others = positional[:position] + positional[position + 1 :]
+        places = [_position(each, names, positional) for each in shared]
+        if position in places:
+            raise ValueError("`shared` names the explained argument itself, which has one row per image")
+        return cls(images, others, position, frozenset(p - (p > position) for p in places))
 
     def __len__(self) -> int:
         """N, the number of images."""
@@ -60,14 +79,23 @@ class Inputs:
     @property
     def arguments(self) -> tuple[Any, ...]:
         """The model's positional arguments."""
-        return (self.images, *self.others)
+        return (*self.others[: self.position], self.images, *self.others[self.position :])
+
+    def with_arguments(self, arguments: tuple[Any, ...]) -> "Inputs":
+        """Return the inputs with other arguments in the same places."""
+        others = arguments[: self.position] + arguments[self.position + 1 :]
+        return replace(self, images=arguments[self.position], others=others)
+
+    def replace_images(self, images: Tensor) -> "Inputs":
+        """Return the inputs with other images."""
+        return replace(self, images=images)
 
     def in_fast_layout(self) -> "Inputs":
         """Return the inputs with images in channels_last on the CPU, whose convolutions are faster on it."""
         images = self.images
         if images.dim() != 4 or images.device.type != "cpu":
             return self
-        return Inputs(images.contiguous(memory_format=torch.channels_last), self.others)
+        return replace(self, images=images.contiguous(memory_format=torch.channels_last))
 
     def with_copies(self, copies: Tensor, rows: Tensor) -> "Inputs":
         """Return the arguments for copies (M, C, *S) of the images; ``rows`` (M,) holds the image of each copy.
@@ -76,7 +104,11 @@ class Inputs:
         """
         if _is_channels_last(self.images) and copies.dim() == 4:
             copies = copies.contiguous(memory_format=torch.channels_last)
-        return Inputs(copies, tree_map_only(Tensor, lambda other: self._index_rows(other, rows), self.others))
+        others = tuple(
+            other if index in self.shared else tree_map_only(Tensor, lambda leaf: self._index_rows(leaf, rows), other)
+            for index, other in enumerate(self.others)
+        )
+        return replace(self, images=copies, others=others)
 
     def first(self) -> "Inputs":
         """Return the inputs for the first image alone."""
@@ -87,9 +119,24 @@ class Inputs:
         rows = torch.arange(count) % len(self.images)
         return self.with_copies(self.images[rows.to(self.images.device)], rows)
 
+    def place_of(self, index: int) -> int:
+        """Return the position among the model's arguments of one in ``others``."""
+        return index + (index >= self.position)
+
+    def per_image(self) -> frozenset[int]:
+        """Return the indices of the other arguments that are taken to have one row per image."""
+        return frozenset(
+            index
+            for index, other in enumerate(self.others)
+            if index not in self.shared
+            and any(isinstance(leaf, Tensor) and self._has_rows(leaf) for leaf in tree_leaves(other))
+        )
+
+    def _has_rows(self, other: Tensor) -> bool:
+        return other.dim() > 0 and len(other) == len(self.images)
+
     def _index_rows(self, other: Tensor, rows: Tensor) -> Tensor:
-        is_per_image = other.dim() > 0 and len(other) == len(self.images)
-        return other[rows.to(other.device)] if is_per_image else other
+        return other[rows.to(other.device)] if self._has_rows(other) else other
 
 
 def _is_channels_last(images: Tensor) -> bool:
@@ -105,3 +152,100 @@ def in_fast_layout(run: Callable[[Inputs], Result], inputs: Inputs) -> Result:
         if fast is inputs or "view size is not compatible" not in str(error):
             raise
     return run(inputs)
+
+
+def _as_positional(arguments: object, model: nn.Module | None) -> tuple[tuple[Any, ...], list[str]]:
+    """Return the positional arguments and, for a mapping, their names."""
+    if isinstance(arguments, Mapping):
+        return _by_name(arguments, model)
+    if isinstance(arguments, list):
+        return (_stacked(arguments),), []
+    if isinstance(arguments, tuple):
+        if not arguments:
+            raise ValueError("`images` must be a tensor or a tuple of the model's arguments, got an empty tuple")
+        return arguments, []
+    return (arguments,), []
+
+
+def _by_name(arguments: Mapping[str, object], model: nn.Module | None) -> tuple[tuple[Any, ...], list[str]]:
+    if model is None:
+        raise TypeError("a mapping of arguments needs the model, whose forward has their names")
+    signature = inspect.signature(model.forward)
+    known = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    unknown = [name for name in arguments if name not in known]
+    if unknown or not arguments:
+        raise ValueError(
+            f"`images` is a mapping with {list(arguments)}, but {type(model).__name__}.forward has the arguments "
+            f"{known}; pass those, or a tuple of positional arguments"
+        )
+    bound = signature.bind(**arguments)
+    bound.apply_defaults()
+    names = [name for name in known if name in bound.arguments]
+    last = max(names.index(name) for name in arguments)
+    return tuple(bound.arguments[name] for name in names[: last + 1]), names[: last + 1]
+
+
+def _stacked(images: Sequence[object]) -> Tensor:
+    """Return a list of images (C, *S) as one tensor."""
+    tensors = [image for image in images if isinstance(image, Tensor)]
+    if not tensors or len(tensors) != len(images) or any(image.dim() < 2 for image in tensors):
+        kinds = sorted({type(image).__name__ for image in images})
+        raise TypeError(
+            f"a list must hold images (C, ...) as tensors, got {', '.join(kinds) or 'an empty list'}; fastcam.load_images "
+            "reads files and PIL images, and a tuple passes several arguments to the model"
+        )
+    if len({image.shape for image in tensors}) > 1:
+        raise ValueError(
+            "a list must hold images of one size, since their maps are one tensor, got "
+            f"{[tuple(image.shape) for image in tensors]}; explain images of different sizes one by one"
+        )
+    if tensors[0].dim() > 3:
+        raise TypeError(
+            f"a list must hold single images (C, H, W), got tensors {tuple(tensors[0].shape)}; a tuple passes several "
+            "arguments to the model"
+        )
+    return torch.stack(tensors)
+
+
+def _explained(arguments: tuple[object, ...]) -> int:
+    """Return the position of the first floating point tensor (N, C, ...); of the first argument if there is none."""
+    for position, argument in enumerate(arguments):
+        if isinstance(argument, Tensor) and argument.is_floating_point() and argument.dim() >= 3:
+            return position
+    return 0
+
+
+def _position(argument: int | str, names: Sequence[str], arguments: Sequence[object]) -> int:
+    """Return the position of an argument given by position or name."""
+    if isinstance(argument, str):
+        if argument not in names:
+            known = f"named {', '.join(names)}" if names else "without names; pass a mapping to use names"
+            raise ValueError(f"there is no argument {argument!r}: the arguments are {known}")
+        return names.index(argument)
+    if not -len(arguments) <= argument < len(arguments):
+        raise ValueError(f"there is no argument {argument}: the model gets {len(arguments)}")
+    return argument % len(arguments)
+
+
+def check_images(images: object) -> None:
+    """Check that the explained argument is a floating point tensor (N, C, ...).
+
+    Raises:
+        TypeError, ValueError: if it is not; the message says how to convert it.
+    """
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"`images` must be a floating point tensor (N, C, ...), got {type(images).__name__}; "
+            "fastcam.load_images makes it from files, PIL images and arrays"
+        )
+    if not images.is_floating_point():
+        raise TypeError(
+            f"`images` must be a floating point tensor (N, C, ...), got {images.dtype}; convert it as the model was "
+            "trained, for example (images / 255 - mean) / std"
+        )
+    if images.dim() < 3 or len(images) == 0:
+        raise ValueError(f"`images` must have shape (N, C, ...) with at least one image, got {tuple(images.shape)}")

@@ -1,44 +1,48 @@
-"""The layers to explain: by module, by name, or the last one with a spatial map."""
+"""The layers to explain: by module, by name, or found; and the maps in their outputs."""
 
 import difflib
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from fastcam.artefacts import Value
-from fastcam.model.capture import Layer, observe
+from fastcam.model import default_layer, memory, token_maps
+from fastcam.model.capture import Layer
+from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
-from fastcam.model.running import all_modules, is_training
 from fastcam.model.split_model import SplitModel
+from fastcam.model.token_maps import TokenMap
 
 TargetLayer = nn.Module | str | Sequence[nn.Module | str] | None
 
-# Modules that only resample or pass on the output of another layer: never chosen.
-_PASSIVE = (
-    nn.Identity,
-    nn.Flatten,
-    nn.modules.dropout._DropoutNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-)
+@dataclass(frozen=True)
+class Scoring:
+    """What of a model's output is scored, for the layer that is found where none is named.
 
-# For each model and image shape the name of the chosen layer, and the modules of the model at that time.
-_default_layers: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], tuple[str, list[int]]]] = (
-    weakref.WeakKeyDictionary()
-)
+    Attributes:
+        output_of: the scored part of the output.
+        score: from the output to the scores of the images.
+        kind: of the target; the layer is found once per model, image shape and kind.
+    """
+
+    output_of: Callable[[ModelOutput], ModelOutput] = lambda output: output
+    score: default_layer.Score = default_layer.random_projection
+    kind: str = ""
 
 
-def resolve(model: nn.Module, target_layer: TargetLayer, inputs: Inputs) -> list[Layer]:
+def resolve(
+    model: nn.Module, target_layer: TargetLayer, inputs: Inputs, scoring: Scoring = Scoring()
+) -> list[Layer]:
     """Return the target layers with their names.
 
     Args:
         model: the module to explain.
-        target_layer: a module of the model, its name, a list of either, or None for the last layer whose output
-            has a spatial map (found once per model and image shape by running one image).
+        target_layer: a module of the model, its name, a list of either, or None for the layer that
+            :mod:`fastcam.model.default_layer` finds.
         inputs: the model's inputs.
+        scoring: what is scored.
 
     Raises:
         ValueError: for a layer that the model does not have, an empty list, or a model without a spatial map.
@@ -46,7 +50,7 @@ def resolve(model: nn.Module, target_layer: TargetLayer, inputs: Inputs) -> list
     """
     _refuse_scripted(model)
     if target_layer is None:
-        return [_find_default_layer(model, inputs)]
+        return [_find_default_layer(model, inputs, scoring)]
     chosen = list(target_layer) if isinstance(target_layer, list | tuple) else [target_layer]
     if not chosen:
         raise ValueError("`target_layer` must name at least one layer, got an empty list")
@@ -99,55 +103,49 @@ def _get_module(model: nn.Module, name: str) -> nn.Module:
     return module
 
 
-def _find_default_layer(model: nn.Module, inputs: Inputs) -> Layer:
-    known = _default_layers.setdefault(model, {})
-    shape, modules = tuple(inputs.images.shape[1:]), [id(module) for module in all_modules(model)]
-    if shape not in known or known[shape][1] != modules:
-        known[shape] = _last_spatial_layer(model, inputs if is_training(model) else inputs.first()), modules
-    name = known[shape][0]
-    return Layer(name, model.get_submodule(name))
+def _find_default_layer(model: nn.Module, inputs: Inputs, scoring: Scoring) -> Layer:
+    known = memory.of(model)
+    key = ("default layer", tuple(inputs.images.shape[1:]), scoring.kind)
+    if key not in known:
+        found = default_layer.find(model, inputs, scoring.output_of, scoring.score)
+        _refuse_scripted(found.module)
+        known[key] = found.name, found.token_map, found.run
+    name, token_map, run = cast("tuple[str, TokenMap | None, int | None]", known[key])
+    return Layer(name, model.get_submodule(name), token_map, run)
 
 
-def _last_spatial_layer(model: nn.Module, inputs: Inputs) -> str:
-    """Return the name of the module that finishes last among those returning (N, C, *S) with more than one position."""
-    images = inputs.images
-    order = [
-        (name, module, output)
-        for name, module, output in observe(model, inputs.arguments)
-        if name and not issubclass(_kind(module), _PASSIVE) and output.is_floating_point()
-    ]
-    if any(_is_spatial(output, images) for _, module, output in order if not isinstance(module, Value)):
-        order = [entry for entry in order if not isinstance(entry[1], Value)]
-    # Layer norm and linear layers have channels last: outputs of the same shape are not maps (N, C, *S).
-    channels_last = {o.shape for _, module, o in order if _kind(module) in (nn.LayerNorm, nn.Linear) and o.dim() > 2}
-    tokens = [
-        i for i, (_, _, output) in enumerate(order) if output.shape in channels_last or _is_tokens(output, images)
-    ]
-    spatial = [i for i, (_, _, output) in enumerate(order) if i not in tokens and _is_spatial(output, images)]
-    if tokens and (not spatial or spatial[-1] < tokens[-1]):
-        raise ValueError(
-            "no target layer can be chosen for a model of tokens: pass target_layer= (for a vision transformer the "
-            "first norm of its last block) and reshape_transform=fastcam.vit_reshape or fastcam.swin_reshape"
-        )
-    if not spatial:
-        raise ValueError("no layer of the model returns a spatial map (N, C, ...): pass target_layer=")
-    name, module, _ = order[spatial[-1]]
-    _refuse_scripted(module)
-    return name
+def with_token_map(model: nn.Module, layer: Layer, output: Tensor, inputs: Inputs) -> Layer:
+    """Return a layer with the map in its output, if the output is not itself a map (N, C, *S).
+
+    Args:
+        model: the module to explain.
+        layer: a target layer.
+        output: of the layer.
+        inputs: of the model.
+    """
+    size = inputs.images.shape[2:]
+    found = token_maps.candidates(output.shape, size)
+    has_axes = output.dim() == inputs.images.dim()
+    has_channels_last = default_layer.kind_of(layer.module) in (nn.LayerNorm, nn.Linear)
+    if layer.token_map is not None or (has_axes and not has_channels_last and token_maps.is_map(output.shape, size)):
+        return layer
+    known, key = memory.of(model), ("token map", layer.name, layer.run, tuple(output.shape[1:]), tuple(size))
+    if key not in known:
+        verified = (default_layer.verify(model, layer, candidate, inputs) for candidate in found)
+        known[key] = next((each for each in verified if each is not None), None)
+    token_map = cast("TokenMap | None", known[key])
+    is_itself = token_map is None or (has_axes and token_map.channel_axis == 1)
+    return layer if is_itself else replace(layer, token_map=token_map)
 
 
-def _kind(module: nn.Module) -> type[nn.Module]:
-    """Return the class of a module, or of the one that it stands for in an opened artefact."""
-    return getattr(module, "stands_for", None) or type(module)
+def with_run(model: nn.Module, layer: Layer, inputs: Inputs, runs: int) -> tuple[Layer, bool]:
+    """Return a layer that runs several times with the run that depends on the explained images.
 
-
-def _is_spatial(output: Tensor, images: Tensor) -> bool:
-    """Whether an output is (N, C, *S) with more than one position."""
-    return output.dim() == images.dim() and output.shape[2:].numel() > 1
-
-
-def _is_tokens(output: Tensor, images: Tensor) -> bool:
-    """Whether an output for 2D images is (N, T, C), or (N, h, w, C) with more channels than the image is wide."""
-    if images.dim() != 4:
-        return False
-    return (output.dim() == 3 and output.shape[1] > 1) or (output.dim() == 4 and output.shape[-1] > images.shape[-1])
+    Returns:
+        The layer, and whether that is certain: of several runs that depend on them it is the last.
+    """
+    known, key = memory.of(model), ("run", layer.name, runs, tuple(inputs.images.shape[1:]))
+    if key not in known:
+        known[key] = default_layer.runs_on_images(model, layer, inputs)
+    dependent = cast("list[int]", known[key])
+    return replace(layer, run=dependent[-1] if dependent else runs - 1), len(dependent) == 1

@@ -197,7 +197,7 @@ class _Preparation:
     def _compile_parts(self, sizes: set[int]) -> tuple[Parts, str]:
         """Return the compiled parts of the best model so far, and a description with the place of the cut."""
         copied, _ = self._copy_model(self.settings)
-        converted = Inputs.of(self.settings.convert(self.inputs.arguments))
+        converted = self.inputs.with_arguments(self.settings.convert(self.inputs.arguments))
         images = f"{' or '.join(map(str, sorted(sizes)))} images at a time"
         with self.settings.autocast_context(converted.images.device):
             if len(self.names) != 1:

@@ -53,6 +53,8 @@ class Box(Score):
         iou: smallest intersection over union that counts as the same object.
     """
 
+    reads_whole_output = True
+
     def __init__(self, label: int, box: Sequence[float] | Tensor, iou: float = 0.5) -> None:
         self.label, self.iou = label, iou
         self.box = torch.as_tensor(box, dtype=torch.float32)

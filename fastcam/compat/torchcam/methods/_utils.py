@@ -22,8 +22,8 @@ def locate_candidate_layer(mod: nn.Module, input_shape: tuple[int, ...] = (3, 22
         The name; None if there is no such module.
     """
     with in_evaluation(mod):
-        outputs = observe(mod, _zeros(mod, input_shape))
-    for name, _, output in reversed(outputs):
+        outputs = observe(mod, _zeros(mod, input_shape)).outputs
+    for name, _, output, _ in reversed(outputs):
         if output.dim() == len(input_shape) + 1 and any(length != 1 for length in output.shape[2:]):
             return name
     return None
