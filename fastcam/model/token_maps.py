@@ -1,0 +1,220 @@
+"""Maps of tokens: where in the image the positions of a layer's output lie, verified on the model itself.
+
+A transformer's layer returns (N, T, C) or (N, h, w, C), with class or register tokens among the positions, in row order or
+in another one. The order is not assumed: cells of the image are exchanged for noise, and the positions that follow them
+are theirs.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MAX_PREFIX = 10  # class, distillation and register tokens; models have at most 9
+MIN_CORRELATION = 0.8  # of the cells that the positions follow with their own, along every axis
+MAX_GRIDS = 4  # tried for one number of positions
+
+Probe = Callable[[Tensor], Tensor]  # from copies (M, C, *S) of one image to the layer's output (M, ...)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMap:
+    """The map (N, C, *s) in a layer's output.
+
+    Attributes:
+        channel_axis: of the output.
+        grid: *s, the number of positions along every axis of the image.
+        start: the first position of the grid, of the flattened positions.
+        order: (s1 * s2 ...,) int64, the flattened position of every cell in row order; None if they are in row order.
+    """
+
+    channel_axis: int
+    grid: tuple[int, ...]
+    start: int = 0
+    order: Tensor | None = None
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return the map (N, C, *s) of the layer's output, or of its gradient."""
+        return self.cells(output.movedim(self.channel_axis, 1).flatten(2)).unflatten(2, self.grid)
+
+    def cells(self, positions: Tensor) -> Tensor:
+        """Return (..., s1 * s2 ...), the cells in row order, of flattened positions (..., T)."""
+        if self.order is not None:
+            return positions[..., self.order.to(positions.device)]
+        return positions[..., self.start : self.start + math.prod(self.grid)]
+
+    def __str__(self) -> str:
+        order = "" if self.order is None else ", reordered"
+        prefix = f" after {self.start} prefix tokens" if self.start else ""
+        return f"{' x '.join(map(str, self.grid))} positions{prefix}{order}"
+
+
+def candidates(shape: Sequence[int], size: Sequence[int]) -> list[TokenMap]:
+    """Return the maps that a layer's output may hold, the likeliest first.
+
+    Args:
+        shape: of the output, (N, ...).
+        size: *S, of the image.
+    """
+    axes, last = len(size), len(shape) - 1
+    if len(shape) == axes + 2:
+        dense = [(1, tuple(shape[2:])), (last, tuple(shape[1:-1]))]
+        found = [TokenMap(channel_axis, grid) for channel_axis, grid in dense if _is_plausible(grid, size)]
+        return found if found or axes == 1 else _blocks(shape, size)
+    if len(shape) == 3:
+        return _grids_of(shape[1], size, channel_axis=2) + _grids_of(shape[2], size, channel_axis=1)
+    return _blocks(shape, size) if len(shape) > 3 else []
+
+
+def is_map(shape: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether an output (N, C, *s) can be a map as it is, or cannot be one in another form."""
+    found = candidates(shape, size)
+    return not found or found[0].channel_axis == 1
+
+
+def _blocks(shape: Sequence[int], size: Sequence[int]) -> list[TokenMap]:
+    """Return the maps in blocks of tokens, (N, blocks, tokens, C), in the order of blocks and of tokens in each."""
+    if len(shape) != 4 or len(size) != 2:
+        return []
+    found = []
+    for whole in _grids_of(shape[1] * shape[2], size, channel_axis=3, prefixes=range(1)):
+        for across in (tuple(outer) for outer in _factorise(shape[1], 2)):
+            inner = [cells // blocks for cells, blocks in zip(whole.grid, across, strict=True)]
+            if [i * o for i, o in zip(inner, across, strict=True)] == list(whole.grid):
+                numbers = torch.arange(shape[1] * shape[2]).reshape(*across, *inner)
+                found.append(TokenMap(3, whole.grid, 0, numbers.transpose(1, 2).flatten()))
+    return found
+
+
+def _grids_of(
+    count: int, size: Sequence[int], channel_axis: int, prefixes: Sequence[int] = range(MAX_PREFIX + 1)
+) -> list[TokenMap]:
+    found = [
+        (_difference_of_strides(grid, size), prefix, grid)
+        for prefix in prefixes
+        for grid in _factorise(count - prefix, len(size))
+        if _is_plausible(grid, size)
+    ]
+    return [TokenMap(channel_axis, grid, prefix) for _, prefix, grid in sorted(found)[:MAX_GRIDS]]
+
+
+def _factorise(count: int, axes: int) -> Iterator[tuple[int, ...]]:
+    """Yield every way to write a number as a product of that many."""
+    if count < 1:
+        return
+    if axes == 1:
+        yield (count,)
+        return
+    for first in range(1, count + 1):
+        if count % first == 0:
+            for rest in _factorise(count // first, axes - 1):
+                yield (first, *rest)
+
+
+def _is_plausible(grid: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether a grid has several cells, and one stride along the last two axes gives it, rounded up or down."""
+    if math.prod(grid) < 2 or any(cells > pixels for cells, pixels in zip(grid, size, strict=True)):
+        return False
+    pairs = list(zip(size, grid, strict=True))[-2:]
+    rounded_down = [(pixels / (cells + 1), pixels / cells) for pixels, cells in pairs]
+    rounded_up = [(pixels / cells, pixels / (cells - 1) if cells > 1 else math.inf) for pixels, cells in pairs]
+    return any(
+        max(low for low, _ in ranges) < min(high for _, high in ranges) for ranges in (rounded_down, rounded_up)
+    )
+
+
+def _difference_of_strides(grid: Sequence[int], size: Sequence[int]) -> float:
+    """Return how much the strides along the last two axes differ; 0 for signals."""
+    strides = [pixels / cells for pixels, cells in zip(size, grid, strict=True)][-2:]
+    return max(strides) - min(strides)
+
+
+def verify(candidate: TokenMap, probe: Probe, image: Tensor) -> TokenMap | None:
+    """Return the candidate if its positions follow their cells of the image; otherwise one in the order found, or None.
+
+    The cells are numbered along every axis, and for each bit of the numbers two copies of the image are made: one has
+    noise in the cells with the bit set, the other in the rest. A position belongs to the cells whose exchange it
+    follows.
+
+    Args:
+        candidate: see :func:`candidates`.
+        probe: the layer's output for copies of the image.
+        image: (1, C, *S).
+    """
+    noise = noise_like(image)
+    codes = [_cell_numbers(pixels, cells) for pixels, cells in zip(image.shape[2:], candidate.grid, strict=True)]
+    masks = [
+        ((codes[axis] >> bit) & 1).bool().reshape([-1 if axis == other else 1 for other in range(len(codes))])
+        for axis, bit in _bits(candidate.grid)
+    ]
+    copies = [image, noise]
+    for mask in masks:
+        copies += [torch.where(mask.to(image.device), noise, image), torch.where(mask.to(image.device), image, noise)]
+    output = probe(torch.cat(copies)).movedim(candidate.channel_axis, 1).flatten(2).double()  # (2 + 2 bits, C, T)
+    clean, noisy, *pairs = output
+    cells = torch.zeros(output.shape[-1], dtype=torch.int64, device=output.device)
+    for (axis, bit), first, second in zip(_bits(candidate.grid), pairs[::2], pairs[1::2], strict=True):
+        follows = _distance(first, noisy) + _distance(second, clean) < _distance(first, clean) + _distance(second, noisy)
+        cells += (follows.long() << bit) * math.prod(candidate.grid[axis + 1 :])
+    return _matching(candidate, cells)
+
+
+def _bits(grid: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (axis, bit) for every bit of the cells' numbers."""
+    return [(axis, bit) for axis, cells in enumerate(grid) for bit in range((cells - 1).bit_length())]
+
+
+def _cell_numbers(pixels: int, cells: int) -> Tensor:
+    """Return the cell (pixels,) in which each pixel along an axis lies."""
+    return torch.arange(pixels) * cells // pixels
+
+
+def noise_like(image: Tensor) -> Tensor:
+    """Return noise with the image's mean and deviation, the same in every call."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(image.shape, generator=generator).to(image)
+    deviation = image.std() if image.numel() > 1 and image.std() > 0 else torch.ones_like(noise[0, 0, 0])
+    return noise * deviation + image.mean()
+
+
+def _distance(first: Tensor, second: Tensor) -> Tensor:
+    """Return the distance (T,) between the positions of two outputs (C, T)."""
+    return (first - second).norm(dim=0)
+
+
+def _matching(candidate: TokenMap, cells: Tensor) -> TokenMap | None:
+    """Return the candidate if the cells (T,) of the positions confirm it, or one in the order that they show."""
+    count = math.prod(candidate.grid)
+    own = torch.arange(count, device=cells.device)
+    if _agree(candidate.cells(cells), own, candidate.grid):
+        return candidate
+    for start in {0, candidate.start, len(cells) - count}:
+        found = cells[start : start + count]
+        if len(found) == count and bool((found.sort().values == own).all()):
+            return TokenMap(candidate.channel_axis, candidate.grid, start, found.argsort() + start)
+    return None
+
+
+def _agree(found: Tensor, own: Tensor, grid: Sequence[int]) -> bool:
+    """Whether the cells (P,) that positions follow are their own or near, along every axis.
+
+    Deep layers mix neighbours: the cell that a position follows most may be the next one.
+    """
+    pairs = zip(torch.unravel_index(found, tuple(grid)), torch.unravel_index(own, tuple(grid)), strict=True)
+    correlations = [
+        torch.corrcoef(torch.stack(pair).double())[0, 1].item()
+        for pair, cells in zip(pairs, grid, strict=True)
+        if cells > 1
+    ]
+    return all(correlation >= MIN_CORRELATION for correlation in correlations)
+
+
+def find(shape: Sequence[int], probe: Probe, image: Tensor) -> TokenMap | None:
+    """Return the verified map in a layer's output of some shape; None if there is none."""
+    for candidate in candidates(shape, image.shape[2:]):
+        found = verify(candidate, probe, image)
+        if found is not None:
+            return found
+    return None
