@@ -1,28 +1,20 @@
 """Explanations: the maps of a batch, their scores and their display."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from PIL import Image
 from torch import Tensor
 
-from fastcam import postprocess, render
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-DrawableImages = Tensor | npt.NDArray[np.generic] | Image.Image | Sequence[Image.Image]
+from fastcam import postprocess
+from fastcam.pictures import Drawing
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(Drawing):
     """Saliency maps of a batch. With K targets per image every map has an axis K after N.
 
     Attributes:
@@ -94,69 +86,6 @@ class Explanation:
         """Return ``maps`` as a float32 NumPy array."""
         return self.maps.float().cpu().numpy()
 
-    def overlay(
-        self, images: DrawableImages | None = None, *, colormap: str = "jet", alpha: float = 0.5
-    ) -> render.Bytes:
-        """Blend the coloured maps over the images.
-
-        Args:
-            images: background: (N, 3, H, W) tensor in [0, 1] or uint8, (N, H, W, 3) uint8 array, or a sequence of
-                PIL images of the input's size. None takes the model's input, each image scaled to [0, 1].
-            colormap: "jet" or any name known to matplotlib.
-            alpha: share of the colour, 0 to 1.
-
-        Returns:
-            (N, [K,] H, W, 3) uint8.
-
-        Raises:
-            ValueError: for images that do not fit the maps.
-        """
-        maps = self.numpy()
-        if len(self.size) != 2:
-            raise ValueError(f"only 2-D maps can be drawn; these have {len(self.size)} spatial axes")
-        pictures = _to_uint8_images(self.images if images is None else images, images is None)
-        if pictures.shape != (len(self), *self.size, 3):
-            raise ValueError(
-                f"`images` must be {len(self)} colour images of size {self.size}, got shape {pictures.shape}"
-            )
-        if maps.ndim == 4:
-            pictures = np.broadcast_to(pictures[:, None], (*maps.shape, 3))
-        return render.overlay(np.ascontiguousarray(pictures), maps, colormap, alpha)
-
-    def save(
-        self, path: str | Path, images: DrawableImages | None = None, *, colormap: str = "jet", alpha: float = 0.5
-    ) -> list[Path]:
-        """Write the overlays to image files: ``path`` for one, ``path`` with -0, -1, ... (-0-0, ... for K) for several.
-
-        Returns:
-            The files written.
-        """
-        path = Path(path)
-        overlays = self.overlay(images, colormap=colormap, alpha=alpha)
-        indices = list(np.ndindex(overlays.shape[:-3]))
-        files = []
-        for index in indices:
-            suffix = "".join(f"-{i}" for i in index) if len(indices) > 1 else ""
-            file = path.with_name(path.stem + suffix + (path.suffix or ".png"))
-            Image.fromarray(overlays[index]).save(file)
-            files.append(file)
-        return files
-
-    def plot(self, images: DrawableImages | None = None, *, colormap: str = "jet", alpha: float = 0.5) -> "Figure":
-        """Return the overlays with titles as a matplotlib figure."""
-        from matplotlib.figure import Figure
-
-        overlays = self.overlay(images, colormap=colormap, alpha=alpha)
-        indices = list(np.ndindex(overlays.shape[:-3]))
-        columns = min(4, len(indices))
-        figure = Figure(figsize=(3 * columns, 3.3 * -(-len(indices) // columns)), layout="constrained")
-        for position, index in enumerate(indices):
-            axes = figure.add_subplot(-(-len(indices) // columns), columns, position + 1)
-            axes.imshow(overlays[index])
-            axes.set_title(self._title(index))
-            axes.axis("off")
-        return figure
-
     def _title(self, index: Sequence[int]) -> str:
         status: Any = self.status
         for i in index:
@@ -165,41 +94,6 @@ class Explanation:
         name = score if self.targets is None else f"class {self.targets[tuple(index)].item()}: {score}"
         return name if status == "ok" else f"{name} ({status})"
 
-    def _repr_png_(self) -> bytes | None:
-        if len(self.size) != 2 or self.images.shape[1] not in (1, 3):
-            return None  # not an image: notebooks show the text
-        overlays = self.overlay()
-        buffer = io.BytesIO()
-        rows = [[overlays[i]] if overlays.ndim == 4 else list(overlays[i]) for i in range(len(overlays))]
-        titles = [self._title((i,) if overlays.ndim == 4 else (i, 0)) for i in range(len(overlays))]
-        render.contact_sheet(rows, titles, [self.method] + [""] * (len(rows[0]) - 1)).save(buffer, "PNG")
-        return buffer.getvalue()
-
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.native.shape))
         return f"Explanation(method={self.method!r}, layer={self.layer!r}, native={shape}, size={self.size})"
-
-
-def _to_uint8_images(images: DrawableImages, rescale: bool) -> render.Bytes:
-    """Convert tensors, arrays or PIL images to (N, H, W, 3) uint8; ``rescale`` scales each tensor image to [0, 1]."""
-    if isinstance(images, Tensor):
-        pixels = images.detach().float().cpu()
-        if rescale:
-            low, high = pixels.amin((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
-            pixels = torch.nan_to_num((pixels - low) / (high - low))
-        elif images.dtype == torch.uint8:
-            pixels = pixels / 255
-        if pixels.dim() != 4 or pixels.shape[1] not in (1, 3):
-            raise ValueError(
-                f"`images` must have shape (N, 3, H, W) to be drawn, got {tuple(images.shape)}; pass images="
-            )
-        return render.to_uint8(pixels.expand(-1, 3, -1, -1).movedim(1, -1).contiguous().numpy())
-    if isinstance(images, np.ndarray):
-        is_uint8 = images.dtype == np.uint8
-        return images.astype(np.uint8, copy=False) if is_uint8 else render.to_uint8(images.astype(np.float32))
-    pictures = [images] if isinstance(images, Image.Image) else images
-    if not isinstance(pictures, list | tuple) or not all(isinstance(picture, Image.Image) for picture in pictures):
-        raise TypeError(f"`images` must be a tensor, an array or a list of PIL images, got {type(images).__name__}")
-    if len({picture.size for picture in pictures}) != 1:
-        raise ValueError(f"`images` must be PIL images of one size, got {[picture.size for picture in pictures]}")
-    return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])

@@ -1,6 +1,7 @@
 """Rendering of maps with NumPy: colour maps, overlays, contact sheets."""
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,4 +94,18 @@ def contact_sheet(rows: list[list[Bytes]], row_titles: list[str], column_titles:
             draw.text((left - 2 * gap, middle), line, "#666666" if k else "black", font, anchor="rm")
         for j, picture in enumerate(row):
             sheet.paste(Image.fromarray(picture), (left + (width + gap) * j, y))
+    return sheet
+
+
+def grid(pictures: Sequence[Bytes], columns: int, gap: int = 2) -> Bytes:
+    """Arrange pictures (H, W, 3) row by row on white, rows as high as their highest, columns as wide as the widest."""
+    columns = min(columns, len(pictures))
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    heights = [max(len(picture) for picture in row) + gap for row in rows]
+    width = max(picture.shape[1] for picture in pictures) + gap
+    sheet = np.full((sum(heights) - gap, width * columns - gap, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        top = sum(heights[:i])
+        for j, picture in enumerate(row):
+            sheet[top : top + len(picture), width * j : width * j + picture.shape[1]] = picture
     return sheet

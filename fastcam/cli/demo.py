@@ -88,7 +88,7 @@ def run(out: str | Path) -> list[Path]:
     explainer(images)  # finds the target layer and warms up
     started = time.perf_counter()
     explanations = explainer(images)
-    overlays = {method: explanation.overlay(list(pictures.values())) for method, explanation in explanations.items()}
+    overlays = {method: np.asarray(each.overlay(list(pictures.values()))) for method, each in explanations.items()}
     milliseconds = 1000 * (time.perf_counter() - started) / len(images)
     predictions = _predictions(explanations["grad_cam"])
     files = _write_overlays(folder, list(pictures), overlays)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -132,7 +133,7 @@ class FolderRun:
 
     def _draw(self, explanation: Explanation, pictures: list[Image.Image]) -> render.Bytes:
         """Return overlays (N, K, H, W, 3), K = 1 if one class is explained."""
-        overlays = explanation.overlay(pictures, colormap=self.colormap, alpha=self.alpha)
+        overlays = np.asarray(explanation.overlay(pictures, colormap=self.colormap, alpha=self.alpha))
         return overlays[:, None] if overlays.ndim == 4 else overlays
 
 

@@ -1,0 +1,3 @@
+"""Drawing of maps: over pictures, under signals, through volumes and videos."""
+
+from fastcam.pictures.drawing import Drawing as Drawing
