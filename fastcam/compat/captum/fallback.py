@@ -82,7 +82,9 @@ class _CaptumsModules(SameModule):
         try:
             with tool_itself(self.name):
                 theirs = importlib.util.find_spec(fullname.removeprefix(_PREFIX))
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != self.name:
+                raise  # Captum is there, and lacks a package that it needs
             return None
         return theirs and importlib.util.spec_from_loader(fullname, self)
 
