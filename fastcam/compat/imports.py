@@ -1,9 +1,10 @@
 """Imports of these packages under the tools' names, for scripts that cannot be edited."""
 
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -49,6 +50,33 @@ def deactivate(name: str) -> None:
     sys.modules.update(_originals.pop(name))
 
 
+@contextlib.contextmanager
+def tool_itself(package: str) -> Iterator[None]:
+    """Make imports of the package find the tool's own modules, whether or not its name is activated."""
+    if package not in _originals:
+        yield
+        return
+    sys.meta_path.remove(_FINDERS[package])
+    aliases = _pop_modules(package)
+    sys.modules.update(_originals.pop(package))
+    try:
+        yield
+    finally:
+        _originals[package] = _pop_modules(package)
+        sys.modules.update(aliases)
+        sys.meta_path.insert(0, _FINDERS[package])
+
+
+def is_active(name: str) -> bool:
+    """Return whether the name is activated."""
+    return name in _originals
+
+
+def imported(module: str) -> ModuleType | None:
+    """Return the tool's own module of that full name if it has been imported."""
+    return _originals.get(module.partition(".")[0], sys.modules).get(module)
+
+
 def tools_own(module: str, name: str) -> Any:
     """Import an object from the tool itself, whether or not its name is activated.
 
@@ -63,19 +91,15 @@ def tools_own(module: str, name: str) -> Any:
     missing = f"fastcam.compat.{module} has no {name!r}"
     if name.startswith("__"):
         raise AttributeError(missing)
-    is_active = package in _originals
-    deactivate(package)
     try:
-        return getattr(importlib.import_module(module), name)
+        with tool_itself(package):
+            return getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise AttributeError(
             f"{missing}, and {package} itself, which may have it, cannot be imported: {error}"
         ) from None
     except AttributeError:
         raise AttributeError(missing) from None
-    finally:
-        if is_active:
-            activate(package)
 
 
 def _pop_modules(name: str) -> dict[str, ModuleType]:
@@ -84,11 +108,36 @@ def _pop_modules(name: str) -> dict[str, ModuleType]:
     return {module: sys.modules.pop(module) for module in names}
 
 
-class _Finder(MetaPathFinder, Loader):
-    """The finder of one package's modules in ``fastcam.compat``."""
+class SameModule(MetaPathFinder, Loader):
+    """A finder and loader that gives a module another name in ``sys.modules``: its classes stay the same objects.
+
+    Args:
+        name: of the package whose modules it finds.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._specs: dict[str, ModuleSpec | None] = {}
+
+    def existing(self, name: str) -> ModuleType:
+        """Return the module for a requested name."""
+        raise NotImplementedError
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the existing module."""
+        module = self.existing(spec.name)
+        self._specs[spec.name] = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Restore the module's own spec; it has been executed already."""
+        spec = module.__spec__
+        if spec is not None:
+            module.__spec__ = self._specs[spec.name]
+
+
+class _Finder(SameModule):
+    """The finder of one package's modules in ``fastcam.compat``."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -98,23 +147,15 @@ class _Finder(MetaPathFinder, Loader):
             return None
         return importlib.util.spec_from_loader(fullname, self)
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the module in ``fastcam.compat`` itself, so that its classes are the same objects."""
-        ours = f"fastcam.compat.{spec.name}"
+    def existing(self, name: str) -> ModuleType:
+        """Return the module of that name in ``fastcam.compat``."""
+        ours = f"fastcam.compat.{name}"
         try:
-            module = importlib.import_module(ours)
+            return importlib.import_module(ours)
         except ModuleNotFoundError as error:
             if error.name != ours:
                 raise
-            raise ModuleNotFoundError(f"fastcam.compat has no module {spec.name!r}", name=spec.name) from None
-        self._specs = {**getattr(self, "_specs", {}), spec.name: module.__spec__}
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Restore the module's own spec; it has been executed already."""
-        spec = module.__spec__
-        if spec is not None:
-            module.__spec__ = self._specs[spec.name]
+            raise ModuleNotFoundError(f"fastcam.compat has no module {name!r}", name=name) from None
 
 
 _FINDERS = {name: _Finder(name) for name in NAMES}

@@ -143,10 +143,14 @@ def test_layers_repeat_one_row(small, images):
     compare(run)
 
 
-MADE = {name: (nn.Linear(2, 2),) for name in ours.__all__ if name.startswith("Layer") or name == "GuidedGradCam"}
+MADE = {
+    name: (nn.Linear(2, 2),) for name in vars(ours)["__all__"] if name.startswith("Layer") or name == "GuidedGradCam"
+}
 
 
-@pytest.mark.parametrize("name", [name for name in ours.__all__ if name not in ("NoiseTunnel", "LayerAttribution")])
+@pytest.mark.parametrize(
+    "name", [name for name in vars(ours)["__all__"] if name not in ("NoiseTunnel", "LayerAttribution")]
+)
 def test_multiplies_by_inputs(name):
     mine, theirs = (getattr(module, name)(nn.Linear(2, 2), *MADE.get(name, ())) for module in (ours, peer))
     assert mine.multiplies_by_inputs == theirs.multiplies_by_inputs

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastcam.compat.captum.attr._baselines import Baseline, Baselines, baselines_of
 from fastcam.compat.captum.attr._calls import Call, Target, Tensors, as_tuple
 from fastcam.compat.captum.attr._noise import piece_sizes, repeat_arguments
-from fastcam.compat.modules import passed_on
+from fastcam.compat.captum.fallback import passed_on_before_captum
 from fastcam.model.batching import Block, join_blocks
 
 __all__ = ["infidelity", "infidelity_perturb_func_decorator", "sensitivity_max"]
@@ -209,7 +209,7 @@ def _flat(attributions: Tensors) -> Tensor:
     return torch.cat([tensor.reshape(len(tensor), -1) for tensor in as_tuple(attributions, "attributions")], 1)
 
 
-passed_on(
+passed_on_before_captum(
     __name__,
     {
         "_core.infidelity": {

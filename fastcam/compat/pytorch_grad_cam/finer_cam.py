@@ -14,7 +14,7 @@ from fastcam.compat.pytorch_grad_cam.cams import GradCAM
 from fastcam.compat.pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
 from fastcam.targets.binding import Bound, Score
 
-_DEFAULT_RANKS = (1, 2, 3)  # ranks of the compared classes by similarity
+DEFAULT_COMPARISON_CATEGORIES = (1, 2, 3)  # ranks of the compared classes by similarity
 
 
 class FinerCAM:
@@ -87,7 +87,7 @@ class _NearestClasses(Score):
         """Select the classes of every image."""
         scores = output.detach().float().cpu().numpy()
         class_count = scores.shape[-1]
-        ranks = _DEFAULT_RANKS if self.ranks is None else self.ranks
+        ranks = DEFAULT_COMPARISON_CATEGORIES if self.ranks is None else self.ranks
         reference = scores.max(-1) if self.category is None else scores[:, self.category]
         order = np.argsort(np.abs(scores - reference[:, None]), axis=-1)
         targets = [

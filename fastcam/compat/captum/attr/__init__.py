@@ -1,9 +1,7 @@
 """The interface of ``captum.attr`` over this engine.
 
-Names that are not in ``__all__``, such as DeepLift or the visualisation, come from Captum where it is installed.
+Other names, such as DeepLift or the visualisation, come from Captum where it is installed, also in a star import.
 """
-
-from typing import Any
 
 from fastcam.compat.captum.attr._ablation import FeatureAblation
 from fastcam.compat.captum.attr._bases import (
@@ -29,8 +27,8 @@ from fastcam.compat.captum.attr._pixels import (
     ModifiedReluGradientAttribution,
     Saliency,
 )
-from fastcam.compat.imports import tools_own
-from fastcam.compat.modules import passed_on
+from fastcam.compat.captum.fallback import passed_on_before_captum
+from fastcam.compat.captum.relations import relate_when_imported
 
 __all__ = [
     "Attribution",
@@ -54,20 +52,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Return a name that only Captum has.
-
-    Raises:
-        AttributeError: where Captum is not installed, or does not have it either.
-    """
-    return tools_own("captum.attr", name)
-
-
 def _by_name(*classes: type) -> dict[str, type]:
     return {kind.__name__: kind for kind in classes}
 
 
-passed_on(
+passed_on_before_captum(
     __name__,
     {
         "_core.feature_ablation": _by_name(FeatureAblation),
@@ -88,3 +77,5 @@ passed_on(
         ),
     },
 )
+
+relate_when_imported()

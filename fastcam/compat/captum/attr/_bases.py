@@ -1,6 +1,9 @@
 """Base classes of all methods."""
 
+import functools
+from abc import ABC
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +17,7 @@ Layer: TypeAlias = nn.Module | list[nn.Module]
 GradientFunction: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
 
-class Attribution:
+class Attribution(ABC):
     """A method of attribution to the inputs of a forward function.
 
     Args:
@@ -23,6 +26,13 @@ class Attribution:
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
         self.forward_func = forward_func
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give ``attribute`` the ``__wrapped__`` by which Captum's own classes call a method."""
+        super().__init_subclass__(**kwargs)
+        function = vars(cls).get("attribute")
+        if isinstance(function, FunctionType) and not hasattr(function, "__wrapped__"):
+            function.__wrapped__ = _copy_of(function)  # type: ignore[attr-defined]
 
     attribute: Callable[..., Any]
     compute_convergence_delta: Callable[..., Tensor]
@@ -49,6 +59,16 @@ class Attribution:
         """Return the name of the class, in words."""
         name = cls.__name__
         return name[0] + "".join(letter if letter.islower() else f" {letter}" for letter in name[1:])
+
+
+def _copy_of(function: FunctionType) -> FunctionType:
+    """Return another function of the same code; one that wrapped itself would have no signature."""
+    parts = function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    copy = FunctionType(*parts)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    functools.update_wrapper(copy, function)
+    del vars(copy)["__wrapped__"]
+    return copy
 
 
 def compute_gradients(
