@@ -69,7 +69,14 @@ def with_token_maps(
     located = [layers.with_token_map(model, layer, activation, inputs) for layer, activation in pairs]
     for layer, activation in zip(located, activations, strict=True):
         if layer.token_map is not None:
-            notes.say(f"the output {tuple(activation.shape)} of layer {layer.name!r} is a map of {layer.token_map}")
+            described = f"the output {tuple(activation.shape[1:])} of layer {layer.name!r}"
+            if layer.token_map.is_verified:
+                notes.say(f"{described} is a map of {layer.token_map}")
+            else:
+                notes.guess(
+                    f"{described} is taken for a map of {layer.token_map} in row order; its positions follow no part of "
+                    "the image clearly enough to tell: pass reshape_transform= to say where they lie"
+                )
         maps = layer.token_map(activation) if layer.token_map else activation
         size = tuple(maps.shape[2:])
         if settings.target_layer is None and size and min(size) < SMALL < min(inputs.images.shape[2:]):

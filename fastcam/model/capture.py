@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -147,7 +148,8 @@ class Output(NamedTuple):
     name: str
     module: nn.Module
     tensor: Tensor
-    node: object = None
+    run: int
+    node: object
 
 
 @dataclass(frozen=True)
@@ -170,12 +172,14 @@ def observe(
         only: the one layer to record; None for all modules.
     """
     outputs: list[Output] = []
+    runs: dict[str, int] = defaultdict(lambda: -1)
     thread = threading.get_ident()
 
     def recording_hook(name: str) -> ForwardHook:
         def hook(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> None:
             if threading.get_ident() == thread and isinstance(output, Tensor):
-                outputs.append(Output(name, module, output, output.grad_fn))
+                run = runs[name] = runs[name] + 1
+                outputs.append(Output(name, module, output, run, output.grad_fn))
 
         return hook
 

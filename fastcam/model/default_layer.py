@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -43,8 +43,10 @@ class _Choice:
     is_certain: bool  # whether the shape alone says where the channels are
 
 
-def find(model: nn.Module, inputs: Inputs, output_of: Callable[[ModelOutput], ModelOutput], score: Score) -> Layer:
-    """Return the layer to explain.
+def find(
+    model: nn.Module, inputs: Inputs, output_of: Callable[[ModelOutput], ModelOutput], score: Score
+) -> tuple[Layer, bool]:
+    """Return the layer to explain, and whether it is that of every score and every image of this size.
 
     For an output with one vector per image it is the last layer with a map of the image: of a convolution, or of tokens
     that the score depends on. For other outputs (segmentation, detection, reconstruction) it is the last of those with
@@ -64,18 +66,21 @@ def find(model: nn.Module, inputs: Inputs, output_of: Callable[[ModelOutput], Mo
     is_vector = _is_vector(output_of(seen.output), len(first))
     outputs = _eligible(seen, first.images)
     if is_vector:
-        name = _last_convolution(outputs, first.images)
-        if name is not None:
-            return Layer(name, model.get_submodule(name))
-    else:
-        first = inputs
-    found = _by_gradient(model, first, score, is_vector)
-    if found is None:
-        name = None if is_vector else _last_spatial(outputs, first.images)
-        if name is None:
-            raise ValueError(_not_found(model, seen, first.images))
-        return Layer(name, model.get_submodule(name))
-    return Layer(found.observed.name, found.observed.module, None if found.is_certain else found.token_map)
+        last = _last_convolution(outputs, first.images)
+        if last is not None:
+            return _layer(seen, last), True
+    found = _by_gradient(model, first if is_vector else inputs, score, is_vector)
+    if found is not None:
+        return _layer(seen, found.observed, None if found.is_certain else found.token_map), is_vector
+    last = None if is_vector else _last_spatial(outputs, first.images)
+    if last is None:
+        raise ValueError(_not_found(model, seen, first.images))
+    return _layer(seen, last), False
+
+
+def _layer(seen: Observed, chosen: Output, token_map: TokenMap | None = None) -> Layer:
+    runs = sum(output.name == chosen.name for output in seen.outputs)
+    return Layer(chosen.name, chosen.module, token_map, None if runs == 1 else chosen.run)
 
 
 def kind_of(module: nn.Module) -> type[nn.Module]:
@@ -83,19 +88,25 @@ def kind_of(module: nn.Module) -> type[nn.Module]:
     return getattr(module, "stands_for", None) or type(module)
 
 
+def _is_passive(module: nn.Module) -> bool:
+    """Whether a module, or all that it consists of, only passes on or resamples."""
+    children = list(module.children())
+    if not children or any(True for _ in module.parameters(recurse=False)):
+        return issubclass(kind_of(module), _PASSIVE)
+    return all(map(_is_passive, children))
+
+
 def _is_vector(output: ModelOutput, count: int) -> bool:
     return isinstance(output, Tensor) and output.dim() <= 2 and len(output) == count
 
 
 def _eligible(seen: Observed, images: Tensor) -> list[Output]:
-    """Return the floating outputs with a row per image, of modules that ran once; of modules before values."""
-    runs = Counter(output.name for output in seen.outputs)
+    """Return the floating outputs with a row per image; of modules before values of an opened artefact."""
     outputs = [
         output
         for output in seen.outputs
         if output.name
-        and runs[output.name] == 1
-        and not issubclass(kind_of(output.module), _PASSIVE)
+        and not _is_passive(output.module)
         and output.tensor.is_floating_point()
         and output.tensor.dim() > 2
         and len(output.tensor) == len(images)
@@ -105,17 +116,17 @@ def _eligible(seen: Observed, images: Tensor) -> list[Output]:
     return outputs
 
 
-def _last_convolution(outputs: Sequence[Output], images: Tensor) -> str | None:
-    """Return the last layer with a map (N, C, *S), unless one of tokens comes after it."""
+def _last_convolution(outputs: Sequence[Output], images: Tensor) -> Output | None:
+    """Return the last output that is a map (N, C, *S), unless one of tokens comes after it."""
     tokens = _tokens(outputs, images)
     spatial = [i for i, o in enumerate(outputs) if i not in tokens and _is_spatial(o.tensor, images)]
-    return outputs[spatial[-1]].name if spatial and (not tokens or spatial[-1] > max(tokens)) else None
+    return outputs[spatial[-1]] if spatial and (not tokens or spatial[-1] > max(tokens)) else None
 
 
-def _last_spatial(outputs: Sequence[Output], images: Tensor) -> str | None:
+def _last_spatial(outputs: Sequence[Output], images: Tensor) -> Output | None:
     tokens = _tokens(outputs, images)
-    names = [o.name for i, o in enumerate(outputs) if i not in tokens and _is_spatial(o.tensor, images)]
-    return names[-1] if names else None
+    spatial = [o for i, o in enumerate(outputs) if i not in tokens and _is_spatial(o.tensor, images)]
+    return spatial[-1] if spatial else None
 
 
 def _tokens(outputs: Sequence[Output], images: Tensor) -> set[int]:
@@ -143,20 +154,27 @@ def _by_gradient(model: nn.Module, inputs: Inputs, score: Score, is_vector: bool
     """Return the layer found with the gradients of the score; None if there is none, or no gradient."""
     with torch.inference_mode(False), torch.enable_grad():
         seen = observe(model, inputs.replace_images(inputs.images.detach().requires_grad_()).arguments, with_graph=True)
-        outputs = [o for o in _eligible(seen, inputs.images) if o.tensor.requires_grad]
+        runs = Counter(output.name for output in seen.outputs)
+        outputs = [
+            # A module that runs several times in a detector is a head of all levels, the last of which is the coarsest.
+            o for o in _eligible(seen, inputs.images) if o.tensor.requires_grad and (is_vector or runs[o.name] == 1)
+        ]
         value = random_projection(seen.output) if is_vector else score(seen.output).sum()
         if not outputs or not value.requires_grad:
             return None
-        predictions = set() if is_vector else _behind_last_linear(value)
+        predictions = set() if is_vector else _predictions(value)
         gradients = torch.autograd.grad(value, [o.tensor for o in outputs], allow_unused=True)
     choices = [
         (o, gradient)
         for o, gradient in zip(outputs, gradients, strict=True)
         if gradient is not None and o.node not in predictions and not issubclass(kind_of(o.module), nn.Linear)
     ]
-    share = MIN_SHARE if is_vector else 0
-    ranked = _last_first(choices) if is_vector else _widest_first(choices, inputs.images)
-    return _first_verified(model, inputs, ranked, share)
+    if is_vector:
+        return _first_verified(model, inputs, list(reversed(choices)), MIN_SHARE)
+    ranked = _widest_first(choices, inputs.images)
+    of_all = [(output, gradient) for output, gradient in ranked if bool((gradient != 0).flatten(1).any(1).all())]
+    # Of a score whose gradient is zero everywhere there is a layer too; the map says that it got none.
+    return _first_verified(model, inputs, of_all or ranked, 0) or _first_verified(model, inputs, ranked, -1)
 
 
 def random_projection(output: ModelOutput) -> Tensor:
@@ -169,38 +187,44 @@ def random_projection(output: ModelOutput) -> Tensor:
     return total
 
 
-def _behind_last_linear(value: Tensor) -> set[object]:
-    """Return the nodes between a score and the linear layers and convolutions that made the prediction."""
-    pending, seen = [value.grad_fn], set[object]()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if not type(node).__name__.startswith(_LINEAR_NODES):
-            pending += [source for source, _ in node.next_functions]
-    return seen
+def _predictions(value: Tensor) -> set[object]:
+    """Return the nodes from a score back to the second of the linear layers and convolutions in front of it.
 
-
-def _last_first(choices: Sequence[tuple[Output, Tensor]]) -> list[tuple[Output, Tensor]]:
-    return list(reversed(choices))
+    The output of the last one is the prediction, and what it is made from repeats it, channel by channel.
+    """
+    depth: dict[object, int] = {value.grad_fn: 0}
+    pending = deque(depth)
+    while pending:  # breadth first by the number of linear layers passed
+        node = pending.popleft()
+        passed = depth[node] + type(node).__name__.startswith(_LINEAR_NODES)
+        for source, _ in node.next_functions if passed < 2 else ():
+            if source is not None and passed < depth.get(source, 2):
+                depth[source] = passed
+                pending.append(source)
+    return set(depth)
 
 
 def _widest_first(choices: Sequence[tuple[Output, Tensor]], images: Tensor) -> list[tuple[Output, Tensor]]:
-    """Return the outputs by their channels, the most first, and of equal ones the last."""
+    """Return the outputs by their channels, the most first.
 
-    def channels(output: Output) -> int:
+    Of equal ones come the coarsest, of those the ones least deep in the tree of modules, and of those the last first.
+    """
+
+    def rank(choice: tuple[Output, Tensor]) -> tuple[int, int, int]:
+        output = choice[0]
         found = token_maps.candidates(output.tensor.shape, images.shape[2:])
-        return output.tensor.shape[found[0].channel_axis] if found else 0
+        if not found:
+            return 0, 0, 0
+        return -output.tensor.shape[found[0].channel_axis], math.prod(found[0].grid), output.name.count(".")
 
-    return sorted(reversed(choices), key=lambda choice: -channels(choice[0]))
+    return sorted(reversed(choices), key=rank)
 
 
 def _first_verified(
     model: nn.Module, inputs: Inputs, choices: Sequence[tuple[Output, Tensor]], share: float
 ) -> _Choice | None:
     """Return the first output with a map in which more than a share of the positions receive a gradient."""
-    probed = 0
+    probed, assumed = 0, None
     for output, gradient in choices:
         found = token_maps.candidates(output.tensor.shape, inputs.images.shape[2:])
         reached = [each for each in found if _share_reached(each(gradient)) > share]
@@ -211,12 +235,15 @@ def _first_verified(
             return _Choice(output, found[0], True)
         probed += 1
         for candidate in reached:
-            verified = verify(model, Layer(output.name, output.module), candidate, inputs)
+            verified = verify(model, Layer(output.name, output.module, run=output.run), candidate, inputs)
             if verified is not None:
                 return _Choice(output, verified, False)
+        guess = token_maps.assumed(output.tensor.shape, inputs.images.shape[2:])
+        if assumed is None and guess is not None:
+            assumed = _Choice(output, guess, False)
         if probed == MAX_PROBED:
             break
-    return None
+    return assumed
 
 
 def _share_reached(gradient: Tensor) -> float:

@@ -24,7 +24,7 @@ class Scoring:
     Attributes:
         output_of: the scored part of the output.
         score: from the output to the scores of the images.
-        kind: of the target; the layer is found once per model, image shape and kind.
+        kind: of the target; the layer of a classifier is found once per model, image shape and kind.
     """
 
     output_of: Callable[[ModelOutput], ModelOutput] = lambda output: output
@@ -107,8 +107,10 @@ def _find_default_layer(model: nn.Module, inputs: Inputs, scoring: Scoring) -> L
     known = memory.of(model)
     key = ("default layer", tuple(inputs.images.shape[1:]), scoring.kind)
     if key not in known:
-        found = default_layer.find(model, inputs, scoring.output_of, scoring.score)
+        found, is_reusable = default_layer.find(model, inputs, scoring.output_of, scoring.score)
         _refuse_scripted(found.module)
+        if not is_reusable:
+            return found
         known[key] = found.name, found.token_map, found.run
     name, token_map, run = cast("tuple[str, TokenMap | None, int | None]", known[key])
     return Layer(name, model.get_submodule(name), token_map, run)
@@ -132,7 +134,7 @@ def with_token_map(model: nn.Module, layer: Layer, output: Tensor, inputs: Input
     known, key = memory.of(model), ("token map", layer.name, layer.run, tuple(output.shape[1:]), tuple(size))
     if key not in known:
         verified = (default_layer.verify(model, layer, candidate, inputs) for candidate in found)
-        known[key] = next((each for each in verified if each is not None), None)
+        known[key] = next((each for each in verified if each is not None), token_maps.assumed(output.shape, size))
     token_map = cast("TokenMap | None", known[key])
     is_itself = token_map is None or (has_axes and token_map.channel_axis == 1)
     return layer if is_itself else replace(layer, token_map=token_map)

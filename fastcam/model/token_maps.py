@@ -7,7 +7,7 @@ are theirs.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,12 +28,14 @@ class TokenMap:
         grid: *s, the number of positions along every axis of the image.
         start: the first position of the grid, of the flattened positions.
         order: (s1 * s2 ...,) int64, the flattened position of every cell in row order; None if they are in row order.
+        is_verified: whether the positions were seen to follow their cells of the image.
     """
 
     channel_axis: int
     grid: tuple[int, ...]
     start: int = 0
     order: Tensor | None = None
+    is_verified: bool = False
 
     def __call__(self, output: Tensor) -> Tensor:
         """Return the map (N, C, *s) of the layer's output, or of its gradient."""
@@ -64,7 +66,7 @@ def candidates(shape: Sequence[int], size: Sequence[int]) -> list[TokenMap]:
         found = [TokenMap(channel_axis, grid) for channel_axis, grid in dense if _is_plausible(grid, size)]
         return found if found or axes == 1 else _blocks(shape, size)
     if len(shape) == 3:
-        return _grids_of(shape[1], size, channel_axis=2) + _grids_of(shape[2], size, channel_axis=1)
+        return _grids_of(shape[1], size, channel_axis=2) or _grids_of(shape[2], size, channel_axis=1)
     return _blocks(shape, size) if len(shape) > 3 else []
 
 
@@ -189,11 +191,11 @@ def _matching(candidate: TokenMap, cells: Tensor) -> TokenMap | None:
     count = math.prod(candidate.grid)
     own = torch.arange(count, device=cells.device)
     if _agree(candidate.cells(cells), own, candidate.grid):
-        return candidate
+        return replace(candidate, is_verified=True)
     for start in {0, candidate.start, len(cells) - count}:
         found = cells[start : start + count]
         if len(found) == count and bool((found.sort().values == own).all()):
-            return TokenMap(candidate.channel_axis, candidate.grid, start, found.argsort() + start)
+            return TokenMap(candidate.channel_axis, candidate.grid, start, found.argsort() + start, True)
     return None
 
 
@@ -211,10 +213,7 @@ def _agree(found: Tensor, own: Tensor, grid: Sequence[int]) -> bool:
     return all(correlation >= MIN_CORRELATION for correlation in correlations)
 
 
-def find(shape: Sequence[int], probe: Probe, image: Tensor) -> TokenMap | None:
-    """Return the verified map in a layer's output of some shape; None if there is none."""
-    for candidate in candidates(shape, image.shape[2:]):
-        found = verify(candidate, probe, image)
-        if found is not None:
-            return found
-    return None
+def assumed(shape: Sequence[int], size: Sequence[int]) -> TokenMap | None:
+    """Return the map that an output with channels last has if its positions are in row order; None if none fits."""
+    found = candidates(shape, size)
+    return found[0] if found and found[0].channel_axis == len(shape) - 1 else None

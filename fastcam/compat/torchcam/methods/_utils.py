@@ -23,9 +23,10 @@ def locate_candidate_layer(mod: nn.Module, input_shape: tuple[int, ...] = (3, 22
     """
     with in_evaluation(mod):
         outputs = observe(mod, _zeros(mod, input_shape)).outputs
-    for name, _, output, _ in reversed(outputs):
-        if output.dim() == len(input_shape) + 1 and any(length != 1 for length in output.shape[2:]):
-            return name
+    for output in reversed(outputs):
+        shape = output.tensor.shape
+        if len(shape) == len(input_shape) + 1 and any(length != 1 for length in shape[2:]):
+            return output.name
     return None
 
 
