@@ -17,6 +17,13 @@ from tests.cli.command_line import SMALL, pixels, run, sentence, square
 pytest.importorskip("efficientnet_lite_pytorch")
 skimage_data = pytest.importorskip("skimage.data")
 
+SMALL_VIT = """
+import timm, torch
+def build():
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", pretrained=False)
+"""
+
 FOLDER = Path(skimage_data.__file__).parent
 DEMO = ("--model", "fastcam.cli.demo:efficientnet_lite0")
 
@@ -172,16 +179,14 @@ def test_random_weights_are_told(work):
     assert pixels("explanations/photo.grad_cam.png").shape == (64, 64, 3)
 
 
-def test_a_vision_transformer_with_its_layer(work):
+def test_the_layer_and_the_tokens_of_a_vision_transformer_are_found(work):
     square(work / "photo.png", "red")
-    arguments = ("explain", "photo.png", "--model", "timm:vit_tiny_patch16_224")
-    assert run(*arguments, "--layer", "blocks.11.norm1", "--reshape", "vit").exit_code == 0
-    assert pixels("explanations/photo.grad_cam.png").shape == (224, 224, 3)
-    refused = run(*arguments)
-    assert refused.exit_code == 2
-    assert (
-        "pass --layer (for a vision transformer the first norm of its last block) and --reshape vit" in refused.stderr
-    )
+    arguments = ("explain", "photo.png", "--model", "small_vit_of_a_test:build")
+    (work / "small_vit_of_a_test.py").write_text(SMALL_VIT)
+    assert run(*arguments, "--layer", "blocks.11.norm1", "--reshape", "vit", "--out", "named").exit_code == 0
+    assert run(*arguments, "--out", "found").exit_code == 0
+    assert np.array_equal(pixels("found/photo.grad_cam.png"), pixels("named/photo.grad_cam.png"))
+    assert np.unique(pixels("found/photo.grad_cam.png")).size > 50
 
 
 def test_targets_are_indices_names_and_the_highest():
