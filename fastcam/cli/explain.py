@@ -82,7 +82,8 @@ def explain(
         options.check_methods(names)
         options.check_model(model, weights)
         method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
-        paths = _check_paths(photographs.find(images, out))
+        found = photographs.find(images, out)
+        paths = _check_paths([path for path in found if sheet is None or path.resolve() != sheet.resolve()])
         outputs.check_folder(out)
         if sheet is not None:
             outputs.check_sheet(sheet)

@@ -1,6 +1,8 @@
 """``fastcam layers``: every layer, its output, and whether it can be explained."""
 
 import pytest
+import torch
+from torch import nn
 
 from tests.cli.command_line import SMALL, run, sentence, square
 
@@ -34,6 +36,15 @@ def test_maps_and_tokens_of_known_models(work):
     assert found["patch_embed.proj"] == ["Conv2d", "1 x 192 x 14 x 14", "map 14 x 14"]
     assert found["blocks.11.attn.attn_drop"] == ["Dropout", "not run, or no tensor", ""]
     assert found["fc_norm"] == ["Identity", "1 x 192", ""]
+
+
+def test_the_values_of_a_script(work):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Flatten(2)).eval()
+    torch.jit.script(model).save("script.pt")
+    done = run("layers", "script.pt", "--trust-model", "--size", 33)
+    assert rows(done)["0"][:2] == ["Conv2d", "1 x 4 x 16 x 16"]
+    assert rows(done)["0"][2].startswith("map 16 x 16")
+    assert "pass --trust-model" in sentence(run("layers", "script.pt"), 2)
 
 
 def test_a_model_without_a_map_says_so(work):

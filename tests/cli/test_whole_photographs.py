@@ -38,9 +38,14 @@ def test_a_map_lies_in_its_box_alone():
     assert np.abs(placed[2:6, 3:9] - maps).max() < 1e-6
     placed[2:6, 3:9] = np.nan
     assert np.isnan(placed).all()
-    across = place(np.arange(4.0)[None], (1.25, 0, 9.25, 1), (1, 12))[0]  # two pixels a cell, from 1.25 on
-    by_hand = np.clip((np.arange(12) + 0.5 - 1.25) / 2 - 0.5, 0, 3)
-    by_hand[[0, 9, 10, 11]] = np.nan  # centres 0.5, 9.5, ... are outside
+
+
+@pytest.mark.parametrize("start", [1.25, 1.75])
+def test_a_box_may_begin_within_a_pixel(start):
+    across = place(np.arange(4.0)[None], (start, 0, start + 8, 1), (1, 12))[0]  # two pixels a cell
+    centres = np.arange(12) + 0.5
+    by_hand = np.clip((centres - start) / 2 - 0.5, 0, 3)
+    by_hand[(centres < start) | (centres > start + 8)] = np.nan
     np.testing.assert_allclose(across, by_hand, atol=1e-6)
 
 
@@ -77,6 +82,13 @@ def test_the_sheet_has_a_row_for_every_photograph_and_class(work):
     top = max(24, SIDE // 8)
     assert Image.open("all.png").height == top + 6 * (SIDE + 6)
     assert Image.open("all.png").width > 3 * (SIDE + 6)
+
+
+def test_the_sheet_of_an_earlier_run_is_no_photograph(work):
+    square(work / "in/photo.png", "red")
+    arguments = ("explain", "in", *SMALL, "--sheet", "in/sheet.png")
+    assert run(*arguments).exit_code == run(*arguments).exit_code == 0
+    assert [file.name for file in (work / "explanations").iterdir()] == ["photo.grad_cam.png"]
 
 
 def test_a_caption_is_below_the_unchanged_picture_with_the_whole_scale(work):
