@@ -67,6 +67,18 @@ class Preprocessing:
         """Return the part of a photograph that the model sees, as an RGB image (grey for a grey-scale model)."""
         return Image.fromarray(self._crop_pixels(self._pixels(photograph)))
 
+    def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return (left, top, right, bottom) of the crop in a photograph (width, height), in its own pixels."""
+        resized = self._resized_size(size)
+        left, top = self._corner(resized)
+        across, down = size[0] / resized[0], size[1] / resized[1]
+        return left * across, top * down, (left + self.size[1]) * across, (top + self.size[0]) * down
+
+    def share_cropped(self, size: tuple[int, int]) -> float:
+        """Return the share of a photograph's (width, height) area that is not in the crop."""
+        left, top, right, bottom = self.box(size)
+        return 1 - (right - left) * (bottom - top) / (size[0] * size[1])
+
     def tensor(self, picture: Image.Image) -> Tensor:
         """Normalise a cropped image to the input of the model, (3, H, W) float32, without resizing."""
         return self._normalize(self._pixels(picture))
@@ -85,9 +97,14 @@ class Preprocessing:
     def _crop_pixels(self, pixels: Pixels) -> Pixels:
         resized = resize(pixels, self._resized_size((pixels.shape[1], pixels.shape[0])), self.interpolation)
         height, width = self.size
-        # Rounded like torchvision's CenterCrop; otherwise odd margins shift the map by one pixel.
-        top, left = round((resized.shape[0] - height) / 2), round((resized.shape[1] - width) / 2)
+        left, top = self._corner((resized.shape[1], resized.shape[0]))
         return resized[top : top + height, left : left + width]
+
+    def _corner(self, resized: tuple[int, int]) -> tuple[int, int]:
+        """Return (left, top) of the crop in a resized photograph (width, height)."""
+        height, width = self.size
+        # Rounded like torchvision's CenterCrop; otherwise odd margins shift the map by one pixel.
+        return round((resized[0] - width) / 2), round((resized[1] - height) / 2)
 
     def _normalize(self, pixels: Pixels) -> Tensor:
         """Normalise by table look-up: every channel has 256 possible values."""

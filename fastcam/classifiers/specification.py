@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+_PICKLES = (".pth", ".ckpt", ".pkl", ".bin", ".safetensors")
+
 
 def split_specification(specification: str) -> tuple[str, str]:
     """Split "torchvision:NAME", "timm:NAME" or "package.module:factory" into its two parts.
@@ -11,7 +13,9 @@ def split_specification(specification: str) -> tuple[str, str]:
     """
     kind, separator, name = specification.partition(":")
     if not separator or not kind or not name:
-        raise ValueError(f"a model is torchvision:NAME, timm:NAME or package.module:factory, got {specification!r}")
+        known = "a model is torchvision:NAME, timm:NAME or package.module:factory"
+        hint = "" if separator else f": write torchvision:{specification} or timm:{specification}"
+        raise ValueError(f"{known}, got {specification!r}{hint}")
     return kind, name
 
 
@@ -19,9 +23,15 @@ def check_specification(specification: str) -> None:
     """Raise unless the specification names a model or a file.
 
     Raises:
-        ValueError: for a name without a colon or a suffix.
+        ValueError: for a name without a colon or a suffix, and for a file of weights.
     """
-    if not Path(specification).suffix:
+    suffix = Path(specification).suffix.lower()
+    if suffix in _PICKLES:
+        raise ValueError(
+            f"{specification!r} holds weights or a pickled module, and no architecture that can be loaded without "
+            "running any code: save model.state_dict(), and pass it as weights of a model such as torchvision:resnet50"
+        )
+    if not suffix:
         split_specification(specification)
 
 

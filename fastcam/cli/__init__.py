@@ -11,7 +11,7 @@ try:
 except ImportError:
     sys.exit('fastcam: the command line needs typer and rich: pip install "fastcam[cli]"')
 
-from fastcam.cli import about, bench, dataset, explain
+from fastcam.cli import about, bench, dataset, explain, layers
 
 app = typer.Typer(
     help="Saliency maps for PyTorch vision models.",
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(epilog=explain.EXIT_CODES)(explain.explain)
+app.command(epilog=layers.EXIT_CODES)(layers.layers)
 app.command("map", epilog=dataset.MAP_CODES)(dataset.map_)
 app.command(epilog=dataset.VERIFY_CODES)(dataset.verify)
 app.command(epilog="Exit codes: 0 all fine; 2 no folder of maps, or it is damaged.")(dataset.stats)

@@ -21,6 +21,7 @@ _OPTIONS = {
     "`address`": "--ray",
     "`decoder`": "--decoder",
 }
+_NO_LAYER = "the model has no layer named"
 
 
 def progress_bar() -> Progress:
@@ -56,6 +57,8 @@ def report_errors() -> Iterator[None]:
         raise
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         message = " ".join(str(error).split())
+        if _NO_LAYER in message:
+            message += "; `fastcam layers MODEL` lists them"
         for argument, option in _OPTIONS.items():
             message = message.replace(argument, option)
         print_error(message)

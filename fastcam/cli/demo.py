@@ -20,6 +20,8 @@ from torch import nn
 from fastcam import render
 from fastcam.classifiers.models import imagenet_names
 from fastcam.classifiers.preprocessing import Preprocessing, read_photograph, write_png
+from fastcam.cli.outputs import make_folder
+from fastcam.cli.sheet import title
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 
@@ -81,7 +83,7 @@ def run(out: str | Path) -> list[Path]:
         ValueError: if the demo's packages are not installed.
     """
     model, folder = efficientnet_lite0(), Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     pictures = {name: PREPROCESSING.crop(photograph) for name, photograph in photographs().items()}
     images = torch.stack([PREPROCESSING.tensor(picture) for picture in pictures.values()])
     explainer = Explainer(model, list(METHODS))
@@ -122,9 +124,7 @@ def _contact_sheet(
         [np.asarray(picture), *(images[index] for images in overlays.values())]
         for index, picture in enumerate(pictures.values())
     ]
-    titles = [
-        f"{name}\n{label}\n{probability:.0%}" for name, (label, probability) in zip(pictures, predictions, strict=True)
-    ]
+    titles = [title(name, label, probability) for name, (label, probability) in zip(pictures, predictions, strict=True)]
     return render.contact_sheet(rows, titles, ["photograph", *METHODS.values()])
 
 

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import fastcam
-from fastcam.cli import options, photographs
+from fastcam.cli import options, outputs, photographs
 from fastcam.cli.console import output, print_error, progress_bar, report_errors
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ class Score(StrEnum):
 
 # The class of ``fastcam.targets`` per score.
 _TARGETS = {Score.logit: "Logit", Score.probability: "Probability", Score.log_probability: "LogProbability"}
+_MUCH = 0.25  # of a photograph, cropped away: said
 EXIT_CODES = (
     "Exit codes: 0 all fine; 1 some images could not be read or have a non-finite map, the others are done; "
-    "2 bad usage: an unknown model, method, layer, class or option, or weights that do not fit."
+    "2 bad usage or nothing to do: an unknown model, method, layer, class or option, weights that do not fit, "
+    "no picture."
 )
 
 
@@ -50,6 +52,13 @@ def explain(
     layer: options.Layers = None,
     target: options.Classes = None,
     out: Annotated[Path, typer.Option(help="Folder for the overlays, named PHOTO.METHOD.png.")] = Path("explanations"),
+    sheet: Annotated[Path | None, typer.Option(help="PNG file for one contact sheet of all pictures.")] = None,
+    caption: Annotated[
+        bool, typer.Option("--caption", help="Write class, probability and a colour scale below each overlay.")
+    ] = False,
+    crop: Annotated[
+        bool, typer.Option("--crop", help="Draw on the crop that the model sees, instead of the whole photograph.")
+    ] = False,
     classes: options.ClassNames = None,
     num_classes: options.ClassCount = None,
     device: options.Device = None,
@@ -67,13 +76,17 @@ def explain(
     mean: options.Colours = None,
     std: options.Colours = None,
 ) -> None:
-    """Explain photographs: write overlays over the model's inputs, and print a table of predictions."""
+    """Explain photographs: write overlays over them, and print a table of predictions."""
     with report_errors():
         names = list(dict.fromkeys(method or ["grad_cam"]))
         options.check_methods(names)
         options.check_model(model, weights)
         method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
-        paths = _check_paths(photographs.find(images, out))
+        found = photographs.find(images, out)
+        paths = _check_paths([path for path in found if sheet is None or path.resolve() != sheet.resolve()])
+        outputs.check_folder(out)
+        if sheet is not None:
+            outputs.check_sheet(sheet)
         fastcam.render.colors(colormap)  # raises for an unknown name
         torch_device = options.find_device(device)
         classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
@@ -90,7 +103,8 @@ def explain(
             **method_options,
         )
         from fastcam.classifiers.class_choice import ClassChoice
-        from fastcam.cli.folder_run import FolderRun
+        from fastcam.cli.folder_run import FolderRun, Style
+        from fastcam.cli.sheet import Sheet
 
         run = FolderRun(
             classifier,
@@ -98,11 +112,13 @@ def explain(
             ClassChoice(tuple(target or ())),
             torch_device,
             out,
-            colormap,
-            alpha,
+            Style(colormap, alpha, crop, caption),
             getattr(fastcam.targets, _TARGETS[score]),
+            Sheet(["photograph", *names]) if sheet else None,
         )
         failed = _explain_all(run, paths, batch_size)
+        if run.sheet is not None and sheet is not None:
+            run.sheet.write(sheet)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -114,7 +130,7 @@ def _check_paths(paths: list[Path]) -> list[Path]:
         return paths
     for path in paths:
         print_error(f"{path}: there is no such file")
-    raise typer.Exit(1)
+    raise typer.Exit(2)
 
 
 def _explain_all(run: "FolderRun", paths: list[Path], batch_size: int) -> bool:
@@ -135,7 +151,25 @@ def _explain_all(run: "FolderRun", paths: list[Path], batch_size: int) -> bool:
             progress.advance(task)
     if results:
         output().print(_table(results, with_target=not run.targets.is_highest))
+        for note in _notes(results, run.out):
+            output().print(note, markup=False, highlight=False, soft_wrap=True)
     return failed or any(result.status == "non-finite" for result in results)
+
+
+def _notes(results: "list[Result]", out: Path) -> list[str]:
+    """Return what the pictures do not show: what was cropped away, and earlier files that are gone."""
+    cropped = {result.photograph: result.cropped for result in results}
+    much = [path for path, share in cropped.items() if share > _MUCH]
+    notes = []
+    if much:
+        worst = max(much, key=cropped.__getitem__)
+        several = f"{len(much)} of {len(cropped)} pictures lose more than {_MUCH:.0%} to the crop before the model"
+        one = f"{worst} loses {cropped[worst]:.0%} to the crop before the model"
+        notes.append(f"{several}, {worst} the most ({cropped[worst]:.0%})." if len(cropped) > 1 else f"{one}.")
+    replaced = sum(result.replaced for result in results)
+    if replaced:
+        notes.append(f"{replaced} of {len(results)} overlays were written over earlier files in {out}.")
+    return notes
 
 
 def _show_copies(progress: Progress, run: "FolderRun") -> None:
@@ -158,7 +192,6 @@ def _table(results: "list[Result]", with_target: bool) -> Table:
     several = len({result.method for result in results}) > 1
     for name in [*(["method"] if several else []), *(["explained class"] if with_target else []), "status"]:
         table.add_column(name)
-    table.add_column("ms", justify="right")
     table.add_column("file", overflow="fold")
     for result in results:
         color = "green" if result.status == "ok" else "yellow"
@@ -169,7 +202,6 @@ def _table(results: "list[Result]", with_target: bool) -> Table:
             *([result.method] if several else []),
             *([escape(result.explained)] if with_target else []),
             f"[{color}]{result.status}[/]",
-            f"{result.milliseconds:.1f}",
             escape(str(result.file)),
         )
     return table

@@ -1,6 +1,5 @@
 """Explanation of photographs by a classifier: overlays on disk and one result per overlay."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,12 @@ from fastcam import render
 from fastcam.classifiers.class_choice import ClassChoice, class_count
 from fastcam.classifiers.models import Classifier
 from fastcam.classifiers.preprocessing import read_photograph, write_png
-from fastcam.cli.photographs import unique_stems
+from fastcam.cli import outputs
+from fastcam.cli.sheet import Sheet
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
+from fastcam.pictures.captions import captioned
+from fastcam.pictures.placement import place
 from fastcam.targets import Logit
 
 
@@ -31,8 +33,9 @@ class Result:
         probability: its probability.
         explained: name of the explained class.
         status: "ok", "constant map" or "non-finite".
-        milliseconds: time in the model and the methods for this photograph, without reading and writing.
         file: the overlay.
+        cropped: share of the photograph that is cropped away before the model.
+        replaced: whether the file was there before.
     """
 
     photograph: Path
@@ -41,8 +44,9 @@ class Result:
     probability: float
     explained: str
     status: str
-    milliseconds: float
     file: Path
+    cropped: float
+    replaced: bool
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,38 @@ def probabilities(output: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Style:
+    """How overlays are drawn.
+
+    Attributes:
+        colormap: see :func:`fastcam.render.colors`.
+        alpha: share of the colour.
+        crop: draw over the crop that the model sees, in its size, instead of the whole photograph.
+        caption: write class, probability and a colour scale below.
+    """
+
+    colormap: str = "jet"
+    alpha: float = 0.5
+    crop: bool = False
+    caption: bool = False
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A photograph, its crop, and what is drawn on: either of them."""
+
+    path: Path
+    size: tuple[int, int]
+    crop: Image.Image
+    background: render.Bytes
+
+
+@dataclass(frozen=True)
 class FolderRun:
     """A classifier, its explainer (with a list of methods) and the options of the overlays.
 
-    ``score`` is the explained score of a class: logit, probability or log-probability.
+    ``score`` is the explained score of a class: logit, probability or log-probability. ``sheet`` gets a row for every
+    photograph and class.
     """
 
     classifier: Classifier
@@ -75,9 +107,9 @@ class FolderRun:
     targets: ClassChoice
     device: torch.device
     out: Path
-    colormap: str = "jet"
-    alpha: float = 0.5
+    style: Style = Style()
     score: type[Logit] = Logit
+    sheet: Sheet | None = None
 
     def over(self, photographs: Sequence[Path], batch_size: int) -> Iterator[list[Result] | Failure]:
         """Explain photographs batch by batch and write their overlays into ``out``.
@@ -89,52 +121,89 @@ class FolderRun:
             ValueError, TypeError, RuntimeError: if the model, its layers and the targets do not fit together.
             OSError: if ``out`` cannot be written.
         """
-        stems = dict(zip(photographs, unique_stems(photographs), strict=True))
-        self.out.mkdir(parents=True, exist_ok=True)
+        existing = [path for path in photographs if path.exists()]  # missing ones must not move the common folder
+        names = dict(zip(existing, outputs.names(existing), strict=True))
+        outputs.make_folder(self.out)
         for start in range(0, len(photographs), batch_size):
-            pictures: dict[Path, Image.Image] = {}
+            pictures: list[_Picture] = []
             for path in photographs[start : start + batch_size]:
                 try:
-                    pictures[path] = self.classifier.preprocessing.crop(read_photograph(path))
+                    pictures.append(self._read(path))
                 except ValueError as error:
                     yield Failure(path, str(error))
             if pictures:
-                yield from self._batch(pictures, stems)
+                yield from self._batch(pictures, names)
 
-    def _batch(self, pictures: dict[Path, Image.Image], stems: dict[Path, str]) -> Iterator[list[Result]]:
-        images = torch.stack([self.classifier.preprocessing.tensor(picture) for picture in pictures.values()])
-        started = time.perf_counter()
+    def _read(self, path: Path) -> _Picture:
+        photograph = read_photograph(path)
+        crop = self.classifier.preprocessing.crop(photograph)
+        return _Picture(
+            path, photograph.size, crop, np.asarray((crop if self.style.crop else photograph).convert("RGB"))
+        )
+
+    def _batch(self, pictures: list[_Picture], names: dict[Path, str]) -> Iterator[list[Result]]:
+        images = torch.stack([self.classifier.preprocessing.tensor(picture.crop) for picture in pictures])
         explanations = self.explainer(images.to(self.device), self.targets.target(self.classifier, self.score))
-        for explanation in explanations.values():
-            explanation.numpy()  # waits for the device
-        milliseconds = 1000 * (time.perf_counter() - started) / len(images)
         first = next(iter(explanations.values()))
-        highest, classes = probabilities(first.output).cpu().max(1)
-        names = self.classifier.class_names(class_count(first.output))
-        overlays = {
-            method: self._draw(explanation, list(pictures.values())) for method, explanation in explanations.items()
-        }
-        for index, path in enumerate(pictures):
-            predicted, probability = names[int(classes[index])], float(highest[index])
-            yield [
-                Result(
-                    path, method, predicted, probability, names[target], status, milliseconds,
-                    self._write(overlays[method][index], k, f"{stems[path]}.{method}", target),
-                )
-                for method, explanation in explanations.items()
-                for k, target, status in _per_target(explanation, index)
-            ]  # fmt: skip
+        shares = probabilities(first.output).cpu()
+        labels = self.classifier.class_names(class_count(first.output))
+        maps = {method: _maps(explanation) for method, explanation in explanations.items()}
+        for index, picture in enumerate(pictures):
+            yield self._write_all(picture, index, names[picture.path], explanations, maps, shares[index], labels)
 
-    def _write(self, overlays: render.Bytes, k: int, name: str, target: int) -> Path:
-        """Write the overlay of target ``k`` of a photograph; with several targets the file name includes the class."""
-        file = self.out / (f"{name}.{target}.png" if len(overlays) > 1 else f"{name}.png")
-        write_png(Image.fromarray(overlays[k]), file)
-        return file
+    def _write_all(
+        self,
+        picture: _Picture,
+        index: int,
+        name: str,
+        explanations: dict[str, Explanation],
+        maps: dict[str, render.Floats],
+        shares: Tensor,
+        labels: Sequence[str],
+    ) -> list[Result]:
+        """Write the overlays of one photograph, of every method and class."""
+        highest, results = int(shares.argmax()), []
+        cropped = self.classifier.preprocessing.share_cropped(picture.size)
+        rows: dict[int, list[render.Bytes]] = {}
+        for method, explanation in explanations.items():
+            for k, target, status in _per_target(explanation, index):
+                drawn = self._draw(picture, maps[method][index, k])
+                rows.setdefault(target, [picture.background]).append(drawn)
+                if self.style.caption:
+                    drawn = captioned(drawn, f"{labels[target]}  {_share(shares, target):.1%}", self.style.colormap)
+                # With several targets the file name includes the class.
+                number = f".{target}" if maps[method].shape[1] > 1 else ""
+                file = self.out / f"{name}.{method}{number}.png"
+                replaced = file.exists()
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_png(Image.fromarray(drawn), file)
+                results.append(
+                    Result(
+                        picture.path, method, labels[highest], _share(shares, highest), labels[target], status, file,
+                        cropped, replaced,
+                    )
+                )  # fmt: skip
+        if self.sheet is not None:
+            for target, row in rows.items():
+                self.sheet.add(name, labels[target], _share(shares, target), row)
+        return results
 
-    def _draw(self, explanation: Explanation, pictures: list[Image.Image]) -> render.Bytes:
-        """Return overlays (N, K, H, W, 3), K = 1 if one class is explained."""
-        overlays = np.asarray(explanation.overlay(pictures, colormap=self.colormap, alpha=self.alpha))
-        return overlays[:, None] if overlays.ndim == 4 else overlays
+    def _draw(self, picture: _Picture, map_: render.Floats) -> render.Bytes:
+        """Return a map (H, W) over the crop, or at its place over the whole photograph, unchanged around it."""
+        if not self.style.crop:
+            box = self.classifier.preprocessing.box(picture.size)
+            map_ = place(map_, box, (picture.size[1], picture.size[0]))
+        return render.overlay(picture.background, map_, self.style.colormap, self.style.alpha)
+
+
+def _maps(explanation: Explanation) -> render.Floats:
+    """Return maps (N, K, H, W), K = 1 if one class is explained."""
+    maps: render.Floats = explanation.maps.detach().float().cpu().numpy()
+    return maps[:, None] if maps.ndim == 3 else maps
+
+
+def _share(shares: Tensor, index: int) -> float:
+    return float(shares[index])
 
 
 def _per_target(explanation: Explanation, index: int) -> list[tuple[int, int, str]]:

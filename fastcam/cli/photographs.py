@@ -1,4 +1,4 @@
-"""Finding photographs in files, folders and globs, and naming their overlays."""
+"""Finding photographs in files, folders and globs."""
 
 import glob
 from collections.abc import Sequence
@@ -41,21 +41,3 @@ def _search(folder: Path, excluded: Path) -> list[Path]:
         and file.is_file()
         and not (contains_excluded and excluded in file.resolve().parents)
     ]
-
-
-def unique_stems(photographs: Sequence[Path]) -> list[str]:
-    """Return a unique name per photograph: its stem, with -2, -3, ... for duplicates.
-
-    Names are compared without case, as some file systems do.
-    """
-    own = {path.stem.casefold() for path in photographs}
-    taken: set[str] = set()
-    names = []
-    for path in photographs:
-        name, number = path.stem, 1
-        while name.casefold() in taken or (number > 1 and name.casefold() in own):
-            number += 1
-            name = f"{path.stem}-{number}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names

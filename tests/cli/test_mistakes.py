@@ -34,7 +34,8 @@ def test_bad_images_get_a_sentence_each_and_the_rest_goes_on(work):
 
 def test_an_empty_folder_is_a_failure(work):
     (work / "empty").mkdir()
-    assert sentence(run("explain", "empty", *SMALL), 1) == "fastcam: no pictures were found"
+    assert sentence(run("explain", "missing.png", *SMALL), 2) == "fastcam: missing.png: there is no such file"
+    assert sentence(run("explain", "empty", *SMALL), 2) == "fastcam: no pictures were found"
 
 
 def test_a_map_that_is_not_finite_is_a_failure_and_shows_the_photograph(work):
@@ -66,7 +67,13 @@ def test_a_constant_map_is_told_and_no_failure(work):
         (["--device", "warp"], "device 'warp' cannot be used"),
         (["--shorter-side", "8"], "--shorter-side must be at least as large as the crop, got 8 for a crop of 32 x 32"),
         (["--method", "gmp_cam"], "global max pooling and one linear layer follow target layer '0'"),
-        (["--out", "two.txt"], "two.txt"),
+        (["--out", "two.txt"], "--out must be a folder, got 'two.txt': 'two.txt' is a file"),
+        (["--out", "two.txt/maps"], "--out must be a folder, got 'two.txt/maps': '.*two.txt' is a file"),
+        (["--out", "/proc/maps_of_a_test"], "--out '/proc/maps_of_a_test' cannot be "),
+        (["--sheet", "sheet.txt"], "--sheet must be a .png file, got 'sheet.txt'"),
+        (["--sheet", "two.txt/sheet.png"], "the folder of --sheet must be a folder, got 'two.txt'"),
+        (["--model", "resnet50"], "got 'resnet50': write torchvision:resnet50 or timm:resnet50$"),
+        (["--model", "whole.pth"], r"'whole.pth' holds weights or a pickled module, .* save model.state_dict\(\)"),
     ],
 )
 def test_mistakes_are_one_sentence_and_code_2(work, arguments, reason):
@@ -91,4 +98,4 @@ def test_wrong_usage_is_code_2(work, arguments):
 def test_help_documents_the_exit_codes():
     text = " ".join(run("explain", "--help").stdout.split())
     assert "0 all fine; 1 some images could not be read" in text
-    assert "2 bad usage" in text
+    assert "2 bad usage or nothing to do" in text
