@@ -64,7 +64,7 @@ def load(
         specification: "torchvision:NAME", "timm:NAME" or "package.module:factory", a function that returns an
             ``nn.Module``. A :class:`Preprocessing` in the model's attribute ``preprocessing`` is used. Or a TorchScript
             (.pt, .ts) or exported (.pt2) file, which contains its weights.
-        weights: a .safetensors, .pth or .pt file with a state dict. Without it torchvision's and timm's models have
+        weights: a .safetensors, .pth, .pt or .ckpt file with a state dict. Without it torchvision's and timm's models have
             random weights.
         class_names: one name per output.
         num_classes: passed to the builder, for weights with another number of classes than the architecture's own.

@@ -120,13 +120,15 @@ def _check_paths(paths: list[Path]) -> list[Path]:
 def _explain_all(run: "FolderRun", paths: list[Path], batch_size: int) -> bool:
     """Explain, print errors as they occur and the table at the end; return whether anything failed."""
     from fastcam.cli.folder_run import Failure
+    from fastcam.model.cancellation import STOPPING, cancelled_by, raise_if_cancelled, stop_event
 
     failed = False
     results: list[Result] = []
-    with progress_bar() as progress:
+    with progress_bar() as progress, stop_event(STOPPING) as stop, cancelled_by(stop.resend):
         task = progress.add_task("explaining", total=len(paths))
         _show_copies(progress, run)
         for outcome in run.over(paths, batch_size):
+            raise_if_cancelled()
             if isinstance(outcome, Failure):
                 failed = True
                 print_error(f"{outcome.photograph}: {outcome.reason}", progress.console)

@@ -69,7 +69,7 @@ Model = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust-model", help="Load a model file that contains code, which then runs: trust its author.")
 ]
-Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors, .pth or .pt, tensors only.")]
+Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors, .pth, .pt or .ckpt, tensors only.")]
 Methods = Annotated[list[str] | None, typer.Option(help="See `fastcam methods`; repeatable.", show_default="grad_cam")]
 Layers = Annotated[list[str] | None, typer.Option(help="Target layer; repeatable.", show_default="last with a map")]
 Classes = Annotated[

@@ -1,6 +1,7 @@
 """A run over a dataset, shard by shard: loading, computing and writing overlap."""
 
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -13,13 +14,14 @@ import torch
 
 from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
 from fastcam.dataset.records import Commit, Span
-from fastcam.dataset.signals import INTERRUPTED, InterruptedRunError, stop_event
+from fastcam.dataset.signals import InterruptedRunError, raise_if_set
 from fastcam.dataset.sources import Source
 from fastcam.dataset.store import Store
 from fastcam.dataset.table import MapFormat, Row, make_rows
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.model.batching import is_out_of_memory
+from fastcam.model.cancellation import STOPPING, cancelled_by, stop_event
 from fastcam.targets import Target
 
 MAX_DEFAULT_WORKERS = 8
@@ -99,7 +101,7 @@ class Runner:
             ValueError, TypeError, RuntimeError: for a model, layers or targets that do not fit together.
         """
         self.progress = Progress(total, total - sum(span.stop - span.start for span in missing))
-        with stop_event() as stop:
+        with stop_event(STOPPING) as stop:
             for commit in self.make(missing, stop):
                 self._report(commit)
         return self.progress
@@ -117,7 +119,8 @@ class Runner:
             pending: Future[Commit] | None = None
             try:
                 for span, images in shards:
-                    rows = self._make_rows(images, stop)
+                    with cancelled_by(functools.partial(raise_if_set, stop)):  # between blocks of copies too
+                        rows = self._make_rows(images, stop)
                     if pending is not None:
                         yield pending.result()
                     pending = writer.submit(self.store.commit, span, rows, self._recipe)
@@ -160,8 +163,7 @@ class Runner:
                 batch = []
             if image.tensor is None:
                 self._count([image])
-            if stop.is_set():
-                raise InterruptedRunError(INTERRUPTED)
+            raise_if_set(stop)
         rows_by_id |= self._explain(batch)
         self._count(batch)
         return [row for rows in rows_by_id.values() for row in rows]
@@ -178,6 +180,8 @@ class Runner:
             return {}
         try:
             return self._explain_batch(batch)
+        except InterruptedRunError:
+            raise
         except Exception as error:
             if is_out_of_memory(error) and len(batch) > 1:
                 return self._explain_halves(batch)
@@ -194,6 +198,8 @@ class Runner:
                 if len(batch) == 1:
                     raise error
                 rows_by_id |= self._explain_batch([image])
+            except InterruptedRunError:
+                raise
             except Exception as reason:
                 self.progress.failed += 1
                 rows_by_id[image.item.id] = [_failure_row(image, f"{type(reason).__name__}: {_first_line(reason)}")]
