@@ -117,17 +117,25 @@ def _from_torchvision(name: str, options: dict[str, int]) -> Classifier:
     arguments: dict[str, int | None] = {"weights": None, **options}
     if "weights_backbone" in inspect.signature(builder).parameters:
         arguments["weights_backbone"] = None  # the default would download weights
-    default_weights = getattr(models.get_model_weights(name), "DEFAULT", None)
+    default_weights = torchvision_weights(name)
     return Classifier(
         _build_model(f"torchvision:{name}", lambda: builder(**arguments)),
-        _torchvision_preprocessing(default_weights.transforms()) if default_weights else Preprocessing(),
+        torchvision_preprocessing(default_weights),
         tuple(default_weights.meta.get("categories", ())) if default_weights else (),
         random_weights=True,
     )
 
 
-def _torchvision_preprocessing(transforms: Any) -> Preprocessing:
-    """Convert torchvision's preset transforms; the ImageNet default for tasks other than classification."""
+def torchvision_weights(name: str) -> Any:
+    """Return torchvision's description of an architecture's default weights; None without any."""
+    from torchvision.models import get_model_weights
+
+    return getattr(get_model_weights(name), "DEFAULT", None)
+
+
+def torchvision_preprocessing(weights: Any) -> Preprocessing:
+    """Convert the preset transforms of weights; the ImageNet default without any, or for other tasks."""
+    transforms = None if weights is None else weights.transforms()
     if not hasattr(transforms, "crop_size"):
         return Preprocessing()
     crop, side = transforms.crop_size[0], transforms.resize_size[0]
@@ -145,10 +153,15 @@ def _from_timm(name: str, options: dict[str, Any]) -> Classifier:
     if not timm.is_model(name):  # also rejects names that timm would look up on a model hub
         raise ValueError(f"timm has no model {name!r}{_suggest(name, timm.list_models())}")
     model = _build_model(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **options))
-    return Classifier(model, _timm_preprocessing(resolve_model_data_config(model)), random_weights=True)
+    return Classifier(model, timm_preprocessing(resolve_model_data_config(model)), random_weights=True)
 
 
-def _timm_preprocessing(config: dict[str, Any]) -> Preprocessing:
+def timm_preprocessing(config: dict[str, Any]) -> Preprocessing:
+    """Convert a data configuration of timm.
+
+    Raises:
+        ValueError: for inputs that are not square or not cropped at the centre.
+    """
     height, width = config["input_size"][1:]
     if height != width or config["crop_mode"] not in ("center", "squash"):
         raise ValueError(

@@ -82,7 +82,7 @@ def map_(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.", show_default="8, GPU 64")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Images per Parquet file.")] = 1024,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger images are not decoded.")] = 50,
+    max_megapixels: options.Megapixels = 50,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Larger files are not read.")] = 64,
     decoder: Annotated[
         Decoder | None, typer.Option(help="Of JPEG files.", show_default="torchcodec where installed")

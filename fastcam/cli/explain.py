@@ -62,6 +62,7 @@ def explain(
     reshape: options.Tokens = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
     colormap: Annotated[str, typer.Option(help="jet, or any name known to matplotlib.")] = "jet",
+    max_megapixels: options.Megapixels = 50,
     size: options.Size = None,
     shorter_side: options.ShorterSide = None,
     mean: options.Colours = None,
@@ -101,6 +102,7 @@ def explain(
             colormap,
             alpha,
             getattr(fastcam.targets, _TARGETS[score]),
+            round(max_megapixels * 1e6),
         )
         failed = _explain_all(run, paths, batch_size)
     raise typer.Exit(1 if failed else 0)

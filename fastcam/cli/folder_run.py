@@ -67,7 +67,8 @@ def probabilities(output: Tensor) -> Tensor:
 class FolderRun:
     """A classifier, its explainer (with a list of methods) and the options of the overlays.
 
-    ``score`` is the explained score of a class: logit, probability or log-probability.
+    ``score`` is the explained score of a class: logit, probability or log-probability; photographs of
+    more than ``max_pixels`` are not decoded.
     """
 
     classifier: Classifier
@@ -78,6 +79,7 @@ class FolderRun:
     colormap: str = "jet"
     alpha: float = 0.5
     score: type[Logit] = Logit
+    max_pixels: int | None = None
 
     def over(self, photographs: Sequence[Path], batch_size: int) -> Iterator[list[Result] | Failure]:
         """Explain photographs batch by batch and write their overlays into ``out``.
@@ -95,7 +97,9 @@ class FolderRun:
             pictures: dict[Path, Image.Image] = {}
             for path in photographs[start : start + batch_size]:
                 try:
-                    pictures[path] = self.classifier.preprocessing.crop(read_photograph(path))
+                    pictures[path] = self.classifier.preprocessing.crop(
+                        read_photograph(path, max_pixels=self.max_pixels)
+                    )
                 except ValueError as error:
                     yield Failure(path, str(error))
             if pictures:
