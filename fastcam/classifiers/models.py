@@ -135,8 +135,8 @@ def torchvision_weights(name: str) -> Any:
 
 def torchvision_preprocessing(weights: Any) -> Preprocessing:
     """Convert the preset transforms of weights; the ImageNet default without any, or for other tasks."""
-    transforms = None if weights is None else weights.transforms()
-    if not hasattr(transforms, "crop_size"):
+    transforms: Any = None if weights is None else weights.transforms()
+    if transforms is None or not hasattr(transforms, "crop_size"):
         return Preprocessing()
     crop, side = transforms.crop_size[0], transforms.resize_size[0]
     return Preprocessing(
