@@ -3,6 +3,7 @@
 from fastcam import ops, targets
 from fastcam._extension import build_info
 from fastcam.artefacts import load
+from fastcam.classifiers.load_images import load_images
 from fastcam.engine.occlusion_plan import OcclusionPlan, occlusion_plan
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
@@ -23,6 +24,7 @@ __all__ = [
     "get_method",
     "list_methods",
     "load",
+    "load_images",
     "method",
     "occlusion_plan",
     "ops",

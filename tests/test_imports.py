@@ -64,9 +64,10 @@ ALLOWED = {
     "preparation": "artefacts graph model ops targets",
     "explainer": "artefacts engine explanation graph methods model postprocess preparation targets",
     "one_call": "engine explainer explanation methods model postprocess preparation targets",
-    "_public": "_extension artefacts engine explainer explanation methods one_call ops preparation reshape targets",
-    "__init__": "_public render",
     "classifiers": "artefacts targets",
+    "_public": "_extension artefacts classifiers engine explainer explanation methods one_call ops preparation reshape "
+    "targets",
+    "__init__": "_public render",
     "bench": "__init__ classifiers explainer methods model ops render",
     "dataset": "__init__ classifiers explainer explanation model postprocess preparation render targets",
     "compat": "explainer graph methods model ops render targets",

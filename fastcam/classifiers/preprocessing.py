@@ -4,8 +4,8 @@ import contextlib
 import functools
 import os
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
@@ -62,6 +62,35 @@ class Preprocessing:
             )
         if self.interpolation not in get_args(Interpolation):
             raise ValueError(f"`interpolation` must be one of {get_args(Interpolation)}, got {self.interpolation!r}")
+
+    def changed(
+        self,
+        *,
+        size: int | tuple[int, int] | None = None,
+        shorter_side: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> "Preprocessing":
+        """Return a copy with these values in place of its own; ``shorter_side`` is scaled with ``size``.
+
+        Raises:
+            ValueError: for invalid values.
+        """
+        sides = self.size if size is None else (size, size) if isinstance(size, int) else size
+        if not isinstance(sides, Sequence) or len(sides) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
+            raise ValueError(f"`size` must be one or two positive whole numbers, got {size!r}")
+        for name, values in (("mean", mean), ("std", std)):
+            if values is not None and not isinstance(values, Sequence):
+                raise ValueError(f"`{name}` must be a list of numbers, got {values!r}")
+        height, width = sides
+        scaled = round(self.shorter_side * max(height, width) / max(self.size))
+        return replace(
+            self,
+            size=(height, width),
+            shorter_side=scaled if shorter_side is None else shorter_side,
+            mean=self.mean if mean is None else tuple(mean),
+            std=self.std if std is None else tuple(std),
+        )
 
     def crop(self, photograph: Image.Image) -> Image.Image:
         """Return the part of a photograph that the model sees, as an RGB image (grey for a grey-scale model)."""
@@ -130,7 +159,9 @@ class Preprocessing:
         return (side, side * height // width) if width <= height else (side * width // height, side)
 
 
-def read_photograph(file: str | Path | BinaryIO, formats: tuple[str, ...] | None = None) -> Image.Image:
+def read_photograph(
+    file: str | Path | BinaryIO, formats: tuple[str, ...] | None = None, max_pixels: int | None = None
+) -> Image.Image:
     """Read a photograph as RGB.
 
     It is rotated by its EXIF orientation; transparency is composed over white; 16-bit grey values are scaled to 8 bits;
@@ -139,11 +170,13 @@ def read_photograph(file: str | Path | BinaryIO, formats: tuple[str, ...] | None
     Args:
         file: a path, or a file open for reading.
         formats: Pillow's names of the accepted formats; None for all.
+        max_pixels: limit of width times height, looked at before decoding.
 
     Raises:
-        ValueError: for a file that is missing, not an image or damaged.
+        ValueError: for a file that is missing, not an image, damaged or too large.
     """
     with open_photograph(file, formats) as image:
+        check_pixels(image, max_pixels)
         return to_rgb(image)
 
 
@@ -155,15 +188,39 @@ def open_photograph(file: str | Path | BinaryIO, formats: tuple[str, ...] | None
         ValueError: as :func:`read_photograph`.
     """
     try:
-        with Image.open(file, formats=formats) as image:
+        with readable_errors(), Image.open(file, formats=formats) as image:
             yield image
     except FileNotFoundError:
         raise ValueError("there is no such file") from None
+    except IsADirectoryError:
+        raise ValueError("this is a folder, not a picture") from None
     except UnidentifiedImageError:
         known = "a format that Pillow reads" if formats is None else f"one of {', '.join(formats)}"
         raise ValueError(f"this is not a picture in {known}") from None
+
+
+def check_pixels(image: Image.Image, limit: int | None) -> None:
+    """Refuse an image that is too large, from its header.
+
+    Raises:
+        ValueError: for more than ``limit`` pixels.
+    """
+    pixels = image.width * image.height
+    if limit is not None and pixels > limit:
+        raise ValueError(f"the picture has {pixels:,} pixels, more than {limit:,}")
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn the errors of Pillow's parsers into ValueErrors, but for those of missing files and unknown formats."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, UnidentifiedImageError):
+        raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise ValueError(f"this picture cannot be read: {error}") from None
+    except Exception as error:  # KeyError, IndexError, ... on damaged files
+        raise ValueError(f"this picture cannot be read: {type(error).__name__}: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -43,5 +43,5 @@ def check_weights_file(path: Path) -> None:
     """
     if not path.is_file():
         raise ValueError(f"there is no weights file {str(path)!r}")
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise ValueError(f"weights must be a .safetensors, .pth or .pt file, got {path.name!r}")
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".ckpt"):
+        raise ValueError(f"weights must be a .safetensors, .pth, .pt or .ckpt file, got {path.name!r}")

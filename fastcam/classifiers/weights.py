@@ -1,6 +1,8 @@
 """Loading of weights from a file into a model, tensors only: no code in the file is run."""
 
+import itertools
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 from fastcam.classifiers.specification import check_weights_file
 
 _CHECKPOINT_KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
-_PREFIXES = ("module.", "_orig_mod.")  # added to every name by nn.DataParallel and torch.compile
+_MAX_PREFIX_PARTS = 8
+_MAX_NAME_LENGTH, _MAX_REASON_LENGTH = 80, 300  # in a message
 
 
 def load_weights(model: nn.Module, file: str | Path) -> None:
@@ -18,13 +21,14 @@ def load_weights(model: nn.Module, file: str | Path) -> None:
 
     Args:
         model: its parameters and buffers are overwritten; it is unchanged if the file does not fit.
-        file: .safetensors, or .pth or .pt with tensors only, bare or in {"state_dict": ...} or {"model": ...}.
+        file: .safetensors, or .pth, .pt or .ckpt with tensors only, bare or in {"state_dict": ...} or {"model": ...}. A
+            prefix that all names share is removed if the names are the model's without it.
 
     Raises:
         ValueError: for a file that is missing, damaged, contains code or does not fit the model.
     """
     path = Path(file)
-    state = _strip_prefixes(_unwrap(_read(path), path), model)
+    state = _strip_prefix(_unwrap(_read(path), path), model)
     _check_fit(model, state, path)
     model.load_state_dict(state)
 
@@ -34,25 +38,26 @@ def _read(path: Path) -> object:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged headers, which end in an error
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path.name!r} is damaged or holds more than tensors, and was not unpickled, since that can run any code; "
             "save model.state_dict() instead, best as .safetensors"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the parsers raise anything for malformed bytes
         raise ValueError(f"{path.name!r} is not a readable weights file: {_first_line(error)}") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        import safetensors
         import safetensors.torch
     except ImportError:
         raise ValueError(".safetensors files need the package: pip install safetensors") from None
     try:
         return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
+    except Exception as error:  # of a damaged header, or a type that torch lacks
         raise ValueError(f"{path.name!r} is not a readable safetensors file: {_first_line(error)}") from error
 
 
@@ -63,22 +68,26 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             state = content[name]
             break
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict):
         raise ValueError(f"{path.name!r} must hold a state dict, names with tensors, got {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            kinds = f"{type(name).__name__} with {type(value).__name__}"
+            raise ValueError(f"{path.name!r} must hold a state dict, names with tensors, got {kinds}")
     return state
 
 
-def _strip_prefixes(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict under the model's names, which may have such prefixes themselves."""
+def _strip_prefix(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict without the prefix of all its names after which most are the model's.
+
+    Wrappers add one: nn.DataParallel, torch.compile, the attribute of a training module that holds the network.
+    """
     expected = model.state_dict().keys()
-    while not expected & state.keys():
-        prefix = next(
-            (prefix for prefix in _PREFIXES if state and all(name.startswith(prefix) for name in state)), None
-        )
-        if prefix is None:
-            break
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+    ends = (name.split(".", _MAX_PREFIX_PARTS)[:-1] for name in (min(state, default=""), max(state, default="")))
+    parts = [part for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))]
+    prefixes = ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts) + 1)]
+    best = max(prefixes, key=lambda prefix: sum(name.removeprefix(prefix) in expected for name in state))
+    return {name.removeprefix(best): value for name, value in state.items()}
 
 
 def _check_fit(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -98,12 +107,25 @@ def _check_fit(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
                 f"the weights in {path.name!r} do not fit the model: {name} has shape {tuple(state[name].shape)} in "
                 f"the file and {tuple(value.shape)} in the model"
             )
+        _check_values(value, state[name], name, path)
+
+
+def _check_values(value: Tensor, loaded: Tensor, name: str, path: Path) -> None:
+    """Refuse values that cannot be copied into the model's: of another layout, without storage, complex, ..."""
+    try:
+        if loaded.is_complex() and not value.is_complex():
+            raise TypeError("complex numbers for real ones")
+        torch.empty_like(value, device="cpu").copy_(loaded)
+    except Exception as error:  # torch has a type of its own for some layouts
+        reason = _first_line(error)
+        raise ValueError(f"{name} in {path.name!r} cannot be copied into the model: {reason}") from error
 
 
 def _list_names(label: str, names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{label} {', '.join(names[:3])}{more}" if names else ""
+    shown = (name if len(name) <= _MAX_NAME_LENGTH else f"{name[:_MAX_NAME_LENGTH]}..." for name in names[:3])
+    return f"{label} {', '.join(shown)}{more}" if names else ""
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).split("\n", maxsplit=1)[0] or type(error).__name__
+    return str(error).strip().split("\n", maxsplit=1)[0][:_MAX_REASON_LENGTH] or type(error).__name__

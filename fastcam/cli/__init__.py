@@ -11,7 +11,11 @@ try:
 except ImportError:
     sys.exit('fastcam: the command line needs typer and rich: pip install "fastcam[cli]"')
 
+<<<<<<< HEAD
 from fastcam.cli import about, bench, dataset, explain, layers
+=======
+from fastcam.cli import about, bench, dataset, explain, stats
+>>>>>>> cli-data
 
 app = typer.Typer(
     help="Saliency maps for PyTorch vision models.",
@@ -23,7 +27,7 @@ app.command(epilog=explain.EXIT_CODES)(explain.explain)
 app.command(epilog=layers.EXIT_CODES)(layers.layers)
 app.command("map", epilog=dataset.MAP_CODES)(dataset.map_)
 app.command(epilog=dataset.VERIFY_CODES)(dataset.verify)
-app.command(epilog="Exit codes: 0 all fine; 2 no folder of maps, or it is damaged.")(dataset.stats)
+app.command(epilog="Exit codes: 0 all fine; 2 no folder of maps, or it is damaged.")(stats.stats)
 app.command(epilog="Exit codes: 0 all fine; 2 bad usage, or the folder cannot be written.")(dataset.export)
 app.command()(about.methods)
 app.command(epilog="Exit codes: 0 all fine; 1 a compiled op disagrees with its reference.")(about.doctor)

@@ -1,8 +1,10 @@
-"""``fastcam map``, ``verify``, ``stats`` and ``export``: maps of whole datasets."""
+"""``fastcam map``, ``verify`` and ``export``: maps of whole datasets."""
 
 import contextlib
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -11,22 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from fastcam.cli import options
-from fastcam.cli.console import output, print_error, report_errors
+from fastcam.cli.console import print_error, report_errors
 
 if TYPE_CHECKING:
     from fastcam.dataset import Progress as RunProgress
-    from fastcam.dataset.reader import MapGroup
-    from fastcam.dataset.table import Map
+    from fastcam.dataset.reader import Maps
 
 MAP_CODES = (
     "Exit codes: 0 success; 1 some images have no map, see the status of their rows; 2 bad usage, or the folder cannot "
     "be written; 3 interrupted by a signal, the same command resumes."
 )
+MAX_SHOWN_FAILURES = 3
+SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no bar
 VERIFY_CODES = "Exit codes: 0 all as it was committed; 1 something is damaged; 2 no folder of maps."
 
 
@@ -81,7 +82,7 @@ def map_(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.", show_default="8, GPU 64")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Images per Parquet file.")] = 1024,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger images are not decoded.")] = 50,
+    max_megapixels: options.Megapixels = 50,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Larger files are not read.")] = 64,
     decoder: Annotated[
         Decoder | None, typer.Option(help="Of JPEG files.", show_default="torchcodec where installed")
@@ -108,7 +109,7 @@ def map_(
         options.check_methods(methods)
         options.check_model(model, weights)
         method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
-        dataset = _import_dataset()
+        dataset = import_dataset()
         torch_device = options.find_device(device)
         classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
         settings: dict[str, Any] = {
@@ -136,11 +137,24 @@ def map_(
         print_error(str(error))
         raise typer.Exit(3) from None
     with report_errors():
-        failed = sum(commit.failed for commit in dataset.open(out).commits)
+        maps = dataset.open(out)
+        failed = sum(commit.failed for commit in maps.commits)
     if not json_log:
         earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
         typer.echo(f"{done.total} images in {out}: {failed} without a map{earlier}; {done.rate:.1f} images a second")
+        if failed:
+            typer.echo(_describe_failed(maps, failed))
     raise typer.Exit(1 if failed else 0)
+
+
+def _describe_failed(maps: "Maps", count: int) -> str:
+    """Return a line with the first images without a map, and where to see all."""
+    from fastcam.dataset.summary import problems
+
+    first = itertools.islice(problems(maps, only_failed=True), MAX_SHOWN_FAILURES)
+    shown = "; ".join(f"{row['image_id']} ({row['status']})" for row in first)
+    more = f"; and {count - MAX_SHOWN_FAILURES} more" if count > MAX_SHOWN_FAILURES else ""
+    return f"without a map: {shown}{more}. `fastcam stats {maps.store.folder}` lists all"
 
 
 def verify(
@@ -149,39 +163,13 @@ def verify(
 ) -> None:
     """Rehash every shard of a folder of maps."""
     with report_errors():
-        _check_folder(folder)
-        damaged = _import_dataset().verify(folder, repair)
-        count = len(_import_dataset().open(folder).store.spans()) + (len(damaged) if repair else 0)
+        check_folder(folder)
+        damaged = import_dataset().verify(folder, repair)
+        count = len(import_dataset().open(folder).store.spans()) + (len(damaged) if repair else 0)
     for _, reason in damaged:
         print_error(reason)
     typer.echo(f"{count - len(damaged)} of {count} shards are as they were committed")
     raise typer.Exit(1 if damaged else 0)
-
-
-def stats(
-    folder: Annotated[Path, typer.Argument(help="Output folder of `fastcam map`.")],
-    mean_maps: Annotated[Path | None, typer.Option(help="Folder for PNG files of the mean map per class.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Predicted classes to list.")] = 10,
-) -> None:
-    """Show the counts, failures and predictions of a folder of maps."""
-    with report_errors():
-        _check_folder(folder)
-        maps = _import_dataset().open(folder)
-        counts = maps.stats()
-        written = 0 if mean_maps is None else _write_means(maps.mean_maps(), mean_maps)
-    table = Table("what", "count")
-    table.add_row("images", f"{counts.images} of {counts.total}")
-    table.add_row("without a map", str(counts.failed))
-    table.add_row("rows", str(counts.rows))
-    table.add_row("shards", f"{len(maps.commits)}, {counts.bytes / 1e6:.1f} MB")
-    table.add_row("from the first commit to the last", f"{counts.seconds:.0f} s")
-    for status, count in counts.statuses.items():
-        table.add_row(f"status: {escape(status)}", str(count))
-    for index, count in list(counts.predicted.items())[:top]:
-        table.add_row(f"predicted class {index}", str(count))
-    output().print(table)
-    if mean_maps is not None:
-        typer.echo(f"{written} mean maps in {mean_maps}")
 
 
 def export(
@@ -194,8 +182,8 @@ def export(
 ) -> None:
     """Export the full-size maps of a folder."""
     with report_errors():
-        _check_folder(folder)
-        dataset = _import_dataset()
+        check_folder(folder)
+        dataset = import_dataset()
         maps = dataset.open(folder)
         if to is Format.overlays:
             if source is None:
@@ -206,13 +194,13 @@ def export(
     typer.echo(f"{count} maps in {out}")
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Refuse a folder without maps before torch is imported, as :class:`fastcam.dataset.Maps` does later."""
     if not (folder / "run.json").exists():
         raise ValueError(f"{str(folder)!r} holds no maps: there is no run.json")
 
 
-def _import_dataset() -> ModuleType:
+def import_dataset() -> ModuleType:
     """Return the package, imported when it is needed: it has optional dependencies."""
     try:
         from fastcam import dataset
@@ -223,11 +211,14 @@ def _import_dataset() -> ModuleType:
 
 @contextlib.contextmanager
 def _show_progress(json_log: bool) -> Iterator[Callable[["RunProgress"], None]]:
-    """Yield the function that reports progress: as JSON lines, or as a bar if standard error is a terminal."""
+    """Yield the function that reports progress: as JSON lines, as a bar in a terminal, else as a line now and then."""
     if json_log:
         yield _log_commit
         return
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _line_reporter()
+        return
     columns = (
         TextColumn("mapping"),
         BarColumn(),
@@ -236,30 +227,25 @@ def _show_progress(json_log: bool) -> Iterator[Callable[["RunProgress"], None]]:
         ),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None, rate=0.0, failed=0)
         yield lambda done: bar.update(task, total=done.total, completed=done.done, rate=done.rate, failed=done.failed)
+
+
+def _line_reporter() -> Callable[["RunProgress"], None]:
+    """Return a function that prints the progress on standard error, not more often than every ten seconds."""
+    last = time.monotonic()
+
+    def show(done: "RunProgress") -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print_error(f"{done.done} of {done.total} images, {done.rate:.1f} a second, {done.failed} without a map")
+
+    return show
 
 
 def _log_commit(done: "RunProgress") -> None:
     if done.commit is not None:
         news = {"images": done.done, "of": done.total, "failed": done.failed, "rate": round(done.rate, 3)}
         print(json.dumps({"event": "commit", **asdict(done.commit), **news}), flush=True)
-
-
-def _write_means(means: "Mapping[MapGroup, Map]", folder: Path) -> int:
-    """Write one PNG file per method, layer and class; return their number."""
-    from PIL import Image
-
-    from fastcam import render
-    from fastcam.classifiers.preprocessing import write_png
-
-    folder.mkdir(parents=True, exist_ok=True)
-    layers = {layer for _, layer, _ in means}
-    for (method, layer, target), values in means.items():
-        if values.ndim != 2:
-            raise ValueError(f"only maps of two axes can be drawn, these have {values.ndim}")
-        name = ".".join([method, *([layer] if len(layers) > 1 else []), *([] if target is None else [str(target)])])
-        colours = render.colors("jet")[render.to_uint8(values)]
-        write_png(Image.fromarray(colours), folder / f"{name}.png")
-    return len(means)

@@ -71,6 +71,7 @@ def explain(
     reshape: options.Tokens = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
     colormap: Annotated[str, typer.Option(help="jet, or any name known to matplotlib.")] = "jet",
+    max_megapixels: options.Megapixels = 50,
     size: options.Size = None,
     shorter_side: options.ShorterSide = None,
     mean: options.Colours = None,
@@ -114,7 +115,11 @@ def explain(
             out,
             Style(colormap, alpha, crop, caption),
             getattr(fastcam.targets, _TARGETS[score]),
+<<<<<<< HEAD
             Sheet(["photograph", *names]) if sheet else None,
+=======
+            round(max_megapixels * 1e6),
+>>>>>>> cli-data
         )
         failed = _explain_all(run, paths, batch_size)
         if run.sheet is not None and sheet is not None:
@@ -136,13 +141,15 @@ def _check_paths(paths: list[Path]) -> list[Path]:
 def _explain_all(run: "FolderRun", paths: list[Path], batch_size: int) -> bool:
     """Explain, print errors as they occur and the table at the end; return whether anything failed."""
     from fastcam.cli.folder_run import Failure
+    from fastcam.model.cancellation import STOPPING, cancelled_by, raise_if_cancelled, stop_event
 
     failed = False
     results: list[Result] = []
-    with progress_bar() as progress:
+    with progress_bar() as progress, stop_event(STOPPING) as stop, cancelled_by(stop.resend):
         task = progress.add_task("explaining", total=len(paths))
         _show_copies(progress, run)
         for outcome in run.over(paths, batch_size):
+            raise_if_cancelled()
             if isinstance(outcome, Failure):
                 failed = True
                 print_error(f"{outcome.photograph}: {outcome.reason}", progress.console)

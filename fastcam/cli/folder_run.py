@@ -98,8 +98,13 @@ class _Picture:
 class FolderRun:
     """A classifier, its explainer (with a list of methods) and the options of the overlays.
 
+<<<<<<< HEAD
     ``score`` is the explained score of a class: logit, probability or log-probability. ``sheet`` gets a row for every
     photograph and class.
+=======
+    ``score`` is the explained score of a class: logit, probability or log-probability; photographs of
+    more than ``max_pixels`` are not decoded.
+>>>>>>> cli-data
     """
 
     classifier: Classifier
@@ -109,7 +114,11 @@ class FolderRun:
     out: Path
     style: Style = Style()
     score: type[Logit] = Logit
+<<<<<<< HEAD
     sheet: Sheet | None = None
+=======
+    max_pixels: int | None = None
+>>>>>>> cli-data
 
     def over(self, photographs: Sequence[Path], batch_size: int) -> Iterator[list[Result] | Failure]:
         """Explain photographs batch by batch and write their overlays into ``out``.
@@ -128,7 +137,13 @@ class FolderRun:
             pictures: list[_Picture] = []
             for path in photographs[start : start + batch_size]:
                 try:
+<<<<<<< HEAD
                     pictures.append(self._read(path))
+=======
+                    pictures[path] = self.classifier.preprocessing.crop(
+                        read_photograph(path, max_pixels=self.max_pixels)
+                    )
+>>>>>>> cli-data
                 except ValueError as error:
                     yield Failure(path, str(error))
             if pictures:

@@ -2,7 +2,6 @@
 
 import ast
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,7 +68,7 @@ Model = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust-model", help="Load a model file that contains code, which then runs: trust its author.")
 ]
-Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors, .pth or .pt, tensors only.")]
+Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors, .pth, .pt or .ckpt, tensors only.")]
 Methods = Annotated[list[str] | None, typer.Option(help="See `fastcam methods`; repeatable.", show_default="grad_cam")]
 Layers = Annotated[list[str] | None, typer.Option(help="Target layer; repeatable.", show_default="last with a map")]
 Classes = Annotated[
@@ -89,6 +88,7 @@ Compile = Annotated[bool, typer.Option(help="Prepare and compile the model; take
 Tokens = Annotated[Reshape | None, typer.Option(help="For layers that return tokens.")]
 Size = Annotated[int | None, typer.Option(min=1, help="Input of N x N pixels; --shorter-side is scaled accordingly.")]
 ShorterSide = Annotated[int | None, typer.Option(min=1, help="Resize to this before cropping.")]
+Megapixels = Annotated[float, typer.Option(min=0.001, help="Larger images are not decoded.")]
 Colours = Annotated[tuple[float, float, float] | None, typer.Option(help="Per channel, 0 to 1.")]
 
 
@@ -191,8 +191,4 @@ def override_preprocessing(
     std: tuple[float, float, float] | None,
 ) -> "Preprocessing":
     """Return the preprocessing with the user's values in place of its own."""
-    if size is not None:
-        scaled = round(preprocessing.shorter_side * size / max(preprocessing.size))
-        preprocessing = replace(preprocessing, size=(size, size), shorter_side=scaled)
-    changes: dict[str, Any] = {"shorter_side": shorter_side, "mean": mean, "std": std}
-    return replace(preprocessing, **{name: value for name, value in changes.items() if value is not None})
+    return preprocessing.changed(size=size, shorter_side=shorter_side, mean=mean, std=std)

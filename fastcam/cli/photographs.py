@@ -9,8 +9,8 @@ def find(inputs: Sequence[str], excluded: Path) -> list[Path]:
     """Find the photographs named by files, folders and globs, without duplicates, folders and globs sorted.
 
     Args:
-        inputs: files; folders, searched recursively for images; or globs, including ``**``. Missing paths stay in the
-            list, so that they can be reported.
+        inputs: files; folders, searched recursively for images and broken links to some; or globs, including ``**``.
+            Missing paths stay in the list, so that they can be reported.
         excluded: a folder that is not searched: earlier overlays are not photographs.
     """
     photographs: dict[Path, Path] = {}
@@ -38,6 +38,6 @@ def _search(folder: Path, excluded: Path) -> list[Path]:
         file
         for file in sorted(folder.rglob("*"))
         if file.suffix.lower() in suffixes
-        and file.is_file()
+        and (file.is_file() or (file.is_symlink() and not file.exists()))
         and not (contains_excluded and excluded in file.resolve().parents)
     ]

@@ -14,7 +14,8 @@ from fastcam.dataset.decode import check_decoder
 from fastcam.dataset.job import Job
 from fastcam.dataset.records import Commit, Span
 from fastcam.dataset.runner import Runner, default_workers
-from fastcam.dataset.signals import InterruptedRunError, stop_event
+from fastcam.dataset.signals import InterruptedRunError
+from fastcam.model.cancellation import stop_event
 
 if TYPE_CHECKING:
     from ray import ObjectRef

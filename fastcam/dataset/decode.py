@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fastcam.classifiers.preprocessing import Pixels, open_photograph, to_rgb
+from fastcam.classifiers.preprocessing import Pixels, check_pixels, open_photograph, to_rgb
 
 Decoder: TypeAlias = Literal["torchcodec", "pillow"]
 
@@ -47,9 +47,7 @@ class Limits:
             ValueError: for too many bytes or pixels.
         """
         self.check_bytes(count)
-        pixels = image.width * image.height
-        if pixels > self.pixels:
-            raise ValueError(f"the picture has {pixels:,} pixels, more than {self.pixels:,}")
+        check_pixels(image, self.pixels)
 
 
 def default_decoder() -> Decoder:
@@ -99,7 +97,7 @@ def decode_pixels(data: bytes, limits: Limits, decoder: Decoder) -> Pixels:
 
 def _check_header(data: bytes, limits: Limits) -> str | None:
     """Check the limits; return the format of an RGB or grey image, None for other modes."""
-    with _readable_errors(), open_photograph(io.BytesIO(data), limits.formats) as image:
+    with _without_warnings(), open_photograph(io.BytesIO(data), limits.formats) as image:
         limits.check(image, len(data))
         return image.format if image.mode in ("RGB", "L") else None
 
@@ -110,19 +108,14 @@ def decode_image(data: bytes, limits: Limits) -> Image.Image:
     Raises:
         ValueError: for data that cannot be decoded or exceed the limits.
     """
-    with _readable_errors(), open_photograph(io.BytesIO(data), limits.formats) as image:
+    with _without_warnings(), open_photograph(io.BytesIO(data), limits.formats) as image:
         limits.check(image, len(data))
         return to_rgb(image)
 
 
 @contextlib.contextmanager
-def _readable_errors() -> Iterator[None]:
-    """Turn any error of Pillow into a ValueError with a readable message."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata, and about sizes within our limits
-            yield
-    except ValueError:
-        raise
-    except Exception as error:  # Pillow's parsers raise KeyError, IndexError, ... on damaged files
-        raise ValueError(f"this picture cannot be read: {type(error).__name__}: {error}") from error
+def _without_warnings() -> Iterator[None]:
+    """Hide warnings about metadata, and about sizes within the limits."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

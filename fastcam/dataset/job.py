@@ -97,6 +97,7 @@ class Job:
             batch_size=self.batch_size,
             workers=workers or self.workers or default_workers(),
             report=report,
+            class_names=self.classifier.known_names,
         )
 
     def with_model(self, model: nn.Module) -> "Job":

@@ -74,6 +74,16 @@ class Maps:
         """The identity of the run: weights, method, layer, preprocessing, ..."""
         return self.store.identity
 
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The names of the model's classes as the run knew them, possibly none."""
+        for commit in self.commits:
+            metadata = pq.read_schema(self.store.shard(commit.span)).metadata or {}
+            names: list[str] = json.loads(metadata.get(b"fastcam", b"{}")).get("classes", [])
+            if names:
+                return names
+        return []
+
     def dataset(self) -> ds.Dataset:
         """Return all rows as an Arrow dataset, for filters, ``to_table().to_pandas()``, DuckDB or Polars."""
         files = [str(self.store.shard(commit.span)) for commit in self.commits]

@@ -1,6 +1,7 @@
 """A run over a dataset, shard by shard: loading, computing and writing overlap."""
 
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -13,13 +14,14 @@ import torch
 
 from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
 from fastcam.dataset.records import Commit, Span
-from fastcam.dataset.signals import INTERRUPTED, InterruptedRunError, stop_event
+from fastcam.dataset.signals import InterruptedRunError, raise_if_set
 from fastcam.dataset.sources import Source
 from fastcam.dataset.store import Store
 from fastcam.dataset.table import MapFormat, Row, make_rows
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.model.batching import is_out_of_memory
+from fastcam.model.cancellation import STOPPING, cancelled_by, stop_event
 from fastcam.targets import Target
 
 MAX_DEFAULT_WORKERS = 8
@@ -69,6 +71,7 @@ class Runner:
         batch_size: images per batch; halved when memory runs out.
         workers: threads that read and decode; 0 reads images without threads, one at a time.
         report: called after every batch and every commit.
+        class_names: the names of so many classes, empty if they are unknown.
     """
 
     source: Source
@@ -81,9 +84,11 @@ class Runner:
     batch_size: int
     workers: int
     report: Report
+    class_names: Callable[[int], Sequence[str]] = lambda count: ()
     progress: Progress = field(init=False, default_factory=lambda: Progress(0))
     _start: float = field(init=False, default_factory=time.monotonic)
     _input_size: tuple[int, ...] = field(init=False, default=())  # of the model's input, in the current shard
+    _outputs: int = field(init=False, default=0)  # classes of the model, in the current shard
     _has_worked: bool = field(init=False, default=False)  # whether any image was ever explained with these settings
 
     def run(self, total: int, missing: Sequence[Span]) -> Progress:
@@ -99,7 +104,7 @@ class Runner:
             ValueError, TypeError, RuntimeError: for a model, layers or targets that do not fit together.
         """
         self.progress = Progress(total, total - sum(span.stop - span.start for span in missing))
-        with stop_event() as stop:
+        with stop_event(STOPPING) as stop:
             for commit in self.make(missing, stop):
                 self._report(commit)
         return self.progress
@@ -117,7 +122,8 @@ class Runner:
             pending: Future[Commit] | None = None
             try:
                 for span, images in shards:
-                    rows = self._make_rows(images, stop)
+                    with cancelled_by(functools.partial(raise_if_set, stop)):  # between blocks of copies too
+                        rows = self._make_rows(images, stop)
                     if pending is not None:
                         yield pending.result()
                     pending = writer.submit(self.store.commit, span, rows, self._recipe)
@@ -150,7 +156,7 @@ class Runner:
         """Return the rows of a shard, in the order of its images."""
         rows_by_id: RowsById = {}
         batch: list[LoadedImage] = []
-        self._input_size = ()
+        self._input_size, self._outputs = (), 0
         for image in images:
             rows_by_id[image.item.id] = [_failure_row(image, image.reason)]  # replaced after the batch is explained
             batch += [] if image.tensor is None else [image]
@@ -160,8 +166,7 @@ class Runner:
                 batch = []
             if image.tensor is None:
                 self._count([image])
-            if stop.is_set():
-                raise InterruptedRunError(INTERRUPTED)
+            raise_if_set(stop)
         rows_by_id |= self._explain(batch)
         self._count(batch)
         return [row for rows in rows_by_id.values() for row in rows]
@@ -178,6 +183,8 @@ class Runner:
             return {}
         try:
             return self._explain_batch(batch)
+        except InterruptedRunError:
+            raise
         except Exception as error:
             if is_out_of_memory(error) and len(batch) > 1:
                 return self._explain_halves(batch)
@@ -194,6 +201,8 @@ class Runner:
                 if len(batch) == 1:
                     raise error
                 rows_by_id |= self._explain_batch([image])
+            except InterruptedRunError:
+                raise
             except Exception as reason:
                 self.progress.failed += 1
                 rows_by_id[image.item.id] = [_failure_row(image, f"{type(reason).__name__}: {_first_line(reason)}")]
@@ -208,6 +217,8 @@ class Runner:
         tensors = [image.tensor for image in batch if image.tensor is not None]
         inputs = torch.stack(tensors).to(self.device, non_blocking=True)
         explanations: Mapping[object, Explanation] = self.explainer(inputs, self.target)
+        output = next(iter(explanations.values())).output
+        self._outputs = output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else 0
         rows_by_explanation = [make_rows(explanation, self.map_format) for explanation in explanations.values()]
         self._input_size, self._has_worked = tuple(inputs.shape[2:]), True
         return {
@@ -217,8 +228,10 @@ class Runner:
 
     @property
     def _recipe(self) -> dict[str, object]:
-        """The recipe for full-size maps, stored with the rows."""
+        """The recipe for full-size maps, stored with the rows; and the names of the classes, where they are known."""
+        names = list(self.class_names(self._outputs)) if self._outputs else []
         return {
+            **({"classes": names} if names else {}),
             "size": list(self._input_size),
             "interpolation": "linear, corners not aligned",
             "normalization": "min-max",

@@ -51,4 +51,8 @@ def _parts_by_name(output: ModelOutput) -> dict[str, object]:
         return {name: part for name, part in output.items() if isinstance(name, str)}
     if hasattr(output, "_fields"):
         return {name: getattr(output, name) for name in output._fields}
-    return {name: part for name, part in vars(output).items() if not name.startswith("_")} if hasattr(output, "__dict__") else {}
+    return (
+        {name: part for name, part in vars(output).items() if not name.startswith("_")}
+        if hasattr(output, "__dict__")
+        else {}
+    )

@@ -49,7 +49,9 @@ def with_runs(
         if is_certain:
             notes.say(f"{described}; only run {found.run} depends on the explained images, and is explained")
         else:
-            notes.guess(f"{described}; the last run that depends on the images is explained: choose one with layer_run=")
+            notes.guess(
+                f"{described}; the last run that depends on the images is explained: choose one with layer_run="
+            )
         located.append(found if found.run != runs - 1 else layer)
     return located
 

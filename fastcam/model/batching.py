@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from fastcam.model.cancellation import raise_if_cancelled
 from fastcam.model.progress import ProgressReporter
 
 Result = TypeVar("Result")
@@ -99,6 +100,9 @@ class Batches:
 
         Yields:
             Every block with its result.
+
+        Raises:
+            Exception: of the enclosing :func:`fastcam.model.cancellation.cancelled_by`, before any block.
         """
         growth = min(MAX_GROWTH, max(1, int(1 / size))) if self.adapts else 1
         limit = self.limit * growth
@@ -108,6 +112,7 @@ class Batches:
         progress = self.progress if variants > 1 else ProgressReporter()
         with progress.over(len(images) * variants) as advance:
             while pending:
+                raise_if_cancelled()
                 block = pending.pop()
                 if len(block) > limit:
                     pending += reversed(block.split(limit))

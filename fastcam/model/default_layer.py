@@ -157,7 +157,9 @@ def _by_gradient(model: nn.Module, inputs: Inputs, score: Score, is_vector: bool
         runs = Counter(output.name for output in seen.outputs)
         outputs = [
             # A module that runs several times in a detector is a head of all levels, the last of which is the coarsest.
-            o for o in _eligible(seen, inputs.images) if o.tensor.requires_grad and (is_vector or runs[o.name] == 1)
+            o
+            for o in _eligible(seen, inputs.images)
+            if o.tensor.requires_grad and (is_vector or runs[o.name] == 1)
         ]
         value = random_projection(seen.output) if is_vector else score(seen.output).sum()
         if not outputs or not value.requires_grad:

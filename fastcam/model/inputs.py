@@ -172,9 +172,7 @@ def _by_name(arguments: Mapping[str, object], model: nn.Module | None) -> tuple[
         raise TypeError("a mapping of arguments needs the model, whose forward has their names")
     signature = inspect.signature(model.forward)
     known = [
-        name
-        for name, parameter in signature.parameters.items()
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        name for name, parameter in signature.parameters.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     ]
     unknown = [name for name in arguments if name not in known]
     if unknown or not arguments:

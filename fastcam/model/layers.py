@@ -17,6 +17,7 @@ from fastcam.model.token_maps import TokenMap
 
 TargetLayer = nn.Module | str | Sequence[nn.Module | str] | None
 
+
 @dataclass(frozen=True)
 class Scoring:
     """What of a model's output is scored, for the layer that is found where none is named.
@@ -32,9 +33,7 @@ class Scoring:
     kind: str = ""
 
 
-def resolve(
-    model: nn.Module, target_layer: TargetLayer, inputs: Inputs, scoring: Scoring = Scoring()
-) -> list[Layer]:
+def resolve(model: nn.Module, target_layer: TargetLayer, inputs: Inputs, scoring: Scoring = Scoring()) -> list[Layer]:
     """Return the target layers with their names.
 
     Args:

@@ -122,9 +122,7 @@ def _is_plausible(grid: Sequence[int], size: Sequence[int]) -> bool:
     pairs = list(zip(size, grid, strict=True))[-2:]
     rounded_down = [(pixels / (cells + 1), pixels / cells) for pixels, cells in pairs]
     rounded_up = [(pixels / cells, pixels / (cells - 1) if cells > 1 else math.inf) for pixels, cells in pairs]
-    return any(
-        max(low for low, _ in ranges) < min(high for _, high in ranges) for ranges in (rounded_down, rounded_up)
-    )
+    return any(max(low for low, _ in ranges) < min(high for _, high in ranges) for ranges in (rounded_down, rounded_up))
 
 
 def _difference_of_strides(grid: Sequence[int], size: Sequence[int]) -> float:
@@ -158,7 +156,9 @@ def verify(candidate: TokenMap, probe: Probe, image: Tensor) -> TokenMap | None:
     clean, noisy, *pairs = output
     cells = torch.zeros(output.shape[-1], dtype=torch.int64, device=output.device)
     for (axis, bit), first, second in zip(_bits(candidate.grid), pairs[::2], pairs[1::2], strict=True):
-        follows = _distance(first, noisy) + _distance(second, clean) < _distance(first, clean) + _distance(second, noisy)
+        follows = _distance(first, noisy) + _distance(second, clean) < _distance(first, clean) + _distance(
+            second, noisy
+        )
         cells += (follows.long() << bit) * math.prod(candidate.grid[axis + 1 :])
     return _matching(candidate, cells)
 

@@ -29,8 +29,8 @@ def one_level_apart(preprocessing, found, expected):
 def test_preprocessing_is_torchvisions(name, coffee):
     from torchvision.models import get_model_weights
 
-    transforms = get_model_weights(name).DEFAULT.transforms()
-    ours = models._torchvision_preprocessing(transforms)
+    weights = get_model_weights(name).DEFAULT
+    transforms, ours = weights.transforms(), models.torchvision_preprocessing(weights)
     assert one_level_apart(ours, ours(coffee), transforms(coffee))
 
 
@@ -42,7 +42,7 @@ def test_preprocessing_is_timms(name, coffee):
 
     config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     transforms = timm.data.create_transform(**config)
-    ours = models._timm_preprocessing(config)
+    ours = models.timm_preprocessing(config)
     assert one_level_apart(ours, ours(coffee), transforms(coffee))
 
 

@@ -93,7 +93,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("w.bin", b"x", "must be a .safetensors, .pth or .pt file, got 'w.bin'"),
+        ("w.bin", b"x", "must be a .safetensors, .pth, .pt or .ckpt file, got 'w.bin'"),
         ("w.pth", b"garbage", "is damaged or holds more than tensors"),
         ("w.pth", b"", "'w.pth' is not a readable weights file"),
         ("w.safetensors", b"garbage", "'w.safetensors' is not a readable safetensors file"),
@@ -110,4 +110,44 @@ def test_unreadable_weights_get_a_sentence(tmp_path, name, content, sentence):
 def test_a_list_of_tensors_is_no_state_dict(tmp_path):
     torch.save([torch.zeros(2)], tmp_path / "w.pth")
     with pytest.raises(ValueError, match="must hold a state dict, names with tensors, got list"):
+        load_weights(materialised(), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("prefix", ["net.", "model.backbone.", "0.", "module.net._orig_mod."])
+def test_any_prefix_that_all_names_share_is_removed_from_a_checkpoint(tmp_path, prefix):
+    source, model = materialised(), materialised()
+    nn.init.normal_(source[3].weight)
+    state = {prefix + name: value for name, value in source.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3, "pytorch-lightning_version": "2.6.0"}, tmp_path / "w.ckpt")
+    load_weights(model, tmp_path / "w.ckpt")
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_what_does_not_fit_is_named_without_the_prefix(tmp_path):
+    state = {f"net.{name}": value for name, value in materialised().state_dict().items() if name != "3.bias"}
+    torch.save(state, tmp_path / "w.ckpt")
+    with pytest.raises(ValueError, match=r"'w.ckpt' do not fit the model: missing 3.bias$"):
+        load_weights(materialised(), tmp_path / "w.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.zeros(2, dtype=torch.complex64), "complex numbers for real ones"),
+        (torch.zeros(2, device="meta"), ""),
+        (torch.zeros(2).to_sparse(), ""),
+    ],
+)
+def test_values_that_cannot_be_copied_change_nothing(tmp_path, value, reason):
+    model = materialised()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.save({**{name: value + 1 for name, value in before.items()}, "3.bias": value}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=rf"3.bias in 'w.pth' cannot be copied into the model: {reason}"):
+        load_weights(model, tmp_path / "w.pth")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    torch.save({1: torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="names with tensors, got int with Tensor"):
         load_weights(materialised(), tmp_path / "w.pth")

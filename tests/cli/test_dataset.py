@@ -155,3 +155,47 @@ def test_export(photos, to, files):
     if to == "overlays":
         assert "--source" in sentence(run("export", "maps", "--to", to, "--out", "exported"), 2)
         assert "not the one" in sentence(run("export", "maps", "--to", to, "--out", "x", "--source", "photos/red"), 2)
+
+
+def test_names_accuracy_and_bad_images_in_stats(photos):
+    (photos / "names.txt").write_text("Red\nGreen\nBlue\n")
+    (photos / "photos" / "red" / "bad.png").write_bytes(b"bad")
+    square(photos / "photos" / "red" / "black.png", (0, 0, 0))
+    square(photos / "photos" / "red" / "turned.png", COLOURS["green"])
+    done = run("map", "photos", *SMALL, "--out", "maps", "--classes", "names.txt", "--method", "cam")
+    assert done.exit_code == 1
+    reason = "this is not a picture in one of JPEG, PNG, WEBP, BMP, GIF, TIFF, PPM"
+    assert done.stdout.splitlines()[1] == f"without a map: red/bad.png ({reason}). `fastcam stats maps` lists all"
+    assert fastcam.dataset.open("maps").class_names == ["Red", "Green", "Blue"]
+    told = run("stats", "maps").stdout
+    cells = dict([cell.strip() for cell in line.split("│")[1:-1]] for line in told.splitlines() if "│" in line)
+    assert [cells[f"predicted class {each}"] for each in ("0: Red", "1: Green", "2: Blue")] == ["3", "3", "2"]
+    accuracies = [cells[f"predicted as labelled: {each}"] for each in COLOURS]
+    assert accuracies == ["3 of 4, 75.0%", "2 of 2, 100.0%", "2 of 2, 100.0%"]
+    listed = told[told.index("images without a map") :].splitlines()[1:]
+    assert listed == [f"  red/bad.png: {reason}", "  red/black.png, cam, 0, class 0: Red: constant map"]
+    (photos / "others.txt").write_text("a\nb\nc\n")
+    told = run("stats", "maps", "--classes", "others.txt").stdout
+    assert "predicted class 1: b" in told
+    assert "as labelled" not in told
+    (photos / "few.txt").write_text("a\nb\n")
+    assert "it has 2 names, and class 2 is predicted" in sentence(run("stats", "maps", "--classes", "few.txt"), 2)
+
+
+def test_the_first_bad_images_are_told_and_the_others_counted(photos):
+    for number in range(5):
+        (photos / "photos" / "red" / f"bad{number}.png").write_bytes(b"")
+    line = run("map", "photos", *SMALL, "--out", "maps").stdout.splitlines()[1]
+    assert line.startswith("without a map: red/bad0.png (")
+    assert "red/bad2.png" in line
+    assert "red/bad3.png" not in line
+    assert line.endswith("; and 2 more. `fastcam stats maps` lists all")
+
+
+def test_lines_of_progress_where_there_is_no_terminal(photos, monkeypatch):
+    monkeypatch.setattr("fastcam.cli.dataset.SECONDS_BETWEEN_LINES", 0.0)
+    done = run("map", "photos", *SMALL, "--out", "maps", "--batch-size", 4)
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("fastcam: 4 of 6 images, ")
+    assert lines[-1].startswith("fastcam: 6 of 6 images, ")
+    assert lines[-1].endswith(" a second, 0 without a map")

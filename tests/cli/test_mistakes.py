@@ -98,4 +98,24 @@ def test_wrong_usage_is_code_2(work, arguments):
 def test_help_documents_the_exit_codes():
     text = " ".join(run("explain", "--help").stdout.split())
     assert "0 all fine; 1 some images could not be read" in text
+<<<<<<< HEAD
     assert "2 bad usage or nothing to do" in text
+=======
+    assert "2 bad usage" in text
+
+
+def test_large_pictures_are_not_decoded(work):
+    square(work / "photos" / "large.png", "red", size=(40, 50))
+    square(work / "photos" / "small.png", "red", size=(40, 40))
+    done = run("explain", "photos", *SMALL, "--max-megapixels", 0.0019)
+    assert done.exit_code == 1
+    assert "large.png: this picture cannot be read: the picture has 2,000 pixels, more than 1,900" in done.stderr
+    assert [file.name for file in (work / "explanations").iterdir()] == ["small.grad_cam.png"]
+
+
+def test_a_broken_link_in_a_folder_is_told(work):
+    square(work / "photos" / "here.png", "red")
+    (work / "photos" / "gone.png").symlink_to(work / "nowhere.png")
+    (work / "photos" / "notes.txt").symlink_to(work / "nowhere.txt")
+    assert sentence(run("explain", "photos", *SMALL), 1) == "fastcam: photos/gone.png: there is no such file"
+>>>>>>> cli-data
