@@ -11,11 +11,7 @@ try:
 except ImportError:
     sys.exit('fastcam: the command line needs typer and rich: pip install "fastcam[cli]"')
 
-<<<<<<< HEAD
-from fastcam.cli import about, bench, dataset, explain, layers
-=======
-from fastcam.cli import about, bench, dataset, explain, stats
->>>>>>> cli-data
+from fastcam.cli import about, bench, dataset, explain, layers, stats
 
 app = typer.Typer(
     help="Saliency maps for PyTorch vision models.",

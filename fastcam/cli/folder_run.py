@@ -98,13 +98,8 @@ class _Picture:
 class FolderRun:
     """A classifier, its explainer (with a list of methods) and the options of the overlays.
 
-<<<<<<< HEAD
     ``score`` is the explained score of a class: logit, probability or log-probability. ``sheet`` gets a row for every
-    photograph and class.
-=======
-    ``score`` is the explained score of a class: logit, probability or log-probability; photographs of
-    more than ``max_pixels`` are not decoded.
->>>>>>> cli-data
+    photograph and class. Photographs of more than ``max_pixels`` are not decoded.
     """
 
     classifier: Classifier
@@ -114,11 +109,8 @@ class FolderRun:
     out: Path
     style: Style = Style()
     score: type[Logit] = Logit
-<<<<<<< HEAD
     sheet: Sheet | None = None
-=======
     max_pixels: int | None = None
->>>>>>> cli-data
 
     def over(self, photographs: Sequence[Path], batch_size: int) -> Iterator[list[Result] | Failure]:
         """Explain photographs batch by batch and write their overlays into ``out``.
@@ -137,20 +129,14 @@ class FolderRun:
             pictures: list[_Picture] = []
             for path in photographs[start : start + batch_size]:
                 try:
-<<<<<<< HEAD
                     pictures.append(self._read(path))
-=======
-                    pictures[path] = self.classifier.preprocessing.crop(
-                        read_photograph(path, max_pixels=self.max_pixels)
-                    )
->>>>>>> cli-data
                 except ValueError as error:
                     yield Failure(path, str(error))
             if pictures:
                 yield from self._batch(pictures, names)
 
     def _read(self, path: Path) -> _Picture:
-        photograph = read_photograph(path)
+        photograph = read_photograph(path, max_pixels=self.max_pixels)
         crop = self.classifier.preprocessing.crop(photograph)
         return _Picture(
             path, photograph.size, crop, np.asarray((crop if self.style.crop else photograph).convert("RGB"))

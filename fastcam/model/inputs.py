@@ -193,8 +193,8 @@ def _stacked(images: Sequence[object]) -> Tensor:
     if not tensors or len(tensors) != len(images) or any(image.dim() < 2 for image in tensors):
         kinds = sorted({type(image).__name__ for image in images})
         raise TypeError(
-            f"a list must hold images (C, ...) as tensors, got {', '.join(kinds) or 'an empty list'}; fastcam.load_images "
-            "reads files and PIL images, and a tuple passes several arguments to the model"
+            f"a list must hold images (C, ...) as tensors, got {', '.join(kinds) or 'an empty list'}; "
+            "fastcam.load_images reads files and PIL images, and a tuple passes several arguments to the model"
         )
     if len({image.shape for image in tensors}) > 1:
         raise ValueError(

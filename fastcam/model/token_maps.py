@@ -1,8 +1,8 @@
 """Maps of tokens: where in the image the positions of a layer's output lie, verified on the model itself.
 
-A transformer's layer returns (N, T, C) or (N, h, w, C), with class or register tokens among the positions, in row order or
-in another one. The order is not assumed: cells of the image are exchanged for noise, and the positions that follow them
-are theirs.
+A transformer's layer returns (N, T, C) or (N, h, w, C), with class or register tokens among the positions, in row order
+or in another one. The order is not assumed: cells of the image are exchanged for noise, and the positions that follow
+them are theirs.
 """
 
 import math

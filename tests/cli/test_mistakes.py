@@ -98,10 +98,7 @@ def test_wrong_usage_is_code_2(work, arguments):
 def test_help_documents_the_exit_codes():
     text = " ".join(run("explain", "--help").stdout.split())
     assert "0 all fine; 1 some images could not be read" in text
-<<<<<<< HEAD
     assert "2 bad usage or nothing to do" in text
-=======
-    assert "2 bad usage" in text
 
 
 def test_large_pictures_are_not_decoded(work):
@@ -118,4 +115,3 @@ def test_a_broken_link_in_a_folder_is_told(work):
     (work / "photos" / "gone.png").symlink_to(work / "nowhere.png")
     (work / "photos" / "notes.txt").symlink_to(work / "nowhere.txt")
     assert sentence(run("explain", "photos", *SMALL), 1) == "fastcam: photos/gone.png: there is no such file"
->>>>>>> cli-data
