@@ -115,11 +115,8 @@ def explain(
             out,
             Style(colormap, alpha, crop, caption),
             getattr(fastcam.targets, _TARGETS[score]),
-<<<<<<< HEAD
             Sheet(["photograph", *names]) if sheet else None,
-=======
             round(max_megapixels * 1e6),
->>>>>>> cli-data
         )
         failed = _explain_all(run, paths, batch_size)
         if run.sheet is not None and sheet is not None:

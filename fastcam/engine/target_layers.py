@@ -76,8 +76,8 @@ def with_token_maps(
                 notes.say(f"{described} is a map of {layer.token_map}")
             else:
                 notes.guess(
-                    f"{described} is taken for a map of {layer.token_map} in row order; its positions follow no part of "
-                    "the image clearly enough to tell: pass reshape_transform= to say where they lie"
+                    f"{described} is taken for a map of {layer.token_map} in row order; its positions follow no part "
+                    "of the image clearly enough to tell: pass reshape_transform= to say where they lie"
                 )
         maps = layer.token_map(activation) if layer.token_map else activation
         size = tuple(maps.shape[2:])

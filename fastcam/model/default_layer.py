@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -219,7 +219,8 @@ def _widest_first(choices: Sequence[tuple[Output, Tensor]], images: Tensor) -> l
             return 0, 0, 0
         return -output.tensor.shape[found[0].channel_axis], math.prod(found[0].grid), output.name.count(".")
 
-    return sorted(reversed(choices), key=rank)
+    last_first = list(reversed(choices))
+    return sorted(last_first, key=rank)  # which keeps the order of equals
 
 
 def _first_verified(
@@ -283,6 +284,6 @@ def _not_found(model: nn.Module, seen: Observed, images: Tensor, most: int = 6) 
     listed = ", ".join(f"{o.name!r} {tuple(o.tensor.shape)}" for o in itertools.islice(reversed(outputs), most))
     return (
         f"no layer of {type(model).__name__} with a map of the image ({' x '.join(map(str, images.shape[2:]))}) was "
-        f"found that the score depends on; pass target_layer=, and if its output is not (N, C, ...) reshape_transform=, "
-        f"a function from it to (N, C, ...). The last layers: {listed or 'none with more than two axes'}"
+        f"found that the score depends on; pass target_layer=, and if its output is not (N, C, ...) "
+        f"reshape_transform=, a function from it to (N, C, ...). The last layers: {listed or 'none with more than two axes'}"
     )
