@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam import artefacts, targets
-from fastcam.engine import evidence, image_groups, per_image
+from fastcam.engine import evidence, image_groups, per_image, true_causes
 from fastcam.engine.assembly import Explanations, explanations
 from fastcam.engine.first_pass import first_pass
 from fastcam.engine.notes import Notes, warn
@@ -191,18 +191,27 @@ class Explainer(Generic[Result]):
         inputs = Inputs.of(images, self.model, self.settings.explain_input, self.settings.shared)
         _warn_of_training(self.model)
         self._prepare(inputs)
-        notes = Notes(self.settings.strict)
-        inputs = per_image.checked(self.model, inputs, notes)
-        batches = self._groups(inputs, target)
-        if batches is None:
-            result = self._explain(inputs, target, notes)
-        else:
-            result = self._explain_by_groups(inputs, target, batches, notes)
+        try:
+            result = self._explain_all(inputs, target)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            cause = true_causes.find(error, self.model, inputs)
+            if cause is None:
+                raise
+            raise cause from error
         if out is not None:
             if not isinstance(result, Explanation):
                 raise ValueError(f"`out` takes the maps of one method and layer, got {len(result)} of them")
             result.write_maps(out)
         return cast("Result", result)
+
+    def _explain_all(self, inputs: Inputs, target: targets.Target) -> Explanations:
+        """Explain all images, in groups if there are many."""
+        notes = Notes(self.settings.strict)
+        inputs = per_image.checked(self.model, inputs, notes)
+        batches = self._groups(inputs, target)
+        if batches is None:
+            return self._explain(inputs, target, notes)
+        return self._explain_by_groups(inputs, target, batches, notes)
 
     def __enter__(self) -> Self:
         """Return the explainer itself."""

@@ -30,6 +30,9 @@ class Explanation(Drawing):
         attributions: (N, [K,] C, *S), the signed attribution of every input value, for methods that return one.
         details: further results of the method by name, such as ``completeness_gap``; see the docstring of its rule.
         notes: what was found out about the model, such as the grid of a transformer's tokens, and what was guessed.
+        signed: (N, [K,] *s), ``native`` before the final ReLU; None without one.
+        in_score_units: whether the maps are differences of scores, whose rounding limits them.
+        is_empty: (N,) bool, where the target had nothing to score; None if it always had.
     """
 
     method: str
@@ -43,6 +46,9 @@ class Explanation(Drawing):
     attributions: Tensor | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    signed: Tensor | None = None
+    in_score_units: bool = False
+    is_empty: Tensor | None = None
 
     def __len__(self) -> int:
         """Return N, the number of images."""
@@ -61,7 +67,14 @@ class Explanation(Drawing):
     @cached_property
     def maps(self) -> Tensor:
         """The maps (N, [K,] *S) at the size of the input, scaled to [0, 1]; zeros if constant, NaN if non-finite."""
-        return postprocess.resize(self.native if self.fused is None else self.fused, self.size, True)
+        maps = postprocess.resize(self.native if self.fused is None else self.fused, self.size, True)
+        return maps.masked_fill(self._is_rounding, 0) if self.in_score_units else maps
+
+    @property
+    def _is_rounding(self) -> Tensor:
+        """Whether a map varies by rounding of its score alone, (N, [K], 1...)."""
+        is_rounding = postprocess.is_rounding(self.native, self.scores)
+        return is_rounding[(..., *[None] * len(self.size))]
 
     def write_maps(self, out: Tensor) -> Tensor:
         """Compute ``maps`` into an existing tensor, which becomes ``maps``.
@@ -72,27 +85,45 @@ class Explanation(Drawing):
         Raises:
             TypeError, ValueError: for a tensor that does not fit.
         """
-        self.__dict__["maps"] = postprocess.resize(
-            self.native if self.fused is None else self.fused, self.size, True, out
-        )
+        postprocess.resize(self.native if self.fused is None else self.fused, self.size, True, out)
+        if self.in_score_units:
+            out.masked_fill_(self._is_rounding, 0)
+        self.__dict__["maps"] = out
         return out
 
     @cached_property
     def status(self) -> list[postprocess.Status] | list[list[postprocess.Status]]:
         """The status of every map, a list of N (or N lists of K): "ok", "constant map" or "non-finite"."""
-        return postprocess.status(self.native, self.scores)
+        names: dict[str, postprocess.Status] = {"": "ok", "non-finite": "non-finite"}
+        return [
+            names.get(cause, "constant map")
+            if isinstance(cause, str)
+            else [names.get(each, "constant map") for each in cause]
+            for cause in self.causes
+        ]
+
+    @cached_property
+    def causes(self) -> list[postprocess.Cause] | list[list[postprocess.Cause]]:
+        """Why a map shows nothing, in the form of ``status``; "" for one that does. See :func:`postprocess.causes`."""
+        return postprocess.causes(
+            self.native,
+            self.scores,
+            signed=self.signed,
+            in_score_units=self.in_score_units,
+            is_empty=self.is_empty,
+        )
 
     def numpy(self) -> npt.NDArray[np.float32]:
         """Return ``maps`` as a float32 NumPy array."""
         return self.maps.float().cpu().numpy()
 
     def _title(self, index: Sequence[int]) -> str:
-        status: Any = self.status
+        cause: Any = self.causes
         for i in index:
-            status = status[i]
+            cause = cause[i]
         score = f"{self.scores[tuple(index)].item():.2f}"
         name = score if self.targets is None else f"class {self.targets[tuple(index)].item()}: {score}"
-        return name if status == "ok" else f"{name} ({status})"
+        return name if not cause else f"{name} ({cause})"
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.native.shape))

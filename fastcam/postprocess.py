@@ -1,7 +1,7 @@
 """Postprocessing of native maps to maps at the size of the input."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,6 +11,10 @@ from fastcam.ops import numerics
 
 Fusion = Literal["mean", "max"]
 Status = Literal["ok", "constant map", "non-finite"]
+Cause = Literal[
+    "", "non-finite", "one position", "empty region", "rounding", "all negative", "no gradient", "same everywhere"
+]
+ROUNDING_STEPS = 16  # of a score's dtype: the range of a map in units of the score that is rounding alone
 
 _REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "max_abs": lambda x, axis: x.abs().amax(axis),
@@ -49,19 +53,53 @@ def largest_size(maps: Sequence[Tensor], axes: int) -> tuple[int, ...]:
     return max((tuple(layer_maps.shape[-axes:]) for layer_maps in maps), key=lambda shape: torch.Size(shape).numel())
 
 
-def status(maps: Tensor, scores: Tensor) -> list[Status] | list[list[Status]]:
-    """Return for every map "ok", "constant map" or "non-finite" (a NaN or infinity in the map or its score).
+def is_rounding(maps: Tensor, scores: Tensor) -> Tensor:
+    """Whether maps (N, [K,] *s) that are differences of scores (N, [K]) vary by rounding of the scores alone, (N, [K])."""
+    flat = maps.flatten(scores.dim())
+    return flat.amax(-1) - flat.amin(-1) <= ROUNDING_STEPS * torch.finfo(scores.dtype).eps * scores.abs()
+
+
+def causes(
+    maps: Tensor, scores: Tensor, *, signed: Tensor | None, in_score_units: bool, is_empty: Tensor | None
+) -> list[Cause] | list[list[Cause]]:
+    """Return for every map why it shows nothing; "" for a map that shows something.
 
     Args:
         maps: (N, [K,] *s), not normalised.
         scores: (N,) or (N, K).
+        signed: the maps before a final ReLU; None without one.
+        in_score_units: whether the maps are differences of scores.
+        is_empty: (N,) where the target had nothing to score; None if it always had.
 
     Returns:
-        A list of N, or N lists of K.
+        A list of N, or N lists of K: "non-finite" (a NaN or infinity in the map or its score), "one position",
+        "empty region" (no pixel of the class), "rounding" (the map varies by rounding of the score alone), "all
+        negative" (the final ReLU left nothing: ``relu=False`` shows the map), "no gradient" (zero everywhere: nothing
+        that the method changes or differentiates by has an effect), "same everywhere".
     """
     flat = maps.flatten(scores.dim())
-    finite = flat.isfinite().all(-1) & scores.isfinite()
-    constant = numerics.is_constant(flat.amin(-1), flat.amax(-1))
-    codes = torch.where(finite, torch.where(constant, 1, 0), 2).tolist()
-    names = get_args(Status)
-    return [names[code] if isinstance(code, int) else [names[c] for c in code] for code in codes]
+    before = flat if signed is None else signed.flatten(scores.dim())
+    low, high = flat.amin(-1), flat.amax(-1)
+    per_image = [None] * (scores.dim() - 1)
+    rules: list[tuple[Cause, Tensor]] = [
+        ("non-finite", ~(flat.isfinite().all(-1) & scores.isfinite())),
+        ("one position", torch.full_like(low, flat.shape[-1] == 1, dtype=torch.bool)),
+    ]
+    constant = numerics.is_constant(low, high)
+    if is_empty is not None:
+        rules.append(("empty region", constant & is_empty.to(low.device)[(..., *per_image)]))
+    if in_score_units:
+        rules.append(("rounding", is_rounding(maps, scores)))
+    rules += [
+        ("all negative", constant & (before.amin(-1) < 0) & (before.amax(-1) <= 0)),
+        ("no gradient", constant & (before == 0).all(-1)),
+        ("same everywhere", constant),
+    ]
+    codes = torch.zeros(low.shape, dtype=torch.int64, device=low.device)
+    for cause, applies in reversed(rules):
+        codes = torch.where(applies, get_args(Cause).index(cause), codes)
+    return _named(codes.tolist(), get_args(Cause))
+
+
+def _named(codes: list[Any], names: Sequence[Any]) -> list[Any]:
+    return [names[code] if isinstance(code, int) else _named(code, names) for code in codes]

@@ -71,7 +71,7 @@ ALLOWED = {
     "bench": "__init__ classifiers explainer methods model ops render",
     "dataset": "__init__ classifiers explainer explanation model postprocess preparation render targets",
     "compat": "explainer graph methods model ops render targets",
-    "cli": "__init__ bench classifiers dataset explainer explanation model ops render targets",
+    "cli": "__init__ artefacts bench classifiers dataset explainer explanation model ops pictures render targets",
 }
 
 

@@ -22,9 +22,10 @@ Explanations = Explanation | dict[str, Explanation] | dict[tuple[str, str], Expl
 
 @dataclass(frozen=True)
 class _Result:
-    """The result of a rule: its map (N, [K,] *s), and optional attributions (N, [K,] C, *S) and details."""
+    """The result of a rule: its map (N, [K,] *s), before a final ReLU too, and optional attributions and details."""
 
     native: Tensor
+    signed: Tensor | None = None
     attributions: Tensor | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -48,7 +49,8 @@ def explanations(run: Pass, shared: Evidence, layered: Sequence[Evidence], image
         scores=scores,
         targets=run.bound.classes,
         native=scores,
-        notes=tuple(run.notes.texts),
+        notes=(*run.notes.texts, *run.bound.remarks),
+        is_empty=run.bound.is_empty,
     )
     by_name: dict[tuple[str, str], Explanation] = {}
     for method in settings.methods:
@@ -95,16 +97,16 @@ def _apply(settings: Settings, method: Method, evidence: Evidence) -> _Result:
     """Return the result of a method for one layer, or for the input."""
     relu, options = settings.relu_of(method), settings.options_of(method)
     if method.fused is not None and evidence.gradients is not None:
-        return _Result(method.fused(evidence.activations, evidence.gradients, relu=relu, **options))
+        # The ReLU comes after the op, on the small map, so that a map without positive values can be told from none.
+        return _finished(method.fused(evidence.activations, evidence.gradients, relu=False, **options), relu)
     outcome = method.rule(*evidence.arguments(method), **options)
     value, details = outcome if isinstance(outcome, tuple) else (outcome, {})
     if method.returns == "attributions":
         axes = evidence.values["images"].dim() - 2
         maps = postprocess.reduce_colour(value, settings.reduction_of(method), axes)
-        return _Result(_finish(maps, relu), value, details)
-    if method.returns == "weights":
-        return _Result(_reduce(evidence, value, relu), details=details)
-    return _Result(_finish(_shaped_map(value, method, evidence), relu), details=details)
+        return _finished(maps, relu, value, details)
+    maps = _reduce(evidence, value) if method.returns == "weights" else _shaped_map(value, method, evidence)
+    return _finished(maps, relu, None, details)
 
 
 def _make_explanation(common: Explanation, method: Method, layer: str, result: _Result) -> Explanation:
@@ -114,13 +116,18 @@ def _make_explanation(common: Explanation, method: Method, layer: str, result: _
         method=method.name,
         layer=layer,
         native=torch.where(finite.reshape(*finite.shape, *[1] * len(common.size)), result.native, torch.nan),
+        signed=result.signed,
+        in_score_units=method.in_score_units,
         attributions=result.attributions,
         details=result.details,
     )
 
 
-def _finish(maps: Tensor, relu: bool) -> Tensor:
-    return numerics.rectify(maps) if relu else maps
+def _finished(
+    maps: Tensor, relu: bool, attributions: Tensor | None = None, details: Mapping[str, Any] | None = None
+) -> _Result:
+    native, signed = (numerics.rectify(maps), maps) if relu else (maps, None)
+    return _Result(native, signed, attributions, details or {})
 
 
 def _shaped_map(value: Tensor, method: Method, evidence: Evidence) -> Tensor:
@@ -131,14 +138,14 @@ def _shaped_map(value: Tensor, method: Method, evidence: Evidence) -> Tensor:
     return value.expand(*scores.shape, value.shape[-1]).unflatten(-1, evidence.activations.shape[2:])
 
 
-def _reduce(evidence: Evidence, weights: Tensor, relu: bool) -> Tensor:
+def _reduce(evidence: Evidence, weights: Tensor) -> Tensor:
     """Return sum_c w_c A_c for weights (N, [K,] C) or, per element, (N, [K,] C, P)."""
     per_element = weights.dim() > evidence.values["scores"].dim() + 1
-    return _weighted(evidence.activations, weights, per_element, relu)
+    return _weighted(evidence.activations, weights, per_element)
 
 
-def _weighted(activations: Tensor, weights: Tensor, per_element: bool, relu: bool) -> Tensor:
+def _weighted(activations: Tensor, weights: Tensor, per_element: bool) -> Tensor:
     if activations.dim() == 3:  # (N, C, L): one more axis distinguishes (N, K, C) from element weights
-        return _weighted(activations.unsqueeze(-1), weights, per_element, relu).squeeze(-1)
+        return _weighted(activations.unsqueeze(-1), weights, per_element).squeeze(-1)
     shaped = weights.unflatten(-1, activations.shape[2:]) if per_element else weights
-    return ops.weighted_channel_sum(activations, shaped.to(activations.dtype), relu)
+    return ops.weighted_channel_sum(activations, shaped.to(activations.dtype), False)

@@ -14,6 +14,22 @@ from fastcam.model.layers import TargetLayer
 
 Reshape = Callable[[Tensor], Tensor]
 
+# What other tools call the arguments of ``explain``.
+_OTHER_NAMES = {
+    "target_layers": "target_layer, which takes a list too",
+    "layer": "target_layer",
+    "layers": "target_layer, which takes a list too",
+    "target_category": "target",
+    "targets": "target",
+    "class_idx": "target",
+    "additional_forward_args": "images, a tuple of the model's arguments",
+    "n_steps": "steps",
+    "internal_batch_size": "batch_size",
+    "perturbations_per_eval": "batch_size",
+    "sliding_window_shapes": "window",
+    "strides": "stride",
+}
+
 # The needs that require the graph after the layers.
 _AFTER_LAYER = {"gradients", "mean_pool_classifier", "max_pool_classifier", "ablated_scores"}
 
@@ -62,7 +78,8 @@ class Settings:
         for option in self.options:
             if option not in known:
                 names = ", ".join(method.name for method in self.methods)
-                raise TypeError(f"{names} has no option {option!r}; known: {', '.join(sorted(known)) or 'none'}")
+                hint = f"; did you mean {_OTHER_NAMES[option]}?" if option in _OTHER_NAMES else ""
+                raise TypeError(f"{names} has no option {option!r}; known: {', '.join(sorted(known)) or 'none'}{hint}")
 
     @cached_property
     def needs(self) -> frozenset[Need]:

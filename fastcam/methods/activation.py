@@ -19,22 +19,30 @@ def gmp_cam(classifier: Tensor) -> Tensor:
     return classifier
 
 
-@method("eigen_cam", needs=("activations",), returns="map", relu=False, paper="arXiv:2008.00299")
+@method("eigen_cam", needs=("activations",), returns="map", paper="arXiv:2008.00299")
 def eigen_cam(activations: Tensor) -> Tensor:
-    """Eigen-CAM: first principal component of the activations; independent of the class."""
+    """Eigen-CAM: positive part of the first principal component of the activations; independent of the class.
+
+    The paper defines neither the sign of the component nor what becomes of negative values; see
+    :func:`first_principal_component`. ``relu=False`` gives the signed map.
+    """
     return first_principal_component(activations, activations)
 
 
-@method("eigen_grad_cam", needs=("activations", "gradients"), returns="map", relu=False, paper="arXiv:2008.00299")
+@method("eigen_grad_cam", needs=("activations", "gradients"), returns="map", paper="arXiv:2008.00299")
 def eigen_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """EigenGrad-CAM: first principal component of the product of activations and gradients."""
+    """EigenGrad-CAM: positive part of the first principal component of the product of activations and gradients.
+
+    No paper defines it; sign and positive part are those of :func:`eigen_cam`.
+    """
     return first_principal_component(activations * gradients, activations)
 
 
 def first_principal_component(samples: Tensor, activations: Tensor) -> Tensor:
     """Project (..., C, P), with positions as samples, on its first principal axis.
 
-    The sign, which the decomposition does not determine, is chosen to correlate positively with the mean activation.
+    The sign, which the decomposition does not determine, is chosen to correlate positively with the energy of the
+    activations A, sum_c (A_c - mean_p A_c)^2: the positions that differ most from the mean, as objects do, are positive.
     Computed in float64 from the smaller Gram matrix, (P, P) or (C, C).
 
     Returns:
@@ -49,7 +57,8 @@ def first_principal_component(samples: Tensor, activations: Tensor) -> Tensor:
     else:
         axis = torch.linalg.eigh(centred @ centred.mT).eigenvectors[..., -1]  # (..., C)
         projection = (axis.unsqueeze(-2) @ centred).squeeze(-2)
-    mean = activations.double().mean(-2)
-    correlation = (projection * (mean - mean.mean(-1, keepdim=True))).sum(-1, keepdim=True)
+    own = activations.double()
+    energy = (own - own.mean(-1, keepdim=True)).square().sum(-2)
+    correlation = (projection * (energy - energy.mean(-1, keepdim=True))).sum(-1, keepdim=True)
     signed = torch.where(correlation < 0, -projection, projection)
     return torch.where(finite, signed, torch.nan).to(accumulation_dtype(samples.dtype))

@@ -1,5 +1,6 @@
 """The registry of methods: names, rules and the inputs that rules need."""
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -79,6 +80,12 @@ class Method:
         return outcome[0] if isinstance(outcome, tuple) else outcome
 
     @property
+    def in_score_units(self) -> bool:
+        """Whether the map is made of differences of scores of copies of the images alone."""
+        gradients = any(need.endswith("gradients") for need in self.needs)
+        return "scorer" in self.needs and self.returns == "map" and not self.has_layer and not gradients
+
+    @property
     def has_layer(self) -> bool:
         """Whether the method uses a layer inside the network, instead of the input alone."""
         return any(need in get_args(LayerNeed) for need in self.needs)
@@ -132,8 +139,21 @@ def get_method(name: str | Method) -> Method:
     if isinstance(name, Method):
         return name
     if name not in _methods:
-        raise ValueError(f"`method` must be one of {', '.join(_methods)}; got {name!r}")
+        similar = _similar(name)
+        hint = f"; did you mean {similar!r}?" if similar else ""
+        raise ValueError(f"`method` must be one of {', '.join(_methods)}; got {name!r}{hint}")
     return _methods[name]
+
+
+def _similar(name: str) -> str | None:
+    """Return the method that another spelling, such as "GradCAM++", or a slip of the pen means."""
+
+    def plain(text: str) -> str:
+        return "".join(letter for letter in text.lower().replace("+", "p") if letter.isalnum())
+
+    by_plain = {plain(known): known for known in _methods}
+    near = difflib.get_close_matches(plain(str(name)), by_plain, n=1, cutoff=0.75)
+    return by_plain[near[0]] if near else None
 
 
 def list_methods() -> list[Method]:

@@ -284,6 +284,6 @@ def _not_found(model: nn.Module, seen: Observed, images: Tensor, most: int = 6) 
     listed = ", ".join(f"{o.name!r} {tuple(o.tensor.shape)}" for o in itertools.islice(reversed(outputs), most))
     return (
         f"no layer of {type(model).__name__} with a map of the image ({' x '.join(map(str, images.shape[2:]))}) was "
-        f"found that the score depends on; pass target_layer=, and if its output is not (N, C, ...) "
-        f"reshape_transform=, a function from it to (N, C, ...). The last layers: {listed or 'none with more than two axes'}"
+        "found that the score depends on; pass target_layer=, and if its output is not (N, C, ...) reshape_transform=, "
+        f"a function from it to (N, C, ...). The last layers: {listed or 'none with more than two axes'}"
     )

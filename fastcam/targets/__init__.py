@@ -3,7 +3,7 @@
 ``target=207`` and ``target=None`` mean :class:`Logit`; for anything else pass one of these, or a callable.
 """
 
-from fastcam.targets.binding import Logit, Score, Target
+from fastcam.targets.binding import Logit, PerRow, Score, Target
 from fastcam.targets.classification import Binary, Difference, LogProbability, Probability, Regression, Similarity
 from fastcam.targets.tasks import Anchors, Box, Neuron, Segmentation
 
@@ -17,6 +17,7 @@ __all__ = [
     "Neuron",
     "Probability",
     "Regression",
+    "PerRow",
     "Score",
     "Segmentation",
     "Similarity",

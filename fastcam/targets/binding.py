@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastcam.model.batching import is_out_of_memory
 from fastcam.model.elements import ModelOutput, Select, pick
 
 
@@ -27,11 +28,15 @@ class Bound:
         function: from an output of M rows, and (M,) int64 with the image of each row, to (M,) or (M, K) scores.
         classes: class indices (N,) or (N, K) of the scores, or None.
         is_logit: whether the scores are entries of the output, at ``classes``.
+        is_empty: (N,) bool, where there is nothing to score, such as no pixel of a class; None if there always is.
+        remarks: what was done to make the target fit the output.
     """
 
     function: Callable[[ModelOutput, Tensor], Tensor]
     classes: Tensor | None = None
     is_logit: bool = False
+    is_empty: Tensor | None = None
+    remarks: tuple[str, ...] = ()
 
     def __call__(self, output: ModelOutput, rows: Tensor) -> Tensor:
         """Return the scores of copies; ``rows`` holds the image of each copy."""
@@ -100,7 +105,7 @@ def bind(output: ModelOutput, target: Target, count: int) -> Bound:
     if isinstance(target, Score):
         return target.bind(output, count)
     if callable(target):
-        return Bound(lambda out, rows: _check_scores(target(out), len(rows)))
+        return Bound(lambda out, rows: _call_with_copies(target, out, len(rows), count))
     if _is_list_of_callables(target):
         if len(target) != count:
             raise ValueError(f"`target` must have one callable per image, {count}, got {len(target)}")
@@ -206,6 +211,16 @@ def _index_tensor(classes: Indices, total: int, count: int) -> Tensor:
             f"`target` must be one class index, {count} of them, or {count} lists of K for K targets per image, "
             f"got shape {tuple(indices.shape)}"
         )
+    if (
+        indices.dim() == 2
+        and indices.shape[1] == total > 2
+        and indices.max() == 1
+        and bool((indices.sum(1) == 1).all())
+    ):
+        raise ValueError(
+            f"`target` looks like one-hot labels {tuple(indices.shape)}: class indices are expected; pass "
+            "target.argmax(1)"
+        )
     # Copied, since the caller may change the tensor, or it may be of inference mode, which autograd cannot save.
     return indices.to(dtype=torch.int64, copy=True)
 
@@ -231,6 +246,38 @@ def _scalar(value: object) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise ValueError(f"a target callable must return one number per image, got {describe_value(value)}")
     return value.reshape(())
+
+
+def _call_with_copies(target: Callable[[ModelOutput], Tensor], output: ModelOutput, rows: int, count: int) -> Tensor:
+    """Return the scores of a callable for the output of any number of copies."""
+    try:
+        return _check_scores(target(output), rows)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if rows == count or is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"the target callable failed for {rows} copies of the {count} images: this method runs copies, and a "
+            "callable that holds values of the images themselves must pick those of each copy; wrap it in "
+            "fastcam.targets.PerRow, which passes it the rows"
+        ) from error
+
+
+class PerRow(Score):
+    """Scores from a function of the output and the images' rows, for scores that use data of the images.
+
+    Args:
+        function: from the output for M copies and the image of each, (M,) int64 on the CPU, to (M,) or (M, K) scores;
+            for example ``lambda output, rows: (output - images[rows]).square().flatten(1).sum(1)``.
+    """
+
+    reads_whole_output = True
+
+    def __init__(self, function: Callable[[ModelOutput, Tensor], Tensor]) -> None:
+        self.function = function
+
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        """Return the function, whose results are checked."""
+        return Bound(lambda out, rows: _check_scores(self.function(out, rows), len(rows)))
 
 
 def _check_scores(values: object, count: int) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastcam.model.elements import ModelOutput
@@ -17,7 +18,9 @@ class Segmentation(Score):
 
     Args:
         label: the class.
-        mask: (*S), or (N, *S) for a region per image, bool or weights; None for where the class is highest.
+        mask: (*S), or (N, *S) for a region per image, bool or weights; of another size than the output, it is resized
+            by area, to the share of every position that it covers. None for where the class is highest or, with one
+            channel, where the logit is positive.
     """
 
     def __init__(self, label: int, mask: Tensor | None = None) -> None:
@@ -29,16 +32,27 @@ class Segmentation(Score):
             raise ValueError(f"a segmentation score needs an output (N, classes, ...), got {describe_value(output)}")
         if not 0 <= self.label < output.shape[1]:
             raise ValueError(f"`label` must lie in [0, {output.shape[1]}), got {self.label}")
-        masks = output.detach().argmax(1) == self.label if self.mask is None else self.mask.to(output.device)
-        size = tuple(output.shape[2:])
-        if tuple(masks.shape) not in (size, (count, *size)):
-            raise ValueError(f"`mask` must have shape {size} or {(count, *size)}, got {tuple(masks.shape)}")
-        masks = masks.expand(count, *size)
+        masks, remarks = self._masks(output.detach(), count)
 
         def total(out: Tensor, rows: Tensor) -> Tensor:
             return (out[:, self.label] * masks[rows.to(masks.device)]).flatten(1).sum(1)
 
-        return Bound(total)
+        return Bound(total, is_empty=~masks.flatten(1).any(1), remarks=remarks)
+
+    def _masks(self, output: Tensor, count: int) -> tuple[Tensor, tuple[str, ...]]:
+        """Return the region of every image, (N, *S), and what was done for it."""
+        size = tuple(output.shape[2:])
+        if self.mask is None:
+            is_class = output[:, 0] > 0 if output.shape[1] == 1 else output.argmax(1) == self.label
+            return is_class, ()
+        masks = self.mask.to(output.device)
+        if masks.dim() not in (len(size), len(size) + 1) or (masks.dim() > len(size) and len(masks) != count):
+            raise ValueError(f"`mask` must have shape {size} or {(count, *size)}, got {tuple(masks.shape)}")
+        masks = masks.expand(count, *masks.shape[-len(size) :])
+        if tuple(masks.shape[1:]) == size:
+            return masks, ()
+        resized = _by_area(masks.to(output.dtype), size)
+        return resized, (f"the mask of size {tuple(masks.shape[1:])} was resized by area to the output's {size}",)
 
 
 class Box(Score):
@@ -77,6 +91,12 @@ class Box(Score):
         if len(overlaps) == 0 or overlaps.max() < self.iou:
             return scores.sum() * 0  # still a function of the images, with a gradient of zero
         return scores[overlaps.argmax()]
+
+
+def _by_area(masks: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return masks (N, *S) at another size: the mean over the area of every new position."""
+    pools = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+    return pools[len(size)](masks.unsqueeze(1), size).squeeze(1)
 
 
 def intersection_over_union(boxes: Tensor, box: Tensor) -> Tensor:

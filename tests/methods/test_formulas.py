@@ -77,8 +77,9 @@ def eigen_grad_cam(A, G, W):
 def _principal(samples, A):
     centred = samples - samples.mean(0)  # (P, C)
     projection = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[0]
-    agrees = torch.corrcoef(torch.stack([projection, A.mean(0)]))[0, 1] > 0  # the sign: with the mean activation
-    return projection if agrees else -projection
+    energy = (A - A.mean(1, keepdim=True)).square().sum(0)  # the sign: with the energy of the centred activations
+    agrees = torch.corrcoef(torch.stack([projection, energy]))[0, 1] > 0
+    return (projection if agrees else -projection).clamp(min=0)
 
 
 FORMULAS = {

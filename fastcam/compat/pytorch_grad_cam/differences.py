@@ -17,7 +17,7 @@ DIFFERENCES = (
         "GradCAMPlusPlus",
         "the paper's formula; exact_peer=True: 1e-6 in the denominator, which dominates small gradients",
     ),
-    ("the sign of principal components", "that of the mean activation; exact_peer=True: that of numpy.linalg.svd"),
+    ("the sign of principal components", "that of the activations' energy; exact_peer=True: that of numpy.linalg.svd"),
     (
         "RefineCAM with eigen_smooth",
         "smooths by principal components; exact_peer=True: by augmentation, as pytorch-grad-cam does",

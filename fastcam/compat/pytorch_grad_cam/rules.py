@@ -42,7 +42,7 @@ def array_function(name: str) -> Callable[..., Array]:
 
 
 def principal_component(samples: Tensor, activations: Tensor, exact_peer: bool) -> Tensor:
-    """Return the first principal component of (N, C, P), with the sign of the mean activation, or LAPACK's."""
+    """Return the first principal component of (N, C, P), with the sign of the activations' energy, or LAPACK's."""
     if exact_peer:
         projection = get_2d_projection(samples.double().cpu().numpy())
         return torch.from_numpy(projection).to(samples)
