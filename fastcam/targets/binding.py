@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastcam.model.batching import is_out_of_memory
 from fastcam.model.elements import ModelOutput, Select, pick
 
 
@@ -253,13 +252,12 @@ def _call_with_copies(target: Callable[[ModelOutput], Tensor], output: ModelOutp
     try:
         return _check_scores(target(output), rows)
     except (RuntimeError, ValueError, IndexError) as error:
-        if rows == count or is_out_of_memory(error):
-            raise
-        raise ValueError(
-            f"the target callable failed for {rows} copies of the {count} images: this method runs copies, and a "
-            "callable that holds values of the images themselves must pick those of each copy; wrap it in "
-            "fastcam.targets.PerRow, which passes it the rows"
-        ) from error
+        if rows != count:
+            error.add_note(
+                f"The target was called with the output for {rows} copies of the {count} images. A callable that holds "
+                "data of the images must pick those of each copy: fastcam.targets.PerRow passes it the rows."
+            )
+        raise
 
 
 class PerRow(Score):

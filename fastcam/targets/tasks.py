@@ -59,11 +59,14 @@ class Box(Score):
     """Class score of a detected box: the detection with this label and the largest overlap with the box.
 
     The output is a list of one dict per image with ``boxes`` (D, 4), ``labels`` (D,) and ``scores`` (D,), as
-    torchvision's detectors return it. The score is 0 if no detection overlaps by at least ``iou``.
+    torchvision's detectors return it, or has ``logits`` (N, D, classes) and ``pred_boxes`` (N, D, 4), as Hugging Face's
+    do; the score of those is the class's logit of the overlapping box with the highest. The score is 0 if no detection
+    overlaps by at least ``iou``.
 
     Args:
         label: the class.
-        box: (4,) or, one per image, (N, 4): x1, y1, x2, y2 in pixels of the input.
+        box: (4,) or, one per image, (N, 4): x1, y1, x2, y2 in pixels of the input; for ``pred_boxes``, which are
+            relative to the image, as shares of its width and height.
         iou: smallest intersection over union that counts as the same object.
     """
 
@@ -75,14 +78,36 @@ class Box(Score):
 
     def bind(self, output: ModelOutput, count: int) -> Bound:
         """Check the form of the output."""
-        if not isinstance(output, Sequence) or not all(isinstance(detections, Mapping) for detections in output):
-            raise TypeError(f"a box score needs a list of dicts, one per image, got {describe_value(output)}")
+        is_list = isinstance(output, Sequence) and all(isinstance(detections, Mapping) for detections in output)
+        if not is_list and not _has_relative_boxes(output):
+            raise TypeError(
+                "a box score needs a list of dicts, one per image, or an output with `logits` and `pred_boxes`, got "
+                f"{describe_value(output)}"
+            )
         if tuple(self.box.shape) not in ((4,), (count, 4)):
             raise ValueError(f"`box` must have shape (4,) or ({count}, 4), got {tuple(self.box.shape)}")
         boxes = self.box.expand(count, 4)
+        if not is_list:
+            if float(boxes.max()) > 1:
+                raise ValueError(
+                    "`box` must hold shares of the image's width and height in [0, 1], as the model's `pred_boxes` do, "
+                    f"got {self.box.tolist()}"
+                )
+            return Bound(lambda out, rows: self._best_logits(out, boxes[rows]))
         return Bound(
             lambda out, rows: torch.stack([self._best(out[i], boxes[row]) for i, row in enumerate(rows.tolist())])
         )
+
+    def _best_logits(self, output: ModelOutput, boxes: Tensor) -> Tensor:
+        """Return for every image the class's highest logit (M,) of the boxes that overlap with its box (M, 4)."""
+        logits = output.logits[..., self.label]  # (M, D)
+        centre, size = output.pred_boxes.detach().split(2, -1)
+        corners = torch.cat([centre - size / 2, centre + size / 2], -1)
+        overlaps = torch.stack(
+            [intersection_over_union(found, box) for found, box in zip(corners, boxes.to(corners), strict=True)]
+        )
+        best = logits.where(overlaps >= self.iou, -torch.inf).amax(1)
+        return torch.where(best.isinf(), logits.sum(1) * 0, best)
 
     def _best(self, detections: Mapping[str, Tensor], box: Tensor) -> Tensor:
         boxes, scores = detections["boxes"], detections["scores"]
@@ -91,6 +116,10 @@ class Box(Score):
         if len(overlaps) == 0 or overlaps.max() < self.iou:
             return scores.sum() * 0  # still a function of the images, with a gradient of zero
         return scores[overlaps.argmax()]
+
+
+def _has_relative_boxes(output: ModelOutput) -> bool:
+    return all(isinstance(getattr(output, name, None), Tensor) for name in ("logits", "pred_boxes"))
 
 
 def _by_area(masks: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -112,10 +141,11 @@ class Anchors(Score):
 
     Args:
         label: position of the class along ``axis``, including any coordinates before the classes.
-        axis: the axis of the output (N, ...) that holds the classes; all other axes are candidates.
+        axis: the axis of the output (N, ...) that holds the classes; all other axes are candidates. None takes the
+            shorter of two: (N, candidates, classes) or, as YOLO has them, (N, 4 + classes, candidates).
     """
 
-    def __init__(self, label: int, axis: int = -1) -> None:
+    def __init__(self, label: int, axis: int | None = None) -> None:
         self.label, self.axis = label, axis
 
     def bind(self, output: ModelOutput, count: int) -> Bound:
@@ -124,12 +154,23 @@ class Anchors(Score):
             raise ValueError(
                 f"a score over candidate boxes needs an output (N, ..., ...), got {describe_value(output)}"
             )
-        if self.axis % output.dim() == 0 or not 0 <= self.label < output.shape[self.axis]:
+        axis = self._class_axis(output)
+        if axis % output.dim() == 0 or not 0 <= self.label < output.shape[axis]:
             raise ValueError(
                 f"`label` must lie in [0, size of the axis) with `axis` not 0 for an output {tuple(output.shape)}, "
-                f"got label {self.label}, axis {self.axis}"
+                f"got label {self.label}, axis {axis}"
             )
-        return Bound(lambda out, rows: out.select(self.axis, self.label).flatten(1).amax(1))
+        entries = output.detach().movedim(axis, 1).flatten(2)  # (N, entries, candidates)
+        if self.label < 4 < entries.shape[1] and entries[:, 4:].amax() <= 1 < entries[:, : self.label + 1].amax():
+            raise ValueError(
+                f"entry {self.label} of axis {axis} is a coordinate of the boxes, which come first: class c is 4 + c"
+            )
+        return Bound(lambda out, rows: out.select(axis, self.label).flatten(1).amax(1))
+
+    def _class_axis(self, output: Tensor) -> int:
+        if self.axis is not None:
+            return self.axis
+        return 1 if output.dim() == 3 and output.shape[1] < output.shape[2] else -1
 
 
 class Neuron(Score):
