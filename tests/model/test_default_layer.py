@@ -170,7 +170,7 @@ class Pyramid(nn.Module):
         torch.manual_seed(3)
         self.backbone = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.Tanh())
         self.lateral = nn.Conv2d(16, 8, 1)
-        self.head = nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.Tanh(), nn.Conv2d(32, 4, 3, padding=1))
+        self.head = nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.Tanh(), nn.Conv2d(32, 8, 1), nn.Conv2d(8, 4, 1))
 
     def predict(self, features: Tensor) -> dict[str, Tensor]:
         fine = self.lateral(features)

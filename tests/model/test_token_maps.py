@@ -168,6 +168,16 @@ def test_the_likeliest_candidate(shape, size, grid, start, axis):
     assert (first.grid, first.start, first.channel_axis) == (grid, start, axis)
 
 
+@pytest.mark.parametrize(("grid", "block"), [((4, 4), (2, 2)), ((4, 8), (2, 4))])
+def test_blocks_are_a_candidate(grid, block):
+    inside = block[0] * block[1]
+    found = token_maps.candidates((2, grid[0] * grid[1] // inside, inside, 8), (4 * grid[0], 4 * grid[1]))
+    assert any(
+        each.grid == grid and each.order is not None and torch.equal(each.order, block_order(grid, block).argsort())
+        for each in found
+    )
+
+
 def test_a_map_gathers_its_cells():
     order = torch.tensor([3, 5, 1, 6, 2, 4])
     numbers = torch.arange(7.0).reshape(1, 7, 1) * torch.tensor([1.0, 10.0])
