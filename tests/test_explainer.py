@@ -200,7 +200,7 @@ def test_the_message_lists_every_method():
     ("images", "error", "text"),
     [
         (np.zeros((2, 3, 8, 8), np.float32), TypeError, r"be a floating point tensor \(N, C, ...\), got ndarray"),
-        ({3: torch.zeros(3, 8, 8)}, TypeError, "got dict"),
+        ("cat.jpg", TypeError, "got str"),
         (None, TypeError, "got NoneType"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), TypeError, "got torch.uint8"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.complex64), TypeError, "got torch.complex64"),

@@ -63,7 +63,7 @@ def numbers(count: int = 3) -> Tensor:
 
 
 def seeded(model: nn.Module, inputs: object, method: str, target: object, **options: object) -> Tensor:
-    name = method.split()[0]
+    name = method.split(maxsplit=1)[0]
     layer = {"target_layer": "vision"} if name.endswith("cam") else {}
     return fastcam.explain(model, inputs, name, target, **layer, **COPYING.get(method, {}), **options).native
 
