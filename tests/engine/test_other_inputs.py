@@ -72,7 +72,7 @@ def seeded(model: nn.Module, inputs: object, method: str, target: object, **opti
 def test_as_many_texts_as_images(method):
     """Every image against all texts: the map of one alone with all of them. Noise and masks begin with the first."""
     model, ids, images = image_text()
-    found = seeded(model, (ids, images), method, [2, 0, 1], batch_size=4, strict=True)
+    found = seeded(model, (ids, images), method, [2, 0, 1], batch_size=7, strict=True)
     for i in range(1 if method in ("rise", "smooth_grad") else 3):
         alone = seeded(model, (ids, images[i : i + 1]), method, [[2, 0, 1][i]])
         close(found[i : i + 1], alone)
@@ -81,7 +81,7 @@ def test_as_many_texts_as_images(method):
 @pytest.mark.parametrize("method", ["grad_cam", "saliency", *COPYING])
 def test_numbers_of_every_image_stay_its_own(method):
     model, images = Metadata().double().eval(), pictures(8, 12, count=3)
-    found = seeded(model, (images, numbers()), method, [2, 0, 1], batch_size=4, strict=True)
+    found = seeded(model, (images, numbers()), method, [2, 0, 1], batch_size=7, strict=True)
     for i in range(1 if method in ("rise", "smooth_grad") else 3):
         alone = seeded(model, (images[i : i + 1], numbers()[i : i + 1]), method, [[2, 0, 1][i]])
         close(found[i : i + 1], alone)
@@ -104,6 +104,16 @@ def test_shared_by_position_and_by_name(named):
     for i in range(3):
         alone = fastcam.explain(model, (ids, images[i : i + 1]), "score_cam", [[2, 0, 1][i]], "vision")
         close(found.native[i : i + 1], alone.native)
+
+
+@pytest.mark.parametrize("shared", [[0, 2], [-3, -1]])
+def test_shared_arguments_in_front_and_behind(shared):
+    """Counted among all arguments; copies keep them whole, and take their rows of the others."""
+    ids, images, more = torch.arange(3), pictures(8, 12, count=3), torch.arange(3) + 5
+    inputs = Inputs.of((ids, images, more, numbers()), shared=shared)
+    copies = inputs.with_copies(images[[2, 2, 0]], torch.tensor([2, 2, 0])).arguments
+    for found, expected in zip(copies, (ids, images[[2, 2, 0]], more, numbers()[[2, 2, 0]]), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("size", [1, 2])
