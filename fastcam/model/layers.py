@@ -104,7 +104,7 @@ def _get_module(model: nn.Module, name: str) -> nn.Module:
 
 def _find_default_layer(model: nn.Module, inputs: Inputs, scoring: Scoring) -> Layer:
     known = memory.of(model)
-    key = ("default layer", tuple(inputs.images.shape[1:]), scoring.kind)
+    key = ("default layer", inputs.position, tuple(inputs.images.shape[1:]), scoring.kind)
     if key not in known:
         found, is_reusable = default_layer.find(model, inputs, scoring.output_of, scoring.score)
         _refuse_scripted(found.module)
@@ -145,7 +145,7 @@ def with_run(model: nn.Module, layer: Layer, inputs: Inputs, runs: int) -> tuple
     Returns:
         The layer, and whether that is certain: of several runs that depend on them it is the last.
     """
-    known, key = memory.of(model), ("run", layer.name, runs, tuple(inputs.images.shape[1:]))
+    known, key = memory.of(model), ("run", layer.name, runs, inputs.position, tuple(inputs.images.shape[1:]))
     if key not in known:
         known[key] = default_layer.runs_on_images(model, layer, inputs)
     dependent = cast("list[int]", known[key])

@@ -64,31 +64,44 @@ def test_small_networks_of_every_dimension(head, axes):
 
 
 @pytest.mark.parametrize(
-    ("build", "name"),
+    ("build", "name", "layer", "side"),
     [
-        (torchvision_network, "vit_b_16"),
-        (timm_network, "vit_tiny_patch16_224"),
-        (timm_network, "swin_tiny_patch4_window7_224"),  # (N, h, w, C) is no (N, C, h, w)
+        (torchvision_network, "vit_b_16", "encoder.layers.encoder_layer_11.ln_1", 14),
+        (timm_network, "vit_tiny_patch16_224", "blocks.11.norm1", 14),
+        (timm_network, "swin_tiny_patch4_window7_224", "norm", 7),  # (N, h, w, C) is no (N, C, h, w)
     ],
 )
-def test_networks_of_tokens_ask_for_a_layer_and_a_reshape(build, name):
-    with pytest.raises(
-        ValueError, match=r"pass target_layer=.*reshape_transform=fastcam\.vit_reshape or fastcam\.swin"
-    ):
-        fastcam.explain(build(name), photographs()[:1])
+def test_networks_of_tokens(build, name, layer, side):
+    """With a class token the norm in front of the last attention, otherwise the last norm."""
+    model, images = build(name), photographs()[:1]
+    found = fastcam.explain(model, images, target=3, relu=False, strict=True)
+    assert found.layer == layer
+    expected = tokens_by_hand(model, images, layer, 3, side)
+    assert (found.native - expected).abs().max() <= 1e-5 * (expected.max() - expected.min())
 
 
 def test_channels_behind_are_noticed_in_wide_images_too():
     """(N, 11, 11, 8) from a layer norm over the 8 channels, of images 11 wide, as Swin gives for very large ones."""
     behind, mean = Call(lambda x: x.movedim(1, -1)), Call(lambda x: x.mean((1, 2)))
     model = nn.Sequential(nn.Conv2d(3, 8, 1), behind, nn.LayerNorm(8), mean, nn.Linear(8, 5)).eval()
-    with pytest.raises(ValueError, match=r"reshape_transform=fastcam\.vit_reshape or fastcam\.swin_reshape"):
-        fastcam.explain(model, torch.randn(2, 3, 11, 11))
+    images = torch.randn(2, 3, 11, 11)
+    found = fastcam.explain(model, images, target=3, relu=False, strict=True)
+    assert found.layer == "2"
+    gradients = model[4].weight[3] / 121  # of the mean over the positions, at every one of them
+    torch.testing.assert_close(found.native, (model[:3](images) @ gradients).detach())
 
 
-def test_tokens_without_a_reshape_are_refused():
-    with pytest.raises(ValueError, match=r"'blocks\.11\.norm1' gives maps with 1 spatial axes.*fastcam\.vit_reshape"):
-        fastcam.explain(timm_network("vit_tiny_patch16_224"), photographs()[:1], target_layer="blocks.11.norm1")
+def tokens_by_hand(model: nn.Module, images: Tensor, layer: str, target: int, side: int) -> Tensor:
+    """Grad-CAM (1, side, side): of token t = prefix + side * i + j, at (i, j) it is sum_c (mean_t' G_t'c) A_tc."""
+    kept = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda module, arguments, output: kept.append(output))
+    score = model(images)[0, target]
+    handle.remove()
+    A, G = (
+        each.detach().reshape(-1, each.shape[-1])[-side * side :]
+        for each in (kept[0], *torch.autograd.grad(score, kept[0]))
+    )
+    return (A @ G.mean(0)).reshape(1, side, side)
 
 
 TOKENS = [
@@ -103,19 +116,12 @@ TOKENS = [
     ("build", "name", "layer", "reshape", "side"), TOKENS, ids=[f"{b.__name__}-{n}" for b, n, *_ in TOKENS]
 )
 def test_reshaped_tokens_of_real_networks(build, name, layer, reshape, side):
-    """Grad-CAM by hand: of token t = prefix + side * i + j, the map at (i, j) is sum_c (mean_t' G_t'c) A_tc."""
+    """A ready transform, the same as a function of one's own, and none give one map."""
     model, images = build(name), photographs()[:1]
-    kept = []
-    handle = model.get_submodule(layer).register_forward_hook(lambda module, arguments, output: kept.append(output))
-    score = model(images)[0, 3]
-    handle.remove()
-    A, G = (
-        each.detach().reshape(-1, each.shape[-1])[-side * side :]
-        for each in (kept[0], *torch.autograd.grad(score, kept[0]))
-    )
-    truth = (A @ G.mean(0)).reshape(1, side, side)
-    maps = fastcam.explain(model, images, "grad_cam", 3, layer, relu=False, reshape_transform=reshape).native
-    assert (maps - truth).abs().max() <= 1e-5 * (truth.max() - truth.min())
+    truth = tokens_by_hand(model, images, layer, 3, side)
+    for transform in (reshape, lambda tokens: reshape(tokens), None):
+        maps = fastcam.explain(model, images, "grad_cam", 3, layer, relu=False, reshape_transform=transform).native
+        assert (maps - truth).abs().max() <= 1e-5 * (truth.max() - truth.min())
 
 
 def test_reshaped_tokens_with_k_targets_are_those_of_each_target():
@@ -184,5 +190,5 @@ def test_layers_by_module_by_name_and_none_are_one():
 
 def test_a_model_without_a_spatial_map_says_so():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 9 * 11, 5))
-    with pytest.raises(ValueError, match="no layer of the model returns a spatial map"):
+    with pytest.raises(ValueError, match=r"no layer of Sequential with a map of the image \(9 x 11\) was found"):
         fastcam.explain(model.eval(), small_images())

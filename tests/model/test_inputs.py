@@ -111,8 +111,8 @@ def test_grey_and_many_channels(method, channels):
 @pytest.mark.parametrize(
     ("inputs", "error", "text"),
     [
-        ((), ValueError, "`images` must be a tensor or a tuple that begins with one, got an empty tuple"),
-        (("adults", images_for()), TypeError, r"`images` must be a floating point tensor \(N, C, ...\), got str"),
+        ((), ValueError, "`images` must be a tensor or a tuple of the model's arguments, got an empty tuple"),
+        (("adults", "young"), TypeError, r"`images` must be a floating point tensor \(N, C, ...\), got str"),
         (
             (torch.ones(3), AGES),
             ValueError,

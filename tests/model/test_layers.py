@@ -98,7 +98,7 @@ def test_automatic_choice_keeps_no_model_alive():
         ([3], TypeError, "`target_layer` must be a module, its name or a list of them, got int"),
         (3, TypeError, "`target_layer` must be a module, its name or a list of them, got int"),
         (torch.zeros(2), TypeError, "`target_layer` must be a module, its name or a list of them, got Tensor"),
-        ("classifier", ValueError, r"'classifier' returns shape \(2, 5\), not \(N, C, ...\) with a spatial map"),
+        ("classifier", ValueError, r"'classifier' returns shape \(2, 5\), in which no map \(2, C, s, s\)"),
         (["features", "classifier"], ValueError, "'classifier' returns shape"),
     ],
 )
@@ -141,7 +141,7 @@ def test_score_that_does_not_depend_on_the_output():
 def test_no_spatial_layer():
     model = nn.Sequential(nn.Flatten(), nn.LazyLinear(5)).eval()
     model(images_for())
-    with pytest.raises(ValueError, match="no layer of the model returns a spatial map"):
+    with pytest.raises(ValueError, match=r"no layer of Sequential with a map of the image \(12 x 10\) was found"):
         fastcam.explain(model, images_for())
 
 
