@@ -54,7 +54,7 @@ def largest_size(maps: Sequence[Tensor], axes: int) -> tuple[int, ...]:
 
 
 def is_rounding(maps: Tensor, scores: Tensor) -> Tensor:
-    """Whether maps (N, [K,] *s) that are differences of scores (N, [K]) vary by rounding of the scores alone, (N, [K])."""
+    """Whether maps (N, [K,] *s), differences of scores (N, [K]), vary by rounding of the scores alone, (N, [K])."""
     flat = maps.flatten(scores.dim())
     return flat.amax(-1) - flat.amin(-1) <= ROUNDING_STEPS * torch.finfo(scores.dtype).eps * scores.abs()
 

@@ -145,7 +145,7 @@ def test_titles_name_the_classes(names):
     native = torch.rand(2, 2, 4, 3)
     native[1, 1] = 0.5
     explanation = explanation_of(native, torch.rand(2, 3, 8, 6), torch.tensor([[0, 2], [7, 2]]))
-    expected = ["cat: 1.00", "owl: 1.00", "class 7: 1.00", "owl: 1.00 (constant map)"]
+    expected = ["cat: 1.00", "owl: 1.00", "class 7: 1.00", "owl: 1.00 (same everywhere)"]
     for figure in (explanation.plot(class_names=names), explanation.with_class_names(names).plot()):
         assert [axes.get_title() for axes in figure.axes] == expected
     assert explanation.plot().axes[0].get_title() == "class 0: 1.00"

@@ -21,14 +21,14 @@ SMALL = 4  # positions along an axis; the map of a smaller layer is coarse
 def resolve(model: nn.Module, inputs: Inputs, target: targets.Target, settings: Settings) -> list[capture.Layer]:
     """Return the target layers, found on the model if the user named none."""
 
-    def scored_part(output: ModelOutput) -> ModelOutput:
-        return select_output(output, implied(output, settings.select, target))
+    def main_part(output: ModelOutput) -> ModelOutput:  # for callables too, which are given the whole output
+        return select_output(output, implied(output, settings.select, None))
 
     def score(output: ModelOutput) -> Tensor:
-        part = scored_part(output)
+        part = select_output(output, implied(output, settings.select, target))
         return bind_optional(part, target, inputs.images)(part, torch.arange(len(inputs)))
 
-    scoring = layers.Scoring(scored_part, score, type(target).__name__)
+    scoring = layers.Scoring(main_part, score, type(target).__name__)
     found = layers.resolve(model, settings.target_layer, inputs, scoring)
     if settings.layer_run is not None:
         found = [replace(layer, run=settings.layer_run) for layer in found]

@@ -11,7 +11,7 @@ def find(error: BaseException, model: nn.Module, inputs: Inputs) -> Exception | 
     """Return an error with the cause in the user's terms; None if the error itself says it."""
     if "does not depend on" in str(error):
         return _of_missing_gradient(model)
-    return None if str(error).startswith("`") else _of_shape(model, inputs.images)
+    return None if isinstance(error, TypeError) else _of_shape(model, inputs.images)
 
 
 def _of_missing_gradient(model: nn.Module) -> Exception | None:
@@ -33,10 +33,8 @@ def _of_shape(model: nn.Module, images: Tensor) -> Exception | None:
     if len(shape) == axes + 1 and channels in (shape[0], shape[-1]):
         axis = "images[None]" if shape[0] == channels else "images.movedim(-1, 0)[None]"
         return ValueError(f"`images` must be {expected}, got {shape}, one image without the axis N: pass {axis}")
-    if len(shape) != axes + 2 or shape[1] == channels:
-        return None
-    if shape[-1] == channels:
+    if len(shape) == axes + 2 and shape[1] != channels == shape[-1]:
         return ValueError(
             f"`images` must be {expected}, got {shape} with the channels last: pass images.movedim(-1, 1)"
         )
-    return ValueError(f"`images` must be {expected} for the model's first convolution, got {shape}")
+    return None

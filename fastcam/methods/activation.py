@@ -42,8 +42,8 @@ def first_principal_component(samples: Tensor, activations: Tensor) -> Tensor:
     """Project (..., C, P), with positions as samples, on its first principal axis.
 
     The sign, which the decomposition does not determine, is chosen to correlate positively with the energy of the
-    activations A, sum_c (A_c - mean_p A_c)^2: the positions that differ most from the mean, as objects do, are positive.
-    Computed in float64 from the smaller Gram matrix, (P, P) or (C, C).
+    activations A, sum_c (A_c - mean_p A_c)^2: the positions that differ most from the mean, as objects do, are
+    positive. Computed in float64 from the smaller Gram matrix, (P, P) or (C, C).
 
     Returns:
         (..., P), float32 for half precision; zeros for constant samples, NaN for non-finite ones.

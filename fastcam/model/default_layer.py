@@ -1,46 +1,22 @@
 """The layer that is explained where none is named: the last one with a map of the image that the score depends on."""
 
 import itertools
-import math
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fastcam.artefacts import Value
-from fastcam.model import token_maps
+from fastcam.model import module_kinds, token_maps
 from fastcam.model.capture import Layer, Observed, Output, observe
 from fastcam.model.elements import ModelOutput
+from fastcam.model.gradient_search import Search, random_projection
 from fastcam.model.inputs import Inputs
 from fastcam.model.running import is_training
 from fastcam.model.token_maps import TokenMap
 
 Score = Callable[[ModelOutput], Tensor]  # from the model's output to scores
-
-# Modules that only resample or pass on the output of another layer: never chosen.
-_PASSIVE = (
-    nn.Identity,
-    nn.Flatten,
-    nn.modules.dropout._DropoutNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-)
-_LINEAR_NODES = ("Convolution", "Addmm", "Mm", "Bmm", "Linear", "Baddbmm")  # of the autograd graph
-MAX_PROBED = 8  # outputs whose maps are looked for on the model
-MIN_SHARE = 0.5  # of the positions that must receive a gradient, so that the score depends on more than a class token
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """An observed output, its map, and the gradient of the score with respect to it."""
-
-    observed: Output
-    token_map: TokenMap
-    is_certain: bool  # whether the shape alone says where the channels are
 
 
 def find(
@@ -64,14 +40,19 @@ def find(
     first = inputs if is_training(model) else inputs.first()
     seen = observe(model, first.arguments)
     is_vector = _is_vector(output_of(seen.output), len(first))
-    outputs = _eligible(seen, first.images)
+    outputs = _eligible(seen, first.images, _on_images(model, first, seen))
     if is_vector:
         last = _last_convolution(outputs, first.images)
         if last is not None:
             return _layer(seen, last), True
-    found = _by_gradient(model, first if is_vector else inputs, score, is_vector)
+    among = {(output.name, output.run) for output in outputs}
+    if is_vector:
+        search = Search(model, first, lambda output: random_projection(output_of(output)), among, True)
+    else:
+        search = Search(model, inputs, score, among, False)
+    found = search.run()
     if found is not None:
-        return _layer(seen, found.observed, None if found.is_certain else found.token_map), is_vector
+        return _layer(seen, found.observed, found.token_map), is_vector
     last = None if is_vector else _last_spatial(outputs, first.images)
     if last is None:
         raise ValueError(_not_found(model, seen, first.images))
@@ -83,33 +64,37 @@ def _layer(seen: Observed, chosen: Output, token_map: TokenMap | None = None) ->
     return Layer(chosen.name, chosen.module, token_map, None if runs == 1 else chosen.run)
 
 
-def kind_of(module: nn.Module) -> type[nn.Module]:
-    """Return the class of a module, or of the one that it stands for in an opened artefact."""
-    return getattr(module, "stands_for", None) or type(module)
-
-
-def _is_passive(module: nn.Module) -> bool:
-    """Whether a module, or all that it consists of, only passes on or resamples."""
-    children = list(module.children())
-    if not children or any(True for _ in module.parameters(recurse=False)):
-        return issubclass(kind_of(module), _PASSIVE)
-    return all(map(_is_passive, children))
-
-
 def _is_vector(output: ModelOutput, count: int) -> bool:
     return isinstance(output, Tensor) and output.dim() <= 2 and len(output) == count
 
 
-def _eligible(seen: Observed, images: Tensor) -> list[Output]:
-    """Return the floating outputs with a row per image; of modules before values of an opened artefact."""
+def _on_images(model: nn.Module, inputs: Inputs, seen: Observed) -> set[tuple[str, int]] | None:
+    """Return the names and runs of the outputs that change with the images; None if the images are all there is."""
+    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs.others)):
+        return None
+    noise = inputs.replace_images(token_maps.noise_like(inputs.images))
+    changed = {(o.name, o.run): o.tensor for o in observe(model, noise.arguments).outputs}
+    return {
+        (o.name, o.run)
+        for o in seen.outputs
+        if (o.name, o.run) not in changed or not torch.equal(o.tensor, changed[o.name, o.run])
+    }
+
+
+def _eligible(seen: Observed, images: Tensor, on_images: set[tuple[str, int]] | None) -> list[Output]:
+    """Return the floating outputs with a row per image, of those that depend on the images.
+
+    Modules go before values of an opened artefact.
+    """
     outputs = [
         output
         for output in seen.outputs
         if output.name
-        and not _is_passive(output.module)
+        and not module_kinds.is_passive(output.module)
         and output.tensor.is_floating_point()
         and output.tensor.dim() > 2
         and len(output.tensor) == len(images)
+        and (on_images is None or (output.name, output.run) in on_images)
     ]
     if any(_is_spatial(o.tensor, images) for o in outputs if not isinstance(o.module, Value)):
         return [o for o in outputs if not isinstance(o.module, Value)]
@@ -134,7 +119,7 @@ def _tokens(outputs: Sequence[Output], images: Tensor) -> set[int]:
 
     Layer norm and linear layers have them last, so that outputs of the same shape are not maps (N, C, *S).
     """
-    last = {o.tensor.shape for o in outputs if kind_of(o.module) in (nn.LayerNorm, nn.Linear)}
+    last = {o.tensor.shape for o in outputs if module_kinds.kind_of(o.module) in (nn.LayerNorm, nn.Linear)}
     return {i for i, o in enumerate(outputs) if o.tensor.shape in last or _is_tokens(o.tensor, images)}
 
 
@@ -148,121 +133,6 @@ def _is_tokens(output: Tensor, images: Tensor) -> bool:
     if images.dim() != 4:
         return False
     return (output.dim() == 3 and output.shape[1] > 1) or (output.dim() == 4 and output.shape[-1] > images.shape[-1])
-
-
-def _by_gradient(model: nn.Module, inputs: Inputs, score: Score, is_vector: bool) -> _Choice | None:
-    """Return the layer found with the gradients of the score; None if there is none, or no gradient."""
-    with torch.inference_mode(False), torch.enable_grad():
-        seen = observe(model, inputs.replace_images(inputs.images.detach().requires_grad_()).arguments, with_graph=True)
-        runs = Counter(output.name for output in seen.outputs)
-        outputs = [
-            # A module that runs several times in a detector is a head of all levels, the last of which is the coarsest.
-            o
-            for o in _eligible(seen, inputs.images)
-            if o.tensor.requires_grad and (is_vector or runs[o.name] == 1)
-        ]
-        value = random_projection(seen.output) if is_vector else score(seen.output).sum()
-        if not outputs or not value.requires_grad:
-            return None
-        predictions = set() if is_vector else _predictions(value)
-        gradients = torch.autograd.grad(value, [o.tensor for o in outputs], allow_unused=True)
-    choices = [
-        (o, gradient)
-        for o, gradient in zip(outputs, gradients, strict=True)
-        if gradient is not None and o.node not in predictions and not issubclass(kind_of(o.module), nn.Linear)
-    ]
-    if is_vector:
-        return _first_verified(model, inputs, list(reversed(choices)), MIN_SHARE)
-    ranked = _widest_first(choices, inputs.images)
-    of_all = [(output, gradient) for output, gradient in ranked if bool((gradient != 0).flatten(1).any(1).all())]
-    # Of a score whose gradient is zero everywhere there is a layer too; the map says that it got none.
-    return _first_verified(model, inputs, of_all or ranked, 0) or _first_verified(model, inputs, ranked, -1)
-
-
-def random_projection(output: ModelOutput) -> Tensor:
-    """Return a number that depends on every part of an output."""
-    generator = torch.Generator().manual_seed(0)
-    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
-    total = torch.zeros(())
-    for leaf in leaves:
-        total = total.to(leaf.device) + (leaf * torch.randn(leaf.shape, generator=generator).to(leaf)).sum()
-    return total
-
-
-def _predictions(value: Tensor) -> set[object]:
-    """Return the nodes from a score back to the second of the linear layers and convolutions in front of it.
-
-    The output of the last one is the prediction, and what it is made from repeats it, channel by channel.
-    """
-    depth: dict[object, int] = {value.grad_fn: 0}
-    pending = deque(depth)
-    while pending:  # breadth first by the number of linear layers passed
-        node = pending.popleft()
-        passed = depth[node] + type(node).__name__.startswith(_LINEAR_NODES)
-        for source, _ in node.next_functions if passed < 2 else ():
-            if source is not None and passed < depth.get(source, 2):
-                depth[source] = passed
-                pending.append(source)
-    return set(depth)
-
-
-def _widest_first(choices: Sequence[tuple[Output, Tensor]], images: Tensor) -> list[tuple[Output, Tensor]]:
-    """Return the outputs by their channels, the most first.
-
-    Of equal ones come the coarsest, of those the ones least deep in the tree of modules, and of those the last first.
-    """
-
-    def rank(choice: tuple[Output, Tensor]) -> tuple[int, int, int]:
-        output = choice[0]
-        found = token_maps.candidates(output.tensor.shape, images.shape[2:])
-        if not found:
-            return 0, 0, 0
-        return -output.tensor.shape[found[0].channel_axis], math.prod(found[0].grid), output.name.count(".")
-
-    last_first = list(reversed(choices))
-    return sorted(last_first, key=rank)  # which keeps the order of equals
-
-
-def _first_verified(
-    model: nn.Module, inputs: Inputs, choices: Sequence[tuple[Output, Tensor]], share: float
-) -> _Choice | None:
-    """Return the first output with a map in which more than a share of the positions receive a gradient."""
-    probed, assumed = 0, None
-    for output, gradient in choices:
-        found = token_maps.candidates(output.tensor.shape, inputs.images.shape[2:])
-        reached = [each for each in found if _share_reached(each(gradient)) > share]
-        if not reached:
-            continue
-        is_map = output.tensor.dim() == inputs.images.dim() and found[0].channel_axis == 1
-        if is_map and (len(found) == 1 or kind_of(output.module) is not nn.LayerNorm):
-            return _Choice(output, found[0], True)
-        probed += 1
-        for candidate in reached:
-            verified = verify(model, Layer(output.name, output.module, run=output.run), candidate, inputs)
-            if verified is not None:
-                return _Choice(output, verified, False)
-        guess = token_maps.assumed(output.tensor.shape, inputs.images.shape[2:])
-        if assumed is None and guess is not None:
-            assumed = _Choice(output, guess, False)
-        if probed == MAX_PROBED:
-            break
-    return assumed
-
-
-def _share_reached(gradient: Tensor) -> float:
-    """Return the share of the positions of a map's gradient (N, C, *s) that is not zero."""
-    return (gradient != 0).any(1).double().mean().item()
-
-
-def verify(model: nn.Module, layer: Layer, candidate: TokenMap, inputs: Inputs) -> TokenMap | None:
-    """Return the map of a layer's output, verified on the model with the first image; None if it is another."""
-
-    def probe(copies: Tensor) -> Tensor:
-        rows = torch.zeros(len(copies), dtype=torch.int64)
-        seen = observe(model, inputs.with_copies(copies, rows).arguments, only=layer)
-        return seen.outputs[-1 if layer.run is None else layer.run].tensor
-
-    return token_maps.verify(candidate, probe, inputs.images[:1].detach())
 
 
 def runs_on_images(model: nn.Module, layer: Layer, inputs: Inputs) -> list[int]:

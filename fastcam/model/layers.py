@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fastcam.model import default_layer, memory, token_maps
+from fastcam.model import default_layer, gradient_search, memory, token_maps
 from fastcam.model.capture import Layer
 from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
@@ -29,7 +29,7 @@ class Scoring:
     """
 
     output_of: Callable[[ModelOutput], ModelOutput] = lambda output: output
-    score: default_layer.Score = default_layer.random_projection
+    score: default_layer.Score = gradient_search.random_projection
     kind: str = ""
 
 
@@ -127,13 +127,12 @@ def with_token_map(model: nn.Module, layer: Layer, output: Tensor, inputs: Input
     size = inputs.images.shape[2:]
     found = token_maps.candidates(output.shape, size)
     has_axes = output.dim() == inputs.images.dim()
-    has_channels_last = default_layer.kind_of(layer.module) in (nn.LayerNorm, nn.Linear)
-    if layer.token_map is not None or (has_axes and not has_channels_last and token_maps.is_map(output.shape, size)):
+    if layer.token_map is not None or gradient_search.is_map(layer.module, output.shape, inputs.images):
         return layer
     known, key = memory.of(model), ("token map", layer.name, layer.run, tuple(output.shape[1:]), tuple(size))
     if key not in known:
-        verified = (default_layer.verify(model, layer, candidate, inputs) for candidate in found)
-        known[key] = next((each for each in verified if each is not None), token_maps.assumed(output.shape, size))
+        verified = gradient_search.find_map(model, layer, found, inputs)
+        known[key] = verified or (None if has_axes else token_maps.assumed(output.shape, size))
     token_map = cast("TokenMap | None", known[key])
     is_itself = token_map is None or (has_axes and token_map.channel_axis == 1)
     return layer if is_itself else replace(layer, token_map=token_map)

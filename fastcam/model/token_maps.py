@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 MAX_PREFIX = 10  # class, distillation and register tokens; models have at most 9
+MAX_OTHERS = 128  # tokens beside those of the image: YOLOS has 100 for its detections, behind the others
 MIN_CORRELATION = 0.8  # of the cells that the positions follow with their own, along every axis
-MAX_GRIDS = 4  # tried for one number of positions
+MAX_GRIDS = 4  # tried for one number of positions of an image; for a signal every number of prefix tokens is
 
 Probe = Callable[[Tensor], Tensor]  # from copies (M, C, *S) of one image to the layer's output (M, ...)
 
@@ -49,7 +50,7 @@ class TokenMap:
 
     def __str__(self) -> str:
         order = "" if self.order is None else ", reordered"
-        prefix = f" after {self.start} prefix tokens" if self.start else ""
+        prefix = f" after {self.start} other{'s' if self.start > 1 else ''}" if self.start else ""
         return f"{' x '.join(map(str, self.grid))} positions{prefix}{order}"
 
 
@@ -61,19 +62,22 @@ def candidates(shape: Sequence[int], size: Sequence[int]) -> list[TokenMap]:
         size: *S, of the image.
     """
     axes, last = len(size), len(shape) - 1
+    if len(shape) == axes + 2 == 3:  # signals: either axis may be the channels', and tokens may come first
+        whole = [TokenMap(1, (shape[2],))] if _is_plausible((shape[2],), size) else []
+        return whole + _grids_of(shape[1], size, channel_axis=2)
     if len(shape) == axes + 2:
         dense = [(1, tuple(shape[2:])), (last, tuple(shape[1:-1]))]
         found = [TokenMap(channel_axis, grid) for channel_axis, grid in dense if _is_plausible(grid, size)]
-        return found if found or axes == 1 else _blocks(shape, size)
+        return found or _blocks(shape, size)
     if len(shape) == 3:
         return _grids_of(shape[1], size, channel_axis=2) or _grids_of(shape[2], size, channel_axis=1)
     return _blocks(shape, size) if len(shape) > 3 else []
 
 
 def is_map(shape: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether an output (N, C, *s) can be a map as it is, or cannot be one in another form."""
+    """Whether an output (N, C, *s) is surely a map as it is: its shape allows that, or no other form."""
     found = candidates(shape, size)
-    return not found or found[0].channel_axis == 1
+    return not found or (found[0].channel_axis == 1 and (len(size) > 1 or len(found) == 1))
 
 
 def _blocks(shape: Sequence[int], size: Sequence[int]) -> list[TokenMap]:
@@ -81,7 +85,7 @@ def _blocks(shape: Sequence[int], size: Sequence[int]) -> list[TokenMap]:
     if len(shape) != 4 or len(size) != 2:
         return []
     found = []
-    for whole in _grids_of(shape[1] * shape[2], size, channel_axis=3, prefixes=range(1)):
+    for whole in _grids_of(shape[1] * shape[2], size, channel_axis=3, most_others=0):
         for across in (tuple(outer) for outer in _factorise(shape[1], 2)):
             inner = [cells // blocks for cells, blocks in zip(whole.grid, across, strict=True)]
             if [i * o for i, o in zip(inner, across, strict=True)] == list(whole.grid):
@@ -90,16 +94,24 @@ def _blocks(shape: Sequence[int], size: Sequence[int]) -> list[TokenMap]:
     return found
 
 
-def _grids_of(
-    count: int, size: Sequence[int], channel_axis: int, prefixes: Sequence[int] = range(MAX_PREFIX + 1)
-) -> list[TokenMap]:
+def _grids_of(count: int, size: Sequence[int], channel_axis: int, most_others: int = MAX_OTHERS) -> list[TokenMap]:
+    """Return the maps in a number of tokens, of which some may be others: class and register tokens, or queries.
+
+    Up to ``MAX_PREFIX`` others come first as a rule; more, as the queries of a detector, are only looked for where the
+    grid fits the image exactly.
+    """
     found = [
-        (_difference_of_strides(grid, size), prefix, grid)
-        for prefix in prefixes
-        for grid in _factorise(count - prefix, len(size))
-        if _is_plausible(grid, size)
+        (_difference_of_strides(grid, size), others, grid)
+        for others in range(min(most_others, count // 2) + 1)
+        for grid in _factorise(count - others, len(size))
+        if _is_plausible(grid, size) and (others <= MAX_PREFIX or _is_exact(grid, size))
     ]
-    return [TokenMap(channel_axis, grid, prefix) for _, prefix, grid in sorted(found)[:MAX_GRIDS]]
+    likeliest = sorted(found)[: MAX_GRIDS if len(size) > 1 else MAX_PREFIX + 1]
+    return [TokenMap(channel_axis, grid, others) for _, others, grid in likeliest]
+
+
+def _is_exact(grid: Sequence[int], size: Sequence[int]) -> bool:
+    return all(pixels % cells == 0 for pixels, cells in zip(size, grid, strict=True))
 
 
 def _factorise(count: int, axes: int) -> Iterator[tuple[int, ...]]:
@@ -131,8 +143,25 @@ def _difference_of_strides(grid: Sequence[int], size: Sequence[int]) -> float:
     return max(strides) - min(strides)
 
 
-def verify(candidate: TokenMap, probe: Probe, image: Tensor) -> TokenMap | None:
+def find(found: Sequence[TokenMap], probe: Probe, image: Tensor) -> TokenMap | None:
+    """Return the first of the candidates that is verified on the model; of a signal's, the one that fits best.
+
+    A signal has a candidate for every number of prefix tokens, and all but the right one are off by a few positions.
+    """
+    best, least = None, math.inf
+    for candidate in found:
+        verified, error = verify(candidate, probe, image)
+        if verified is not None and error < least:
+            best, least = verified, error
+            if image.dim() > 3:
+                break
+    return best
+
+
+def verify(candidate: TokenMap, probe: Probe, image: Tensor) -> tuple[TokenMap | None, float]:
     """Return the candidate if its positions follow their cells of the image; otherwise one in the order found, or None.
+
+    The number is the mean distance between the numbers of the cells that the positions follow and of their own.
 
     The cells are numbered along every axis, and for each bit of the numbers two copies of the image are made: one has
     noise in the cells with the bit set, the other in the rest. A position belongs to the cells whose exchange it
@@ -152,7 +181,10 @@ def verify(candidate: TokenMap, probe: Probe, image: Tensor) -> TokenMap | None:
     copies = [image, noise]
     for mask in masks:
         copies += [torch.where(mask.to(image.device), noise, image), torch.where(mask.to(image.device), image, noise)]
-    output = probe(torch.cat(copies)).movedim(candidate.channel_axis, 1).flatten(2).double()  # (2 + 2 bits, C, T)
+    output = probe(torch.cat(copies))
+    if len(output) != len(copies):
+        return None, math.inf  # its rows are not the images
+    output = output.movedim(candidate.channel_axis, 1).flatten(2).double()  # (2 + 2 bits, C, T)
     clean, noisy, *pairs = output
     cells = torch.zeros(output.shape[-1], dtype=torch.int64, device=output.device)
     for (axis, bit), first, second in zip(_bits(candidate.grid), pairs[::2], pairs[1::2], strict=True):
@@ -186,17 +218,24 @@ def _distance(first: Tensor, second: Tensor) -> Tensor:
     return (first - second).norm(dim=0)
 
 
-def _matching(candidate: TokenMap, cells: Tensor) -> TokenMap | None:
+def _matching(candidate: TokenMap, cells: Tensor) -> tuple[TokenMap | None, float]:
     """Return the candidate if the cells (T,) of the positions confirm it, or one in the order that they show."""
     count = math.prod(candidate.grid)
     own = torch.arange(count, device=cells.device)
-    if _agree(candidate.cells(cells), own, candidate.grid):
-        return replace(candidate, is_verified=True)
-    for start in {0, candidate.start, len(cells) - count}:
+    if candidate.order is not None:
+        found = candidate.cells(cells)
+    else:
+        starts = range(len(cells) - count + 1)
+        start = max(starts, key=lambda first: int((cells[first : first + count] == own).sum()))
+        candidate = replace(candidate, start=start)
+        found = candidate.cells(cells)
+    if _agree(found, own, candidate.grid):
+        return replace(candidate, is_verified=True), (found - own).abs().double().mean().item()
+    for start in range(len(cells) - count + 1):
         found = cells[start : start + count]
-        if len(found) == count and bool((found.sort().values == own).all()):
-            return TokenMap(candidate.channel_axis, candidate.grid, start, found.argsort() + start, True)
-    return None
+        if bool((found.sort().values == own).all()):
+            return TokenMap(candidate.channel_axis, candidate.grid, start, found.argsort() + start, True), 0.0
+    return None, math.inf
 
 
 def _agree(found: Tensor, own: Tensor, grid: Sequence[int]) -> bool:
@@ -216,4 +255,5 @@ def _agree(found: Tensor, own: Tensor, grid: Sequence[int]) -> bool:
 def assumed(shape: Sequence[int], size: Sequence[int]) -> TokenMap | None:
     """Return the map that an output with channels last has if its positions are in row order; None if none fits."""
     found = candidates(shape, size)
-    return found[0] if found and found[0].channel_axis == len(shape) - 1 else None
+    is_usual = bool(found) and found[0].channel_axis == len(shape) - 1 and found[0].start <= MAX_PREFIX
+    return found[0] if is_usual else None

@@ -18,6 +18,22 @@ LOGITS = torch.tensor([[0.5, -1.0, 2.0, 0.0], [3.0, 1.0, -2.0, 0.25]])
 MAPS = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(1))
 MASK = torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(2)) < 0.5
 REFERENCE = torch.tensor([1.0, 2.0, -1.0, 0.5])
+FINE = torch.rand(2, 6, 10, generator=torch.Generator().manual_seed(3)) < 0.5
+
+
+@dataclass
+class Detected:
+    """What a detector of Hugging Face returns: centres and sizes as shares of the image."""
+
+    logits: Tensor
+    pred_boxes: Tensor
+
+
+# Of the first image's boxes 0 and 1 overlap enough with (0.2, 0.2, 0.6, 0.6), of the second's none.
+RELATIVE = Detected(
+    torch.tensor([[[0.0, 0, 3], [0, 0, 4], [0, 0, 9]], [[0, 0, 5], [0, 0, 6], [0, 0, 7]]]),
+    torch.tensor([[[0.4, 0.4, 0.4, 0.4], [0.4, 0.4, 0.4, 0.3], [0.9, 0.9, 0.2, 0.2]], [[0.9, 0.9, 0.1, 0.1]] * 3]),
+)
 
 
 def first(logits: Tensor) -> Tensor:
@@ -49,6 +65,23 @@ FORMULAS = {
     "segmentation": (targets.Segmentation(1, MASK), MAPS, (MAPS[:, 1] * MASK).sum((1, 2))),
     "one mask for all": (targets.Segmentation(1, MASK[0]), MAPS, (MAPS[:, 1] * MASK[0]).sum((1, 2))),
     "the class's own region": (targets.Segmentation(3), MAPS, (MAPS[:, 3] * (MAPS.argmax(1) == 3)).sum((1, 2))),
+    "one channel": (targets.Segmentation(0), MAPS[:, :1], (MAPS[:, 0] * (MAPS[:, 0] > 0)).sum((1, 2))),
+    "a mask of twice the size": (
+        targets.Segmentation(1, MASK.repeat_interleave(2, 1).repeat_interleave(2, 2)),
+        MAPS,
+        (MAPS[:, 1] * MASK).sum((1, 2)),
+    ),
+    "a finer mask": (
+        targets.Segmentation(1, FINE),
+        MAPS,
+        (MAPS[:, 1] * FINE.double().reshape(2, 3, 2, 5, 2).mean((2, 4))).sum((1, 2)),
+    ),
+    "relative boxes": (targets.Box(2, (0.2, 0.2, 0.6, 0.6)), RELATIVE, torch.tensor([4.0, 0.0])),
+    "candidates of YOLO": (
+        targets.Anchors(5),
+        torch.cat([40 * MAPS.flatten(2), MAPS.flatten(2)], 1)[:, :7],
+        MAPS[:, 1].flatten(1).max(1).values,
+    ),
     "candidates": (targets.Anchors(2), MAPS.flatten(2).mT, MAPS[:, 2].flatten(1).max(1).values),
     "candidates along the last axis": (targets.Anchors(2, axis=1), MAPS, MAPS[:, 2].flatten(1).max(1).values),
     "cosine": (targets.Similarity(REFERENCE), LOGITS, (LOGITS @ REFERENCE) / LOGITS.norm(dim=1) / REFERENCE.norm()),
@@ -243,11 +276,23 @@ MISTAKES = {
         r"needs an output \(N, classes, ...\), got shape \(2, 4\)",
     ),
     "no region": (targets.Segmentation(9), MAPS, ValueError, r"`label` must lie in \[0, 4\), got 9"),
-    "other size": (
-        targets.Segmentation(0, MASK[0, :2]),
+    "other number": (
+        targets.Segmentation(0, torch.ones(3, 3, 5)),
         MAPS,
         ValueError,
-        r"`mask` must have shape \(3, 5\) or \(2, 3, 5\), got \(2, 5\)",
+        r"`mask` must have shape \(3, 5\) or \(2, 3, 5\), got \(3, 3, 5\)",
+    ),
+    "coordinates": (
+        targets.Anchors(1),
+        torch.cat([torch.full((2, 4, 9), 20.0), torch.rand(2, 3, 9)], 1),
+        ValueError,
+        "entry 1 of axis 1 is a coordinate of the boxes, which come first: class c is 4",
+    ),
+    "pixels of relative boxes": (
+        targets.Box(0, (0, 0, 20, 30)),
+        Detected(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)),
+        ValueError,
+        r"`box` must hold shares of the image's width and height in \[0, 1\]",
     ),
     "no candidates": (targets.Anchors(0), LOGITS, ValueError, r"needs an output \(N, ..., ...\), got shape \(2, 4\)"),
     "no such candidate": (targets.Anchors(5), MAPS, ValueError, r"got label 5, axis -1"),
