@@ -29,9 +29,9 @@ SAMPLE = [
     (_transformers, "DINOv2 with registers", None, "dinov2_with_registers.layernorm", (8, 8), 5),
     (_transformers, "Swin", None, "swin.layernorm", (7, 7), 0),
     (_transformers, "Hiera", None, "hiera.encoder.stages.3.layers.0.mlp", (4, 4), 0),
-    (_transformers, "CLIPModel with texts", None, "", (8, 8), 1),
-    (_transformers, "YOLOS", None, "", (8, 8), 1),
-    (_transformers, "SegFormer", None, "", (4, 4), None),
+    (_transformers, "SigLIP", None, "vision_model.post_layernorm", (8, 8), 0),
+    (_transformers, "CLIP", None, "vision_model.encoder.layers.3", (8, 8), 1),
+    (_transformers, "PoolFormer", None, "norm", (4, 4), None),
 ]
 
 

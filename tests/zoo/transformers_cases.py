@@ -118,7 +118,7 @@ KINDS = {
     "PoolFormer": _Kind("PoolFormerForImageClassification", _config("PoolFormerConfig", **_STAGES), multiple=32),
     "CvT": _Kind(
         "CvtForImageClassification",
-        _config("CvtConfig", has_size=False, embed_dim=[24, 48, 96], num_heads=[1, 2, 4], depth=[1, 1, 2]),
+        _config("CvtConfig", has_size=False, embed_dim=[24, 48, 96], num_heads=[1, 2, 4], depth=[1, 2, 3]),
     ),
     "SegFormer": _Kind("SegformerForSemanticSegmentation", _SEGFORMER, is_segmenter=True),
     "SegFormer classifier": _Kind("SegformerForImageClassification", _SEGFORMER),
