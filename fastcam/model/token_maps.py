@@ -153,7 +153,7 @@ def find(found: Sequence[TokenMap], probe: Probe, image: Tensor) -> TokenMap | N
         verified, error = verify(candidate, probe, image)
         if verified is not None and error < least:
             best, least = verified, error
-            if image.dim() > 3:
+            if image.dim() > 3 or candidate.channel_axis == 1:
                 break
     return best
 

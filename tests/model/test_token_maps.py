@@ -184,4 +184,4 @@ def test_a_map_gathers_its_cells():
     maps = token_maps.TokenMap(2, (2, 3), 1, order)(numbers)
     assert torch.equal(maps[0, 0], torch.tensor([[3.0, 5, 1], [6, 2, 4]]))
     assert torch.equal(maps[0, 1], 10 * maps[0, 0])
-    assert str(token_maps.TokenMap(2, (2, 3), 1, order)) == "2 x 3 positions after 1 prefix tokens, reordered"
+    assert str(token_maps.TokenMap(2, (2, 3), 1, order)) == "2 x 3 positions after 1 other, reordered"

@@ -28,6 +28,9 @@ class Detected:
     logits: Tensor
     pred_boxes: Tensor
 
+    def __getitem__(self, rows: Tensor) -> "Detected":
+        return Detected(self.logits[rows], self.pred_boxes[rows])
+
 
 # Of the first image's boxes 0 and 1 overlap enough with (0.2, 0.2, 0.6, 0.6), of the second's none.
 RELATIVE = Detected(
@@ -74,7 +77,7 @@ FORMULAS = {
     "a finer mask": (
         targets.Segmentation(1, FINE),
         MAPS,
-        (MAPS[:, 1] * FINE.double().reshape(2, 3, 2, 5, 2).mean((2, 4))).sum((1, 2)),
+        (MAPS[:, 1] * FINE.float().reshape(2, 3, 2, 5, 2).mean((2, 4))).sum((1, 2)),
     ),
     "relative boxes": (targets.Box(2, (0.2, 0.2, 0.6, 0.6)), RELATIVE, torch.tensor([4.0, 0.0])),
     "candidates of YOLO": (

@@ -28,7 +28,7 @@ SAMPLE = [
     (_transformers, "BEiT", None, "beit.layers.3", (8, 8), 1),
     (_transformers, "DINOv2 with registers", None, "dinov2_with_registers.layernorm", (8, 8), 5),
     (_transformers, "Swin", None, "swin.layernorm", (7, 7), 0),
-    (_transformers, "Hiera", None, "hiera.encoder.stages.3.layers.0.mlp", (4, 4), 0),
+    (_transformers, "Hiera", None, "hiera.encoder.stages.3.layers.0.layernorm_after", (4, 4), 0),
     (_transformers, "SigLIP", None, "vision_model.post_layernorm", (8, 8), 0),
     (_transformers, "CLIP", None, "vision_model.encoder.layers.3", (8, 8), 1),
     (_transformers, "PoolFormer", None, "norm", (4, 4), None),
