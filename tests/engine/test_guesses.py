@@ -82,6 +82,15 @@ def test_the_run_of_the_explained_argument(second_first, side, layer):
         close(found.native, model.cam_of(side, *pair))
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_the_layer_found_is_on_the_way_of_the_explained_argument(side):
+    torch.manual_seed(0)
+    model, pair = Siamese(False).eval(), (pictures(8, 12), pictures(8, 12, seed=7))
+    found = fastcam.explain(model, pair, target=3, relu=False, strict=True, explain_input=side)
+    assert found.layer == "encoder"
+    close(found.native, model.cam_of(side, *pair))
+
+
 def test_the_run_is_that_of_every_call():
     """The runs found for one argument are not those of another of the same shape."""
     torch.manual_seed(0)

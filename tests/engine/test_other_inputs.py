@@ -196,6 +196,13 @@ class Two(nn.Module):
         return self.head((self.left(first).tanh() * self.right(second).tanh()).mean((2, 3)))
 
 
+@pytest.mark.parametrize(("which", "layer"), [(0, "left"), (1, "right")])
+def test_the_layer_found_sees_the_explained_argument(which, layer):
+    pair = (pictures(8, 12), pictures(8, 12, seed=7))
+    found = fastcam.explain(Two().double().eval(), pair, target=3, strict=True, explain_input=which)
+    assert found.layer == layer
+
+
 @pytest.mark.parametrize("which", [0, 1, -1, "first", "second"])
 def test_the_explained_argument(which):
     model, pair = Two().double().eval(), [pictures(8, 12), pictures(8, 12, seed=7)]

@@ -25,6 +25,49 @@ def test_transformers(prefix, layer):
     torch.testing.assert_close(found.native, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("prefix", "layer"), [(1, "blocks.1.norm1"), (0, "norm")])
+def test_transformers_of_signals(prefix, layer):
+    model, images = Transformer(prefix, (4,)), pictures(72)
+    found = fastcam.explain(model, images, target=3, relu=False, strict=True)
+    assert found.layer == layer
+    expected = grad_cam_by_hand(model, images, layer, 3, prefix + torch.arange(18), (18,))
+    torch.testing.assert_close(found.native, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_norms_go_before_parts_of_a_block():
+    """Where blocks return tuples, what a perceptron adds is the last output of tokens, and their norm is explained."""
+
+    class InTuples(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole = Transformer(0)
+            self.whole.norm = nn.Identity()
+
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.whole.embed(images).flatten(2).transpose(1, 2)
+            for block in self.whole.blocks:
+                tokens = tokens + block.attention(block.norm1(tokens))
+                tokens = tokens + block.mlp(block.norm2(tokens))
+            return self.whole.head(tokens.tanh().mean(1))
+
+    assert fastcam.explain(InTuples(), pictures(16, 24), strict=True).layer == "whole.blocks.1.norm2"
+
+
+@pytest.mark.parametrize("target", [3, lambda output: output["logits"][:, 3]], ids=["class", "callable"])
+def test_an_output_with_logits_is_a_classifier_s(target):
+    class InDict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.wide, self.last, self.head = nn.Conv2d(3, 20, 3, 2, 1), nn.Conv2d(20, 6, 3, 2, 1), nn.Linear(6, 5)
+
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            maps = self.last(self.wide(images).tanh())
+            return {"logits": self.head(maps.tanh().mean((2, 3))), "features": maps}
+
+    assert fastcam.explain(InDict().double().eval(), pictures(16, 24), target=target, strict=True).layer == "last"
+
+
 def test_convolution_behind_tokens():
     """A map made of the tokens again, and a convolution on it."""
     torch.manual_seed(0)

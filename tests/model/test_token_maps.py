@@ -101,11 +101,22 @@ def test_the_order_is_that_of_every_image_and_found_once(monkeypatch):
     torch.testing.assert_close(again.native, first.native.flip(0), rtol=1e-9, atol=1e-12)
 
 
-def test_tokens_of_a_signal():
-    """(N, T, C) of signals has as many axes as (N, C, L); a layer on the last axis has the channels there."""
-    model = TokenNetwork((4,))
-    model.tokens = nn.LayerNorm(CHANNELS).double().eval()
-    check(model, pictures(72), "tokens", torch.arange(18), (18,))
+@pytest.mark.parametrize("tokens", [nn.LayerNorm(CHANNELS), nn.Sequential(nn.Linear(CHANNELS, CHANNELS), nn.Tanh())])
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_tokens_of_a_signal(prefix, tokens):
+    """(N, T, C) of signals has as many axes as (N, C, L), and every number of prefix tokens leaves a grid."""
+    model = TokenNetwork((4,), prefix)
+    model.tokens = tokens.double().eval()
+    check(model, pictures(72), "tokens", prefix + torch.arange(18), (18,))
+
+
+@pytest.mark.parametrize(("prefix", "queries"), [(0, 10), (1, 10), (1, 20)])
+def test_tokens_behind_those_of_the_image(prefix, queries):
+    """A detector's queries behind the patches, as in YOLOS."""
+    model, order = TokenNetwork(prefix=prefix + queries), torch.arange(prefix, prefix + 24)
+    put_first = torch.cat([torch.arange(prefix), prefix + queries + torch.arange(24), prefix + torch.arange(queries)])
+    model.tokens = nn.Sequential(Call(lambda tokens: tokens[:, put_first]), *model.tokens)
+    check(model, pictures(16, 24), "tokens", order, (4, 6))
 
 
 @pytest.mark.parametrize("prefix", [0, 1])
