@@ -31,7 +31,7 @@ def test_other_errors_of_the_model_are_its_own():
         def forward(self, x):
             raise RuntimeError("mine")
 
-    with pytest.raises(RuntimeError, match="^mine$"):
+    with pytest.raises(RuntimeError, match=r"^mine$"):
         fastcam.explain(nn.Sequential(nn.Conv2d(3, 4, 1), Failing()), images_for(), "saliency")
 
 
@@ -49,7 +49,7 @@ def test_quantised_models():
      "integrated_gradients"), ("guided backprop", "guided_backprop")],
 )  # fmt: skip
 def test_names_of_methods_in_other_spellings(name, meant):
-    with pytest.raises(ValueError, match=rf"did you mean '{meant}'\\?$"):
+    with pytest.raises(ValueError, match=rf"did you mean '{meant}'\?$"):
         fastcam.explain(conv_net(), images_for(), name)
 
 
