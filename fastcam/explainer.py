@@ -1,7 +1,7 @@
 """The explainer: connects all stages, from images to explanations."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast, overload
 
@@ -192,7 +192,7 @@ class Explainer(Generic[Result]):
         _warn_of_training(self.model)
         self._prepare(inputs)
         try:
-            result = self._explain_all(inputs, target)
+            result = self._with_class_names(self._explain_all(inputs, target))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             cause = true_causes.find(error, self.model, inputs)
             if cause is None:
@@ -203,6 +203,15 @@ class Explainer(Generic[Result]):
                 raise ValueError(f"`out` takes the maps of one method and layer, got {len(result)} of them")
             result.write_maps(out)
         return cast("Result", result)
+
+    def _with_class_names(self, result: Explanations) -> Explanations:
+        """Return explanations whose pictures show the model's own names of classes, as Hugging Face's models have."""
+        names = getattr(getattr(self.model, "config", None), "id2label", None)
+        if not isinstance(names, Mapping):
+            return result
+        if isinstance(result, Explanation):
+            return result.with_class_names(names)
+        return cast("Explanations", {key: each.with_class_names(names) for key, each in result.items()})
 
     def _explain_all(self, inputs: Inputs, target: targets.Target) -> Explanations:
         """Explain all images, in groups if there are many."""

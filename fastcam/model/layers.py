@@ -91,6 +91,8 @@ def resolve_one(model: nn.Module, item: object) -> Layer:
 
 
 def _get_module(model: nn.Module, name: str) -> nn.Module:
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) and not name.startswith("module"):
+        name = f"module.{name}"  # the wrapper's one child is the model that the name is of
     try:
         module = model.get_submodule(name)
     except AttributeError:
@@ -124,13 +126,12 @@ def with_token_map(model: nn.Module, layer: Layer, output: Tensor, inputs: Input
         output: of the layer.
         inputs: of the model.
     """
-    size = inputs.images.shape[2:]
-    found = token_maps.candidates(output.shape, size)
-    has_axes = output.dim() == inputs.images.dim()
     if layer.token_map is not None or gradient_search.is_map(layer.module, output.shape, inputs.images):
         return layer
+    size, has_axes = inputs.images.shape[2:], output.dim() == inputs.images.dim()
     known, key = memory.of(model), ("token map", layer.name, layer.run, tuple(output.shape[1:]), tuple(size))
     if key not in known:
+        found = token_maps.candidates(output.shape, size)
         verified = gradient_search.find_map(model, layer, found, inputs)
         known[key] = verified or (None if has_axes else token_maps.assumed(output.shape, size))
     token_map = cast("TokenMap | None", known[key])

@@ -248,6 +248,18 @@ def test_a_coarse_map_is_noted_where_the_layer_was_chosen():
     assert fastcam.explain(model, pictures(16, 24), target_layer="1").notes == ()
 
 
+@pytest.mark.parametrize("name", ["1", "module.1", None])
+def test_layers_of_a_data_parallel_model(name):
+    torch.manual_seed(0)
+    convolutions = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3))
+    model = nn.Sequential(*convolutions, Call(lambda maps: maps.tanh().mean((2, 3))), nn.Linear(6, 5)).double().eval()
+    found = fastcam.explain(nn.DataParallel(model), pictures(16, 24), target=3, target_layer=name)
+    assert found.layer in (name, "module.1")
+    torch.testing.assert_close(
+        found.native, fastcam.explain(model, pictures(16, 24), target=3, target_layer="1").native
+    )
+
+
 def test_no_map_lists_the_last_layers():
     model = nn.Sequential(Call(lambda x: x.flatten(1)), nn.Linear(3 * 16 * 24, 5)).double().eval()
     with pytest.raises(ValueError, match=r"no layer of Sequential with a map of the image \(16 x 24\).*target_layer="):
