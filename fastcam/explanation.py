@@ -94,13 +94,7 @@ class Explanation(Drawing):
     @cached_property
     def status(self) -> list[postprocess.Status] | list[list[postprocess.Status]]:
         """The status of every map, a list of N (or N lists of K): "ok", "constant map" or "non-finite"."""
-        names: dict[str, postprocess.Status] = {"": "ok", "non-finite": "non-finite"}
-        return [
-            names.get(cause, "constant map")
-            if isinstance(cause, str)
-            else [names.get(each, "constant map") for each in cause]
-            for cause in self.causes
-        ]
+        return postprocess.statuses(self.causes)
 
     @cached_property
     def causes(self) -> list[postprocess.Cause] | list[list[postprocess.Cause]]:

@@ -1,7 +1,7 @@
 """Postprocessing of native maps to maps at the size of the input."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -60,7 +60,12 @@ def is_rounding(maps: Tensor, scores: Tensor) -> Tensor:
 
 
 def causes(
-    maps: Tensor, scores: Tensor, *, signed: Tensor | None, in_score_units: bool, is_empty: Tensor | None
+    maps: Tensor,
+    scores: Tensor,
+    *,
+    signed: Tensor | None = None,
+    in_score_units: bool = False,
+    is_empty: Tensor | None = None,
 ) -> list[Cause] | list[list[Cause]]:
     """Return for every map why it shows nothing; "" for a map that shows something.
 
@@ -99,6 +104,18 @@ def causes(
     for cause, applies in reversed(rules):
         codes = torch.where(applies, get_args(Cause).index(cause), codes)
     return _named(codes.tolist(), get_args(Cause))
+
+
+def statuses(causes: list[Cause] | list[list[Cause]]) -> list[Status] | list[list[Status]]:
+    """Return the status of every map from its cause."""
+
+    def of(cause: Cause) -> Status:
+        return "ok" if cause == "" else "non-finite" if cause == "non-finite" else "constant map"
+
+    nested = any(isinstance(each, list) for each in causes)
+    if nested:
+        return [[of(cause) for cause in each] for each in cast("list[list[Cause]]", causes)]
+    return [of(cause) for cause in cast("list[Cause]", causes)]
 
 
 def _named(codes: list[Any], names: Sequence[Any]) -> list[Any]:

@@ -56,6 +56,10 @@ def test_finest():
 NAN, INF = float("nan"), float("inf")
 
 
+def status_of(maps, scores):
+    return postprocess.statuses(postprocess.causes(maps, scores))
+
+
 @pytest.mark.parametrize(
     ("values", "score", "status"),
     [
@@ -72,11 +76,11 @@ NAN, INF = float("nan"), float("inf")
 )
 def test_status(values, score, status):
     maps, scores = torch.tensor([[1.0, 2.0], values]), torch.tensor([0.0, score])
-    assert postprocess.status(maps, scores) == ["ok", status]
+    assert status_of(maps, scores) == ["ok", status]
     stacked = torch.stack([maps, maps.flip(0)])[..., None]
-    assert postprocess.status(stacked, torch.stack([scores, scores.flip(0)])) == [["ok", status], [status, "ok"]]
+    assert status_of(stacked, torch.stack([scores, scores.flip(0)])) == [["ok", status], [status, "ok"]]
 
 
 def test_one_position_is_constant():
-    assert postprocess.status(torch.tensor([[[3.0]]]), torch.zeros(1)) == ["constant map"]
+    assert status_of(torch.tensor([[[3.0]]]), torch.zeros(1)) == ["constant map"]
     assert postprocess.resize(torch.tensor([[[3.0]]]), (4, 4), True).eq(0).all()

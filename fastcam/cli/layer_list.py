@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastcam import artefacts
-from fastcam.model import capture, default_layer, layers, token_maps
+from fastcam.model import capture, layers, module_kinds, token_maps
 from fastcam.model.inputs import Inputs
 
 
@@ -49,7 +49,7 @@ def of(model: nn.Module, shape: tuple[int, int, int]) -> tuple[list[ListedLayer]
     listed = [
         ListedLayer(
             name,
-            default_layer.kind_of(module).__name__,
+            module_kinds.kind_of(module).__name__,
             shapes.get(name, ()),
             _target(module, shapes.get(name, ()), shape[1:]),
             name == default,
@@ -64,7 +64,7 @@ def _target(module: nn.Module, shape: Sequence[int], size: tuple[int, int]) -> s
     """Return what map an output of a shape can be, by the rules with which the engine looks for it."""
     if len(shape) < 3 or shape[0] != 1:
         return ""
-    has_channels_last = default_layer.kind_of(module) in (nn.LayerNorm, nn.Linear)
+    has_channels_last = module_kinds.kind_of(module) in (nn.LayerNorm, nn.Linear)
     found = [
         each
         for each in token_maps.candidates(shape, size)

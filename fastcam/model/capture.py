@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from fastcam.model import elements, running
 from fastcam.model.elements import Element, ModelOutput
@@ -149,7 +150,7 @@ class Output(NamedTuple):
     module: nn.Module
     tensor: Tensor
     run: int
-    node: object
+    node: Node | None
 
 
 @dataclass(frozen=True)

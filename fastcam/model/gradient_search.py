@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 
 from fastcam.model import module_kinds, token_maps
@@ -152,12 +153,13 @@ def random_projection(output: ModelOutput) -> Tensor:
     return total
 
 
-def _predictions(value: Tensor) -> set[object]:
+def _predictions(value: Tensor) -> set[Node]:
     """Return the nodes from a score back to the second of the linear layers and convolutions in front of it.
 
     The output of the last one is the prediction, and what it is made from repeats it, channel by channel.
     """
-    depth: dict[object, int] = {value.grad_fn: 0}
+    assert value.grad_fn is not None
+    depth: dict[Node, int] = {value.grad_fn: 0}
     pending = deque(depth)
     while pending:
         node = pending.popleft()

@@ -1,6 +1,6 @@
 """Scores of segmentation and detection models, and of neurons inside a network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -124,7 +124,11 @@ def _has_relative_boxes(output: ModelOutput) -> bool:
 
 def _by_area(masks: Tensor, size: tuple[int, ...]) -> Tensor:
     """Return masks (N, *S) at another size: the mean over the area of every new position."""
-    pools = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+    pools: dict[int, Callable[..., Tensor]] = {
+        1: F.adaptive_avg_pool1d,
+        2: F.adaptive_avg_pool2d,
+        3: F.adaptive_avg_pool3d,
+    }
     return pools[len(size)](masks.unsqueeze(1), size).squeeze(1)
 
 
