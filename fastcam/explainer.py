@@ -47,8 +47,8 @@ class Explainer(Generic[Result]):
         reduce: reduction of attributions over colour to a map: "max_abs", "sum_abs", "sum", "mean", "max" or "norm";
             None follows the method's definition.
         reshape_transform: from the layer's output, or its gradient, to (N, C, *S); it must only move elements. None
-            finds the positions of tokens on the model. ``fastcam.vit_reshape`` and ``fastcam.swin_reshape`` themselves apply
-            only where none are found; ``lambda tokens: fastcam.vit_reshape(tokens, prefix=5)`` always.
+            finds the positions of tokens on the model. ``fastcam.vit_reshape`` and ``fastcam.swin_reshape`` themselves
+            apply only where none are found; ``lambda tokens: fastcam.vit_reshape(tokens, prefix=5)`` always.
         select: the part of the model's output to score: a function, an index, a key or an attribute's name. None takes,
             of several parts, "logits", "out", "logits_per_image" or the only tensor.
         layer_output: the element of a target layer's tuple or dict to explain.
