@@ -39,15 +39,18 @@ class Explainer(Generic[Result]):
             mode or buffer changes, and no hook remains.
         method: a registry name (``fastcam.list_methods()``) or a :class:`fastcam.Method` of your own, or
             several that share one forward and one backward.
-        target_layer: a module, its name, several of either, or None for the last layer with a spatial map. Methods that
-            attribute to the input only ignore it.
+        target_layer: a module, its name, several of either, or None for the last layer with a map of the image that the
+            score depends on; in segmenters and detectors the end of the backbone. Methods that attribute to the input
+            only ignore it.
         fuse: for several layers, "mean" or "max" of their normalised maps, or None to return one explanation per layer.
         relu: True to apply a final ReLU, False to keep the sign, None to follow the method's definition.
         reduce: reduction of attributions over colour to a map: "max_abs", "sum_abs", "sum", "mean", "max" or "norm";
             None follows the method's definition.
-        reshape_transform: from the layer's output, or its gradient, to (N, C, *S); ``fastcam.vit_reshape`` and
-            ``fastcam.swin_reshape`` are ready. It must only move elements.
-        select: the part of the model's output to score: a function, an index, a key or an attribute's name.
+        reshape_transform: from the layer's output, or its gradient, to (N, C, *S); it must only move elements. None
+            finds the positions of tokens on the model. ``fastcam.vit_reshape`` and ``fastcam.swin_reshape`` themselves
+            apply only where none are found; ``lambda tokens: fastcam.vit_reshape(tokens, prefix=5)`` always.
+        select: the part of the model's output to score: a function, an index, a key or an attribute's name. None takes,
+            of several parts, "logits", "out", "logits_per_image" or the only tensor.
         layer_output: the element of a target layer's tuple or dict to explain.
         batch_size: images at a time, and copies at a time for methods that run many copies of an image (masks,
             windows, steps, noise); "auto" starts with a size that suits the device, or was measured for a prepared
@@ -173,8 +176,9 @@ class Explainer(Generic[Result]):
         """Compute the maps of a batch.
 
         Args:
-            images: (N, C, *S) floating point input of the model, on its device; for a model of several inputs a tuple
-                of its positional arguments, the first of which is explained.
+            images: (N, C, *S) floating point input of the model, on its device; a list of images of one size; a tuple
+                of the model's positional arguments, or a mapping of them by name, of which ``explain_input`` is
+                explained.
             target: the target to explain, per image: None (the highest class), a class index, N of them, N x K for K
                 targets per image, "all" classes, one of ``fastcam.targets``, a callable from the output to (N,) or
                 (N, K) scores, or N callables. Methods that run copies of the images call it with any number of

@@ -39,7 +39,7 @@ _MUCH = 0.25  # of a photograph, cropped away: said
 EXIT_CODES = (
     "Exit codes: 0 all fine; 1 some images could not be read or have a non-finite map, the others are done; "
     "2 bad usage or nothing to do: an unknown model, method, layer, class or option, weights that do not fit, "
-    "no picture."
+    "no picture; 130 ended by Ctrl-C."
 )
 
 
@@ -77,7 +77,11 @@ def explain(
     mean: options.Colours = None,
     std: options.Colours = None,
 ) -> None:
-    """Explain photographs: write overlays over them, and print a table of predictions."""
+    """Explain photographs: write overlays over them, and print a table of predictions.
+
+    An overlay shows the whole photograph, with the map where the model's crop was. The status "constant map" means that
+    the map shows nothing. Ctrl-C ends after the copies that are being run, a second one at once.
+    """
     with report_errors():
         names = list(dict.fromkeys(method or ["grad_cam"]))
         options.check_methods(names)

@@ -70,7 +70,7 @@ Trust = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors, .pth, .pt or .ckpt, tensors only.")]
 Methods = Annotated[list[str] | None, typer.Option(help="See `fastcam methods`; repeatable.", show_default="grad_cam")]
-Layers = Annotated[list[str] | None, typer.Option(help="Target layer; repeatable.", show_default="last with a map")]
+Layers = Annotated[list[str] | None, typer.Option(help="See `fastcam layers`; repeatable.", show_default="found")]
 Classes = Annotated[
     list[str] | None,
     typer.Option(help="Class index, class name, or top3 for the highest 3; repeatable.", show_default="top1"),
@@ -85,7 +85,7 @@ Prepare = Annotated[
     Precision | None, typer.Option(help="Prepare the model: faster, the same maps.", show_default="not prepared")
 ]
 Compile = Annotated[bool, typer.Option(help="Prepare and compile the model; takes up to a minute.")]
-Tokens = Annotated[Reshape | None, typer.Option(help="For layers that return tokens.")]
+Tokens = Annotated[Reshape | None, typer.Option(help="Grid of tokens, where none is found.")]
 Size = Annotated[int | None, typer.Option(min=1, help="Input of N x N pixels; --shorter-side is scaled accordingly.")]
 ShorterSide = Annotated[int | None, typer.Option(min=1, help="Resize to this before cropping.")]
 Megapixels = Annotated[float, typer.Option(min=0.001, help="Larger images are not decoded.")]
