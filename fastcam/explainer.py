@@ -220,7 +220,7 @@ class Explainer(Generic[Result]):
     def _explain_all(self, inputs: Inputs, target: targets.Target) -> Explanations:
         """Explain all images, in groups if there are many."""
         notes = Notes(self.settings.strict)
-        inputs = per_image.checked(self.model, inputs, notes)
+        inputs = per_image.checked(self.model, inputs, self.settings.select, notes)
         batches = self._groups(inputs, target)
         if batches is None:
             return self._explain(inputs, target, notes)

@@ -9,8 +9,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 # Command-line options in place of the Python arguments in error messages.
 _OPTIONS = {
-    "reshape_transform=fastcam.vit_reshape or fastcam.swin_reshape": "--reshape vit or --reshape swin",
-    "reshape_transform= (fastcam.vit_reshape for transformers)": "--reshape vit (or swin)",
     "reshape_transform=": "--reshape",
     "target_layer=": "--layer",
     "`method`": "--method",

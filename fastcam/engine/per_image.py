@@ -8,15 +8,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from fastcam.engine.notes import Notes
+from fastcam.engine.output_part import implied
 from fastcam.model import capture, memory
-from fastcam.model.elements import ModelOutput
+from fastcam.model.elements import ModelOutput, Select
 from fastcam.model.inputs import Inputs
 from fastcam.model.running import is_training
+from fastcam.targets.binding import select_output
 
 ROUNDING = 1e-3  # relative: batches of other sizes are computed in another order
 
 
-def checked(model: nn.Module, inputs: Inputs, notes: Notes) -> Inputs:
+def checked(model: nn.Module, inputs: Inputs, select: Select, notes: Notes) -> Inputs:
     """Return the inputs with every argument that turns out to be the same for all images marked as shared.
 
     As many texts as images look like one text per image. The first image alone, with its rows of the other arguments,
@@ -25,6 +27,7 @@ def checked(model: nn.Module, inputs: Inputs, notes: Notes) -> Inputs:
     Args:
         model: the module to explain.
         inputs: N images and the other arguments.
+        select: the part of the output that is scored; of several without it, the one with the logits is compared.
         notes: told what was found.
     """
     candidates = inputs.per_image()
@@ -32,7 +35,7 @@ def checked(model: nn.Module, inputs: Inputs, notes: Notes) -> Inputs:
         return inputs
     known, key = memory.of(model), ("shared", *_shapes(inputs))
     if key not in known:
-        known[key] = _find_shared(model, inputs, candidates)
+        known[key] = _find_shared(model, inputs, candidates, select)
     shared = known[key]
     if shared is None:
         places = [inputs.place_of(index) for index in sorted(candidates)]
@@ -56,14 +59,19 @@ def _shapes(inputs: Inputs) -> Iterator[object]:
     yield inputs.shared
 
 
-def _find_shared(model: nn.Module, inputs: Inputs, candidates: frozenset[int]) -> frozenset[int] | None:
+def _find_shared(model: nn.Module, inputs: Inputs, candidates: frozenset[int], select: Select) -> frozenset[int] | None:
     """Return the shared arguments with which one image alone gives its row of the output; None if there are none."""
-    whole = capture.forward(model, inputs.arguments).output
+
+    def scored_part(trial: Inputs) -> ModelOutput:
+        output = capture.forward(model, trial.arguments).output
+        return select_output(output, implied(output, select, None))
+
+    whole = scored_part(inputs)
     attempts = [frozenset[int](), candidates, *(frozenset({index}) for index in sorted(candidates))]
     for attempt in dict.fromkeys(attempts):
         trial = replace(inputs, shared=inputs.shared | attempt)
         try:
-            alone = capture.forward(model, trial.first().arguments).output
+            alone = scored_part(trial.first())
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
             continue  # shapes that do not fit each other
         if _is_first_row(alone, whole, len(inputs)):

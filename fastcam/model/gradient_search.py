@@ -71,11 +71,11 @@ class Search:
         preferred = [
             each for each in choices if self._is_map(each) or module_kinds.has_token_norm(each.observed.module)
         ]
+        # Of a score whose gradient is zero everywhere there is a layer too; the map says that it got none.
         if self.is_vector:
-            attempts = [(preferred, MIN_SHARE), (choices, MIN_SHARE)]
+            attempts = [(preferred, MIN_SHARE), (choices, MIN_SHARE), (preferred, 0.0), (preferred, -1.0)]
         else:
             of_all = [each for each in preferred if each.gets_gradient()]
-            # Of a score whose gradient is zero everywhere there is a layer too; the map says that it got none.
             attempts = [(of_all, 0.0), (preferred, 0.0), (choices, 0.0), (choices, -1.0)]
         for candidates, share in attempts:
             found = self._first_verified(candidates, share)

@@ -39,6 +39,15 @@ class ImageText(nn.Module):
         return scale * self.vision(pixels).mean((2, 3)) @ texts.T
 
 
+class Both(ImageText):
+    """The similarities both ways and the embeddings, as Hugging Face's CLIP returns them."""
+
+    def forward(self, ids: Tensor, pixels: Tensor) -> dict[str, Tensor]:
+        images = super().forward(ids, pixels)
+        texts = self.words(ids).mean(1)
+        return {"logits_per_image": images, "logits_per_text": images.T, "text_embeds": texts}
+
+
 class Metadata(nn.Module):
     """Pixels and two numbers for every image."""
 
@@ -66,6 +75,12 @@ def seeded(model: nn.Module, inputs: object, method: str, target: object, **opti
     name = method.split(maxsplit=1)[0]
     layer = {"target_layer": "vision"} if name.endswith("cam") else {}
     return fastcam.explain(model, inputs, name, target, **layer, **COPYING.get(method, {}), **options).native
+
+
+def test_of_several_parts_the_scored_one_tells_what_is_shared():
+    model, ids, images = image_text()
+    found = seeded(Both().double().eval(), (ids, images), "occlusion dense", [2, 0, 1], strict=True)
+    close(found, seeded(model, (ids, images), "occlusion dense", [2, 0, 1], strict=True))
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "saliency", *COPYING])

@@ -1,7 +1,7 @@
 """Intended differences from pytorch-grad-cam 1.5.7."""
 
 DIFFERENCES = (
-    ("too few targets", "a ValueError; pytorch-grad-cam returns maps of zeros"),
+    ("fewer targets than the output has rows", "a ValueError; pytorch-grad-cam returns maps of zeros"),
     (
         "a model in training mode",
         "is explained in evaluation mode and restored; pytorch-grad-cam leaves it in evaluation mode",
