@@ -109,7 +109,20 @@ def bind(output: ModelOutput, target: Target, count: int) -> Bound:
         if len(target) != count:
             raise ValueError(f"`target` must have one callable per image, {count}, got {len(target)}")
         return Bound(lambda out, rows: _score_each_image(out, target, rows))
-    return Logit(cast("Classes | None", target)).bind(output, count)
+    bound = Logit(cast("Classes | None", target)).bind(output, count)
+    _refuse_one_hot(bound.classes, class_scores(output, count).shape[1])
+    return bound
+
+
+def _refuse_one_hot(classes: Tensor | None, total: int) -> None:
+    """Refuse labels (N, classes) of zeros and a one, which would be read as class numbers."""
+    if classes is None or classes.dim() != 2 or classes.shape[1] != total or total < 3 or classes.stride(0) == 0:
+        return
+    if classes.max() == 1 and bool((classes.sum(1) == 1).all()):
+        raise ValueError(
+            f"`target` looks like one-hot labels {tuple(classes.shape)}: class indices are expected; pass "
+            "target.argmax(1)"
+        )
 
 
 def score(output: ModelOutput, target: Target, count: int) -> Scores:
@@ -209,16 +222,6 @@ def _index_tensor(classes: Indices, total: int, count: int) -> Tensor:
         raise ValueError(
             f"`target` must be one class index, {count} of them, or {count} lists of K for K targets per image, "
             f"got shape {tuple(indices.shape)}"
-        )
-    if (
-        indices.dim() == 2
-        and indices.shape[1] == total > 2
-        and indices.max() == 1
-        and bool((indices.sum(1) == 1).all())
-    ):
-        raise ValueError(
-            f"`target` looks like one-hot labels {tuple(indices.shape)}: class indices are expected; pass "
-            "target.argmax(1)"
         )
     # Copied, since the caller may change the tensor, or it may be of inference mode, which autograd cannot save.
     return indices.to(dtype=torch.int64, copy=True)
