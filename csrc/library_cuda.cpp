@@ -5,6 +5,7 @@
 // whose kernels run under the simulator of tests/cuda_sim.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
 
 #include "common/masking.h"
 #include "common/occlusion.h"

@@ -11,16 +11,16 @@ from torch.utils._pytree import tree_leaves
 from fastcam import targets
 from fastcam.engine import target_layers
 from fastcam.engine.notes import Notes
-from fastcam.engine.output_part import select_for
 from fastcam.engine.scorer import Scorer
 from fastcam.engine.settings import Reshape, Settings
 from fastcam.graph.bias_gradients import BiasGradientRecorder
 from fastcam.model import capture, layers
 from fastcam.model.batching import Batches
-from fastcam.model.elements import ModelOutput
+from fastcam.model.elements import ModelOutput, Select
 from fastcam.model.inputs import Inputs, in_fast_layout
 from fastcam.model.split_model import SplitModel
 from fastcam.targets.binding import Bound, bind, bind_optional, select_output
+from fastcam.targets.output_part import implied
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _run(
     if located != chosen:
         chosen = located
         captured = forward(chosen, at_input or differentiable)
-    select = select_for(captured.output, settings.select, target, notes)
+    select = settings.select if scored else _select(captured.output, settings, target, notes)
     if settings.needs_graph and not scored and not _has_graph(select_output(captured.output, select)):
         # The model sets the grad mode itself, and ended the one that the layer's hook had begun.
         captured = forward(chosen, True)
@@ -144,6 +144,14 @@ def _run(
     activations = captured.activations[: len(chosen)]
     chosen = target_layers.with_token_maps(model, chosen, activations, inputs, settings, notes)
     return Pass(settings, chosen, activations, output, bound, scores, images, scorer, recorder, notes)
+
+
+def _select(output: ModelOutput, settings: Settings, target: targets.Target, notes: Notes) -> Select:
+    """Return the part of the output that is scored, and note it if the user did not say."""
+    found = implied(output, settings.select, target)
+    if settings.select is None and found is not None:
+        notes.say(f"the part {found!r} of the model's output, a {type(output).__name__}, is scored")
+    return found
 
 
 def _has_graph(output: ModelOutput) -> bool:

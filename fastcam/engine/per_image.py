@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from fastcam.engine.notes import Notes
-from fastcam.engine.output_part import implied
 from fastcam.model import capture, memory
 from fastcam.model.elements import ModelOutput, Select
 from fastcam.model.inputs import Inputs
 from fastcam.model.running import is_training
 from fastcam.targets.binding import select_output
+from fastcam.targets.output_part import implied
 
 ROUNDING = 1e-3  # relative: batches of other sizes are computed in another order
 

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from fastcam import targets
 from fastcam.engine.notes import Notes
-from fastcam.engine.output_part import implied
 from fastcam.engine.settings import Settings
 from fastcam.model import capture, layers
 from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
 from fastcam.targets.binding import bind_optional, select_output
+from fastcam.targets.output_part import implied
 
 SMALL = 4  # positions along an axis; the map of a smaller layer is coarse
 

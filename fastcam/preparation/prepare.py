@@ -22,6 +22,8 @@ from fastcam.preparation.compiled_parts import NotCompilableError, Parts, compil
 from fastcam.preparation.compute_settings import ComputeSettings
 from fastcam.preparation.prepared import Prepared
 from fastcam.preparation.report import PreparationReport, PreparationStep
+from fastcam.targets.binding import select_output
+from fastcam.targets.output_part import implied
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "auto"]
 
@@ -74,7 +76,7 @@ def prepare(
     if is_training(model):
         raise ValueError("a model in training mode cannot be prepared: call model.eval() first")
     with torch.inference_mode(False):
-        names = _target_layers(model, target_layer, inputs)
+        names = _target_layers(model, target_layer, inputs, select)
         layer = names[0] if names else None
         observe_model = functools.partial(observe, inputs=inputs, layer=layer, reshape=reshape_transform, select=select)
         return _Preparation(model, inputs, names, observe_model, tolerance).run(precision, compile)
@@ -99,10 +101,11 @@ def check_preparable(model: object, precision: str) -> None:
         raise TypeError("the model is prepared already: prepare the one it was made from")
 
 
-def _target_layers(model: nn.Module, target_layer: layers.TargetLayer, inputs: Inputs) -> list[str]:
+def _target_layers(model: nn.Module, target_layer: layers.TargetLayer, inputs: Inputs, select: Select) -> list[str]:
     """Return the names of the layers to explain; empty where the user named none and none can be found."""
+    scoring = layers.Scoring(lambda output: select_output(output, implied(output, select, None)))
     try:
-        return [layer.name for layer in layers.resolve(model, target_layer, inputs)]
+        return [layer.name for layer in layers.resolve(model, target_layer, inputs, scoring)]
     except ValueError:
         if target_layer is not None:
             raise

@@ -4,29 +4,20 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fastcam import targets
-from fastcam.engine.notes import Notes
 from fastcam.model.elements import ModelOutput, Select
+from fastcam.targets.binding import Score, Target
 
 # What models call the scores in an output of several parts: Hugging Face, and torchvision's segmentation models.
 _NAMES = ("logits", "out", "logits_per_image")
 
 
-def select_for(output: ModelOutput, select: Select, target: targets.Target, notes: Notes) -> Select:
-    """Return the part of the output that is scored, as for ``select``, and note it if it was implied."""
-    found = implied(output, select, target)
-    if select is None and found is not None:
-        notes.say(f"the part {found!r} of the model's output, a {type(output).__name__}, is scored")
-    return found
-
-
-def implied(output: ModelOutput, select: Select, target: targets.Target) -> Select:
+def implied(output: ModelOutput, select: Select, target: Target) -> Select:
     """Return ``select``, or the only part of an output of several that can be meant by the target.
 
     Callables get the whole output, as do targets that read several parts of it. Otherwise it is the part with the name
     of scores, or the only tensor.
     """
-    if select is not None or isinstance(output, Tensor) or _reads_whole_output(target, output):
+    if select is not None or isinstance(output, Tensor) or _reads_whole_output(target):
         return select
     if isinstance(output, Mapping) or hasattr(output, "_fields") or not isinstance(output, tuple | list):
         named = _parts_by_name(output)
@@ -39,8 +30,8 @@ def implied(output: ModelOutput, select: Select, target: targets.Target) -> Sele
     return tensors[0] if len(tensors) == 1 else None
 
 
-def _reads_whole_output(target: targets.Target, output: ModelOutput) -> bool:
-    if isinstance(target, targets.Score):
+def _reads_whole_output(target: Target) -> bool:
+    if isinstance(target, Score):
         return target.reads_whole_output
     is_callables = isinstance(target, list | tuple) and any(callable(each) for each in target)
     return callable(target) or is_callables
