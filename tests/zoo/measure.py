@@ -10,7 +10,7 @@ from torch import Tensor
 import fastcam
 from fastcam.engine import per_image, target_layers
 from fastcam.engine.notes import Notes
-from fastcam.engine.output_part import implied
+from fastcam.targets.output_part import implied
 from fastcam.model import capture
 from fastcam.model.inputs import Inputs
 from fastcam.targets.binding import bind, select_output
