@@ -10,10 +10,10 @@ from torch import Tensor
 import fastcam
 from fastcam.engine import per_image, target_layers
 from fastcam.engine.notes import Notes
-from fastcam.targets.output_part import implied
 from fastcam.model import capture
 from fastcam.model.inputs import Inputs
 from fastcam.targets.binding import bind, select_output
+from fastcam.targets.output_part import implied
 from tests.zoo.case import Built, Case
 from tests.zoo.plain import follows_image, plain_grad_cam
 
@@ -157,7 +157,9 @@ def compare(built: Built, needs: dict[str, Any]) -> Comparison:
     """Compare the map at the layer that is found with plain autograd's there."""
     explainer = fastcam.Explainer(built.model, relu=False, **needs)
     native = explainer(built.images, built.target).native
-    inputs = per_image.checked(built.model, Inputs.of(built.images, built.model, None, ()), Notes())
+    inputs = per_image.checked(
+        built.model, Inputs.of(built.images, built.model, None, ()), explainer.settings.select, Notes()
+    )
     layer = located_layer(built, inputs, explainer)
 
     def score(output: Any) -> Tensor:
