@@ -1,8 +1,9 @@
 """The one forward pass over the unchanged images, and the scores to explain."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -109,26 +110,16 @@ def _run(
     if recorder is not None and isinstance(model, SplitModel):
         model.check_biases()
 
-    def forward(target_layers: Sequence[capture.Layer], from_start: bool) -> capture.Captured:
-        with contextlib.nullcontext() if recorder is None else recorder.recording(model):
-            return capture.forward(
-                model,
-                replace(inputs, images=images).arguments,
-                [*target_layers, *scored],
-                with_graph=settings.needs_graph,
-                from_start=from_start,
-                element=settings.layer_output,
-            )
-
-    captured = forward(chosen, at_input or differentiable)
+    forward = functools.partial(_forward, model, inputs.replace_images(images), settings, recorder)
+    captured = forward([*chosen, *scored], at_input or differentiable)
     located = target_layers.with_runs(model, chosen, captured, inputs, notes)
     if located != chosen:
         chosen = located
-        captured = forward(chosen, at_input or differentiable)
+        captured = forward([*chosen, *scored], at_input or differentiable)
     select = settings.select if scored else _select(captured.output, settings, target, notes)
     if settings.needs_graph and not scored and not _has_graph(select_output(captured.output, select)):
         # The model sets the grad mode itself, and ended the one that the layer's hook had begun.
-        captured = forward(chosen, True)
+        captured = forward([*chosen, *scored], True)
     with torch.inference_mode(False), torch.enable_grad():
         output = captured.activations[-1] if scored else select_output(captured.output, select)
         if settings.needs == {"activations"}:  # no class needed
@@ -146,6 +137,25 @@ def _run(
     return Pass(settings, chosen, activations, output, bound, scores, images, scorer, recorder, notes)
 
 
+def _forward(
+    model: nn.Module,
+    inputs: Inputs,
+    settings: Settings,
+    recorder: BiasGradientRecorder | None,
+    captured_layers: Sequence[capture.Layer],
+    from_start: bool,
+) -> capture.Captured:
+    with contextlib.nullcontext() if recorder is None else recorder.recording(model):
+        return capture.forward(
+            model,
+            inputs.arguments,
+            captured_layers,
+            with_graph=settings.needs_graph,
+            from_start=from_start,
+            element=settings.layer_output,
+        )
+
+
 def _select(output: ModelOutput, settings: Settings, target: targets.Target, notes: Notes) -> Select:
     """Return the part of the output that is scored, and note it if the user did not say."""
     found = implied(output, settings.select, target)
@@ -155,6 +165,8 @@ def _select(output: ModelOutput, settings: Settings, target: targets.Target, not
 
 
 def _has_graph(output: ModelOutput) -> bool:
+    if isinstance(output, Tensor):
+        return output.requires_grad
     return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(output))
 
 
