@@ -79,8 +79,7 @@ def with_token_maps(
                     f"{described} is taken for a map of {layer.token_map} in row order; its positions follow no part "
                     "of the image clearly enough to tell: pass reshape_transform= to say where they lie"
                 )
-        maps = layer.token_map(activation) if layer.token_map else activation
-        size = tuple(maps.shape[2:])
+        size = layer.token_map.grid if layer.token_map else tuple(activation.shape[2:])
         if settings.target_layer is None and size and min(size) < SMALL < min(inputs.images.shape[2:]):
             notes.say(
                 f"the map of layer {layer.name!r}, which was chosen, has {' x '.join(map(str, size))} positions; an "

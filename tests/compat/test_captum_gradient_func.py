@@ -4,25 +4,9 @@ import pytest
 import torch
 
 from fastcam.compat.captum import attr as ours
-from tests.compat.captum_calls import Small, compare, product
+from tests.compat.captum_calls import compare, product
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def small():
-    torch.manual_seed(0)
-    return Small().eval().double()
-
-
-@pytest.fixture(scope="module")
-def images():
-    return torch.randn(3, 3, 14, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def rows():
-    return torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
 def doubled_cube(forward_fn, inputs, target_ind=None, additional_forward_args=None):

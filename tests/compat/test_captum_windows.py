@@ -12,16 +12,6 @@ from tests.compat.captum_calls import compare, product
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def images():
-    return torch.randn(3, 3, 14, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def rows():
-    return torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-
-
 BASELINES = [(3, 1, 1), (3, 3, 1, 1), (1, 3, 1, 1), (5,), (4, 5), (1, 1), (3, 1, 4, 5), (1,)]
 
 
