@@ -88,7 +88,7 @@ class Explainer(Generic[Result]):
         select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
         compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
-        shared: Sequence[int | str] = ..., strict: bool = ..., **options: object,
+        shared: int | str | Sequence[int | str] = ..., strict: bool = ..., **options: object,
     ) -> None: ...
 
     @overload
@@ -99,7 +99,7 @@ class Explainer(Generic[Result]):
         select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
         compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
-        shared: Sequence[int | str] = ..., strict: bool = ..., **options: object,
+        shared: int | str | Sequence[int | str] = ..., strict: bool = ..., **options: object,
     ) -> None: ...
 
     @overload
@@ -110,7 +110,7 @@ class Explainer(Generic[Result]):
         select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
         compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
-        shared: Sequence[int | str] = ..., strict: bool = ..., **options: object,
+        shared: int | str | Sequence[int | str] = ..., strict: bool = ..., **options: object,
     ) -> None: ...
     # fmt: on
 
@@ -133,7 +133,7 @@ class Explainer(Generic[Result]):
         compile: bool = False,
         layer_run: int | None = None,
         explain_input: int | str | None = None,
-        shared: Sequence[int | str] = (),
+        shared: int | str | Sequence[int | str] = (),
         strict: bool = False,
         **options: object,
     ) -> None:
@@ -159,7 +159,7 @@ class Explainer(Generic[Result]):
             differentiable=differentiable,
             layer_run=layer_run,
             explain_input=explain_input,
-            shared=tuple(shared),
+            shared=(shared,) if isinstance(shared, int | str) else tuple(shared),
             strict=strict,
             options=options,
         )

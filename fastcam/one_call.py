@@ -29,7 +29,7 @@ def explain(
     select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
     progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
     compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
-    shared: Sequence[int | str] = ..., strict: bool = ..., **options: object,
+    shared: int | str | Sequence[int | str] = ..., strict: bool = ..., **options: object,
 ) -> Explanation: ...
 
 @overload
@@ -40,7 +40,7 @@ def explain(
     select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
     progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
     compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
-    shared: Sequence[int | str] = ..., strict: bool = ..., **options: object,
+    shared: int | str | Sequence[int | str] = ..., strict: bool = ..., **options: object,
 ) -> dict[str, Explanation]: ...
 
 @overload
@@ -51,7 +51,7 @@ def explain(
     select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
     progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
     compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
-    shared: Sequence[int | str] = ..., strict: bool = ..., **options: object,
+    shared: int | str | Sequence[int | str] = ..., strict: bool = ..., **options: object,
 ) -> Explanations: ...
 # fmt: on
 
@@ -77,7 +77,7 @@ def explain(
     compile: bool = False,
     layer_run: int | None = None,
     explain_input: int | str | None = None,
-    shared: Sequence[int | str] = (),
+    shared: int | str | Sequence[int | str] = (),
     strict: bool = False,
     **options: object,
 ) -> Explanations:

@@ -110,11 +110,10 @@ def test_what_is_found_is_noted():
     assert not any("argument" in note for note in rows.notes)
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_shared_by_position_and_by_name(named):
+@pytest.mark.parametrize(("named", "shared"), [(False, [0]), (False, 0), (True, ["ids"]), (True, "ids")])
+def test_shared_by_position_and_by_name(named, shared):
     model, ids, images = image_text()
     inputs = {"pixels": images, "ids": ids} if named else (ids, images)
-    shared = ["ids"] if named else [0]
     found = fastcam.explain(model, inputs, "score_cam", [2, 0, 1], "vision", shared=shared)
     for i in range(3):
         alone = fastcam.explain(model, (ids, images[i : i + 1]), "score_cam", [[2, 0, 1][i]], "vision")
