@@ -11,6 +11,7 @@ from fastcam.methods.registry import Method, get_method, list_methods, method
 from fastcam.one_call import explain
 from fastcam.preparation.prepare import prepare
 from fastcam.preparation.prepared import Prepared
+from fastcam.ragged import RaggedExplanation
 from fastcam.reshape import swin_reshape, vit_reshape
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Method",
     "OcclusionPlan",
     "Prepared",
+    "RaggedExplanation",
     "build_info",
     "explain",
     "get_method",

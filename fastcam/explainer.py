@@ -8,7 +8,7 @@ from typing import Generic, Self, TypeVar, cast, overload
 import torch
 from torch import Tensor, nn
 
-from fastcam import artefacts, targets
+from fastcam import artefacts, ragged, targets
 from fastcam.engine import evidence, image_groups, per_image, true_causes
 from fastcam.engine.assembly import Explanations, explanations
 from fastcam.engine.first_pass import first_pass
@@ -70,6 +70,9 @@ class Explainer(Generic[Result]):
             floating point tensor (N, C, ...).
         shared: positions or names of other arguments that are the same for all images, though they have N rows, such
             as the texts of an image-text model. Not needed as a rule: it is found out on the model.
+        channel_axis: the axis of channels in the explained argument, 2 for videos (N, T, C, H, W). None takes axis 2 of
+            such videos with 1 or 3 channels where T is neither, and 1 otherwise. In the explanation the channels come
+            second, and the map of a video is (T, H, W).
         strict: raise an error where the engine would have to guess; otherwise guesses are in
             :attr:`.Explanation.notes`, and warned of once.
         options: of the method's rule, for example ``window`` of occlusion.
@@ -88,7 +91,8 @@ class Explainer(Generic[Result]):
         select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
         compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
-        shared: int | str | Sequence[int | str] = ..., strict: bool = ..., **options: object,
+        shared: int | str | Sequence[int | str] = ..., channel_axis: int | None = ..., strict: bool = ...,
+        **options: object,
     ) -> None: ...
 
     @overload
@@ -99,7 +103,8 @@ class Explainer(Generic[Result]):
         select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
         compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
-        shared: int | str | Sequence[int | str] = ..., strict: bool = ..., **options: object,
+        shared: int | str | Sequence[int | str] = ..., channel_axis: int | None = ..., strict: bool = ...,
+        **options: object,
     ) -> None: ...
 
     @overload
@@ -110,7 +115,8 @@ class Explainer(Generic[Result]):
         select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
         compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
-        shared: int | str | Sequence[int | str] = ..., strict: bool = ..., **options: object,
+        shared: int | str | Sequence[int | str] = ..., channel_axis: int | None = ..., strict: bool = ...,
+        **options: object,
     ) -> None: ...
     # fmt: on
 
@@ -134,6 +140,7 @@ class Explainer(Generic[Result]):
         layer_run: int | None = None,
         explain_input: int | str | None = None,
         shared: int | str | Sequence[int | str] = (),
+        channel_axis: int | None = None,
         strict: bool = False,
         **options: object,
     ) -> None:
@@ -160,6 +167,7 @@ class Explainer(Generic[Result]):
             layer_run=layer_run,
             explain_input=explain_input,
             shared=(shared,) if isinstance(shared, int | str) else tuple(shared),
+            channel_axis=channel_axis,
             strict=strict,
             options=options,
         )
@@ -176,9 +184,9 @@ class Explainer(Generic[Result]):
         """Compute the maps of a batch.
 
         Args:
-            images: (N, C, *S) floating point input of the model, on its device; a list of images of one size; a tuple
-                of the model's positional arguments, or a mapping of them by name, of which ``explain_input`` is
-                explained.
+            images: (N, C, *S) floating point input of the model, on its device; a list of images (C, *S), which are
+                explained one by one if their sizes differ; a tuple of the model's positional arguments, or a mapping of
+                them by name, of which ``explain_input`` is explained.
             target: the target to explain, per image: None (the highest class), a class index, N of them, N x K for K
                 targets per image, "all" classes, one of ``fastcam.targets``, a callable from the output to (N,) or
                 (N, K) scores, or N callables. Methods that run copies of the images call it with any number of
@@ -187,26 +195,38 @@ class Explainer(Generic[Result]):
 
         Returns:
             An :class:`Explanation`; for several methods a dict by method name, for layers that are not fused a dict by
-            layer name, for both a dict by (method, layer). Methods without a layer have the layer name "".
+            layer name, for both a dict by (method, layer). Methods without a layer have the layer name "". For images
+            of several sizes they are :class:`fastcam.RaggedExplanation`.
 
         Raises:
             ValueError, TypeError, RuntimeError: for invalid arguments; the message names the expected ones.
         """
-        inputs = Inputs.of(images, self.model, self.settings.explain_input, self.settings.shared)
-        _warn_of_training(self.model)
-        self._prepare(inputs)
-        try:
-            result = self._with_class_names(self._explain_all(inputs, target))
-        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            cause = true_causes.find(error, self.model, inputs)
-            if cause is None:
-                raise
-            raise cause from error
+        result = self._explain_each(images, target) if ragged.is_ragged(images) else self._explain_batch(images, target)
         if out is not None:
             if not isinstance(result, Explanation):
                 raise ValueError(f"`out` takes the maps of one method and layer, got {len(result)} of them")
             result.write_maps(out)
         return cast("Result", result)
+
+    def _explain_each(self, images: Images, target: targets.Target) -> Explanations:
+        """Explain images of several sizes one by one."""
+        singles = cast("list[Tensor]", images)
+        batch = [image_groups.target_of(target, len(singles), index) for index in range(len(singles))]
+        return ragged.join([self._explain_batch([image], one) for image, one in zip(singles, batch, strict=True)])
+
+    def _explain_batch(self, images: Images, target: targets.Target) -> Explanations:
+        """Explain images of one size."""
+        settings = self.settings
+        inputs = Inputs.of(images, self.model, settings.explain_input, settings.shared, settings.channel_axis)
+        _warn_of_training(self.model)
+        self._prepare(inputs)
+        try:
+            return self._with_class_names(self._explain_all(inputs, target))
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            cause = true_causes.find(error, self.model, inputs)
+            if cause is None:
+                raise
+            raise cause from error
 
     def _with_class_names(self, result: Explanations) -> Explanations:
         """Return explanations whose pictures show the model's own names of classes, as Hugging Face's models have."""
@@ -220,6 +240,8 @@ class Explainer(Generic[Result]):
     def _explain_all(self, inputs: Inputs, target: targets.Target) -> Explanations:
         """Explain all images, in groups if there are many."""
         notes = Notes(self.settings.strict)
+        if self.settings.channel_axis is None and inputs.channel_axis != 1:
+            notes.say(f"axis {inputs.channel_axis} of the input is taken for its channels, axis 1 for the frames")
         inputs = per_image.checked(self.model, inputs, self.settings.select, notes)
         batches = self._groups(inputs, target)
         if batches is None:
@@ -244,7 +266,7 @@ class Explainer(Generic[Result]):
                 return
             self.model = prepare(
                 self.model,
-                inputs.arguments,
+                inputs,
                 precision=self.precision,
                 compile=self.compile,
                 target_layer=self.settings.target_layer,

@@ -29,7 +29,8 @@ def explain(
     select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
     progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
     compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
-    shared: int | str | Sequence[int | str] = ..., strict: bool = ..., **options: object,
+    shared: int | str | Sequence[int | str] = ..., channel_axis: int | None = ..., strict: bool = ...,
+    **options: object,
 ) -> Explanation: ...
 
 @overload
@@ -40,7 +41,8 @@ def explain(
     select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
     progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
     compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
-    shared: int | str | Sequence[int | str] = ..., strict: bool = ..., **options: object,
+    shared: int | str | Sequence[int | str] = ..., channel_axis: int | None = ..., strict: bool = ...,
+    **options: object,
 ) -> dict[str, Explanation]: ...
 
 @overload
@@ -51,7 +53,8 @@ def explain(
     select: Select = ..., layer_output: int | str | None = ..., batch_size: BatchSize = ...,
     progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
     compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
-    shared: int | str | Sequence[int | str] = ..., strict: bool = ..., **options: object,
+    shared: int | str | Sequence[int | str] = ..., channel_axis: int | None = ..., strict: bool = ...,
+    **options: object,
 ) -> Explanations: ...
 # fmt: on
 
@@ -78,6 +81,7 @@ def explain(
     layer_run: int | None = None,
     explain_input: int | str | None = None,
     shared: int | str | Sequence[int | str] = (),
+    channel_axis: int | None = None,
     strict: bool = False,
     **options: object,
 ) -> Explanations:
@@ -105,6 +109,7 @@ def explain(
         layer_run=layer_run,
         explain_input=explain_input,
         shared=shared,
+        channel_axis=channel_axis,
         strict=strict,
         **options,
     )

@@ -60,13 +60,14 @@ ALLOWED = {
     "incremental": "model ops",
     "pictures": "postprocess render",
     "explanation": "pictures postprocess",
+    "ragged": "explanation pictures postprocess",
     "engine": "explanation graph incremental methods model ops postprocess reshape targets",
     "preparation": "artefacts graph model ops targets",
-    "explainer": "artefacts engine explanation graph methods model postprocess preparation targets",
+    "explainer": "artefacts engine explanation graph methods model postprocess preparation ragged targets",
     "one_call": "engine explainer explanation methods model postprocess preparation targets",
     "classifiers": "artefacts targets",
-    "_public": "_extension artefacts classifiers engine explainer explanation methods one_call ops preparation reshape "
-    "targets",
+    "_public": "_extension artefacts classifiers engine explainer explanation methods one_call ops preparation ragged "
+    "reshape targets",
     "__init__": "_public render",
     "bench": "__init__ classifiers explainer methods model ops render",
     "dataset": "__init__ classifiers explainer explanation model postprocess preparation render targets",

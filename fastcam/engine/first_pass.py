@@ -21,6 +21,7 @@ from fastcam.model.elements import ModelOutput, Select
 from fastcam.model.inputs import Inputs, in_fast_layout
 from fastcam.model.split_model import SplitModel
 from fastcam.targets.binding import Bound, bind, bind_optional, select_output
+from fastcam.targets.one_row import bind_one_row, has_one_row
 from fastcam.targets.output_part import implied
 
 
@@ -122,10 +123,7 @@ def _run(
         captured = forward([*chosen, *scored], True)
     with torch.inference_mode(False), torch.enable_grad():
         output = captured.activations[-1] if scored else select_output(captured.output, select)
-        if settings.needs == {"activations"}:  # no class needed
-            bound = bind_optional(output, target, images)
-        else:
-            bound = bind(output, target, len(images))
+        bound = _bind(output, target, images, settings, notes)
         scores = bound(output, torch.arange(len(images)))
     scorer = None
     if not settings.is_one_pass:
@@ -162,6 +160,23 @@ def _select(output: ModelOutput, settings: Settings, target: targets.Target, not
     if settings.select is None and found is not None:
         notes.say(f"the part {found!r} of the model's output, a {type(output).__name__}, is scored")
     return found
+
+
+def _bind(output: ModelOutput, target: targets.Target, images: Tensor, settings: Settings, notes: Notes) -> Bound:
+    """Return the target, bound to the output."""
+    count = len(images)
+    if settings.needs == {"activations"}:  # no class needed
+        return bind_optional(output, target, images)
+    if not has_one_row(output, target, count):
+        return bind(output, target, count)
+    if not settings.is_one_pass:
+        names = ", ".join(method.name for method in settings.methods if not method.is_one_pass)
+        raise ValueError(
+            f"the model's output has one row for all {count} images, so that they are frames of one input, and {names} "
+            "runs copies of single images; wrap the model to take inputs (N, T, C, H, W) and pass channel_axis=2"
+        )
+    notes.say(f"the model's output has one row for all {count} images, which are taken as frames of one input")
+    return bind_one_row(output, target, count)
 
 
 def _has_graph(output: ModelOutput) -> bool:

@@ -47,6 +47,15 @@ def part_of(inputs: Inputs, target: targets.Target, images: range) -> tuple[Inpu
     return part, target
 
 
+def target_of(target: targets.Target, count: int, index: int) -> targets.Target:
+    """Return the target of one of several images: its row of a target with a row per image."""
+    if isinstance(target, Tensor | np.ndarray) and target.ndim > 0 and len(target) == count:
+        return cast("targets.Target", target[index : index + 1])
+    if isinstance(target, list | tuple) and len(target) == count:
+        return cast("targets.Target", list(target[index : index + 1]))
+    return target
+
+
 def is_joinable(output: ModelOutput, count: int) -> bool:
     """Whether every leaf of an output has a row per image."""
     return all(isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count for leaf in tree_leaves(output))

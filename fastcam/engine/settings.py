@@ -63,6 +63,7 @@ class Settings:
     layer_run: int | None = None
     explain_input: int | str | None = None
     shared: tuple[int | str, ...] = ()
+    channel_axis: int | None = None
     strict: bool = False
     options: Mapping[str, object] = field(default_factory=dict)
 

@@ -19,6 +19,7 @@ def _recordable(argument: Tensor) -> Tensor:
 
 
 Result = TypeVar("Result")
+COLOURS = (1, 3)  # channels of grey and colour pictures
 Images = Tensor | tuple[object, ...] | Sequence[Tensor] | Mapping[str, object]  # see :meth:`Inputs.of`
 
 
@@ -27,17 +28,19 @@ class Inputs:
     """The arguments of a model.
 
     Attributes:
-        images: (N, C, *S) floating point, the explained argument.
+        images: (N, C, *S) floating point, the explained argument, with its axis of channels moved to place 1.
         others: the remaining arguments; tensors with N rows, also inside tuples, lists and dicts, have one row per
             image, except those of ``shared``.
         position: of the images among the arguments.
         shared: the indices in ``others`` of arguments that are the same for all images.
+        channel_axis: the axis of channels in what the model takes.
     """
 
     images: Tensor
     others: tuple[object, ...] = ()
     position: int = 0
     shared: frozenset[int] = frozenset()
+    channel_axis: int = 1
 
     @classmethod
     def of(
@@ -46,6 +49,7 @@ class Inputs:
         model: nn.Module | None = None,
         explain_input: int | str | None = None,
         shared: Sequence[int | str] = (),
+        channel_axis: int | None = None,
     ) -> "Inputs":
         """Return the inputs for what a user passes.
 
@@ -57,20 +61,25 @@ class Inputs:
             explain_input: the position or name of the explained argument; None for the first floating point tensor
                 (N, C, ...).
             shared: positions or names of arguments that are the same for all images.
+            channel_axis: the axis of channels in the explained argument; None takes axis 2 of videos (N, T, C, H, W)
+                with 1 or 3 channels, and axis 1 otherwise.
 
         Raises:
-            TypeError, ValueError: if the images are not a floating point tensor (N, C, ...), or a name is unknown.
+            TypeError, ValueError: if the images are not a floating point tensor (N, C, ...), or a name or an axis is
+                unknown.
         """
         positional, names = _as_positional(arguments, model)
         positional = tree_map_only(Tensor, _recordable, positional)
         position = _explained(positional) if explain_input is None else _position(explain_input, names, positional)
         images = positional[position]
         check_images(images)
+        axis = _channel_axis(images, channel_axis)
         others = positional[:position] + positional[position + 1 :]
         places = [_position(each, names, positional) for each in shared]
         if position in places:
             raise ValueError("`shared` names the explained argument itself, which has one row per image")
-        return cls(images, others, position, frozenset(p - (p > position) for p in places))
+        shared_others = frozenset(p - (p > position) for p in places)
+        return cls(images if axis == 1 else images.movedim(axis, 1), others, position, shared_others, axis)
 
     def __len__(self) -> int:
         """N, the number of images."""
@@ -79,12 +88,18 @@ class Inputs:
     @property
     def arguments(self) -> tuple[Any, ...]:
         """The model's positional arguments."""
-        return (*self.others[: self.position], self.images, *self.others[self.position :])
+        images = self.images
+        if self.channel_axis != 1:
+            images = images.movedim(1, self.channel_axis).contiguous()
+        return (*self.others[: self.position], images, *self.others[self.position :])
 
     def with_arguments(self, arguments: tuple[Any, ...]) -> "Inputs":
         """Return the inputs with other arguments in the same places."""
         others = arguments[: self.position] + arguments[self.position + 1 :]
-        return replace(self, images=arguments[self.position], others=others)
+        images = arguments[self.position]
+        if self.channel_axis != 1:
+            images = images.movedim(self.channel_axis, 1)
+        return replace(self, images=images, others=others)
 
     def replace_images(self, images: Tensor) -> "Inputs":
         """Return the inputs with other images."""
@@ -197,10 +212,7 @@ def _stacked(images: Sequence[object]) -> Tensor:
             "fastcam.load_images reads files and PIL images, and a tuple passes several arguments to the model"
         )
     if len({image.shape for image in tensors}) > 1:
-        raise ValueError(
-            "a list must hold images of one size, since their maps are one tensor, got "
-            f"{[tuple(image.shape) for image in tensors]}; explain images of different sizes one by one"
-        )
+        raise ValueError(f"a list must hold images of one size here, got {[tuple(image.shape) for image in tensors]}")
     if tensors[0].dim() > 3:
         raise TypeError(
             f"a list must hold single images (C, H, W), got tensors {tuple(tensors[0].shape)}; a tuple passes several "
@@ -215,6 +227,19 @@ def _explained(arguments: tuple[object, ...]) -> int:
         if isinstance(argument, Tensor) and argument.is_floating_point() and argument.dim() >= 3:
             return position
     return 0
+
+
+def _channel_axis(images: Tensor, axis: int | None) -> int:
+    """Return the axis of channels, which is looked for in videos alone: (N, T, C, H, W), as Hugging Face has them."""
+    if axis is None:
+        is_video = images.dim() == 5 and images.shape[1] not in COLOURS and images.shape[2] in COLOURS
+        return 2 if is_video else 1
+    if not -images.dim() < axis < images.dim() or axis % images.dim() == 0:
+        raise ValueError(
+            f"`channel_axis` must be an axis of the images {tuple(images.shape)} other than 0, which counts the "
+            f"images, got {axis}"
+        )
+    return axis % images.dim()
 
 
 def _position(argument: int | str, names: Sequence[str], arguments: Sequence[object]) -> int:

@@ -96,6 +96,9 @@ class Drawing:
             TypeError, ValueError: for what is no picture, for values outside [0, 1], such as of normalised images, and
                 for maps that are not of pictures.
         """
+        return self._overlays(images, colormap, alpha)
+
+    def _overlays(self, images: DrawableImages | None, colormap: str, alpha: float) -> Overlays:
         return overlay(self.maps, self.images, images, colormap, alpha)
 
     def save(

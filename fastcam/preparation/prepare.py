@@ -32,7 +32,7 @@ _HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def prepare(
     model: nn.Module,
-    example: Images,
+    example: Images | Inputs,
     *,
     precision: Precision = "fp32",
     compile: bool = False,
@@ -70,7 +70,7 @@ def prepare(
             exceed the tolerance.
         TypeError: for a model that is not a module or cannot be copied.
     """
-    inputs = Inputs.of(example)
+    inputs = example if isinstance(example, Inputs) else Inputs.of(example)
     model = getattr(model, "_orig_mod", model)
     check_preparable(model, precision)
     if is_training(model):

@@ -254,7 +254,7 @@ def test_a_list_of_images_is_a_batch():
     [
         ([], TypeError, "got an empty list"),
         ([torch.zeros(3, 4, 4), "cat.jpg"], TypeError, "got Tensor, str.*fastcam.load_images"),
-        ([torch.zeros(3, 4, 4), torch.zeros(3, 5, 4)], ValueError, "one size"),
+        ([torch.zeros(3, 4, 4), torch.zeros(1, 5, 4)], ValueError, "one size"),
         ([torch.zeros(1, 3, 4, 4)], TypeError, r"single images \(C, H, W\), got tensors \(1, 3, 4, 4\)"),
     ],
 )
