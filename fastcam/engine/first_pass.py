@@ -158,7 +158,8 @@ def _select(output: ModelOutput, settings: Settings, target: targets.Target, not
     """Return the part of the output that is scored, and note it if the user did not say."""
     found = implied(output, settings.select, target)
     if settings.select is None and found is not None:
-        notes.say(f"the part {found!r} of the model's output, a {type(output).__name__}, is scored")
+        part = f"{found.__name__} of" if callable(found) else f"the part {found!r} of"
+        notes.say(f"{part} the model's output, a {type(output).__name__}, is scored")
     return found
 
 

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from fastcam.model.elements import ModelOutput, Select
+from fastcam.model.elements import ModelOutput, Select, pick
 from fastcam.targets.binding import Score, Target
+from fastcam.targets.tasks import Segmentation
 
+# Mask2Former's and its kin's: every query has a class and a mask.
+_CLASSES, _MASKS = "class_queries_logits", "masks_queries_logits"
 # What models call the scores in an output of several parts: Hugging Face, and torchvision's segmentation models.
 _NAMES = ("logits", "out", "logits_per_image")
 
@@ -24,10 +28,21 @@ def implied(output: ModelOutput, select: Select, target: Target) -> Select:
         for name in _NAMES:
             if isinstance(named.get(name), Tensor):
                 return name
+        if isinstance(named.get(_CLASSES), Tensor) and isinstance(named.get(_MASKS), Tensor):
+            return segmentation_by_queries if isinstance(target, Segmentation) else _CLASSES
         tensors: list[int | str] = [name for name, part in named.items() if isinstance(part, Tensor)]
     else:
         tensors = [index for index, part in enumerate(output) if isinstance(part, Tensor)]
     return tensors[0] if len(tensors) == 1 else None
+
+
+def segmentation_by_queries(output: ModelOutput) -> Tensor:
+    """Return class scores of pixels (N, classes, h, w) from queries: sum_q softmax(classes_q)_c sigmoid(mask_q).
+
+    As MaskFormer (Cheng et al. 2021) infers semantic segmentations; the last class, "no object", is left out.
+    """
+    classes, masks = pick(output, _CLASSES), pick(output, _MASKS)
+    return torch.einsum("nqc,nqhw->nchw", classes.softmax(-1)[..., :-1], masks.sigmoid())
 
 
 def _reads_whole_output(target: Target) -> bool:

@@ -133,7 +133,6 @@ KINDS = {
         "Mask2FormerForUniversalSegmentation",
         _mask2former,
         targets.Anchors(1),
-        needs={"select": "class_queries_logits"},
         multiple=32,
     ),
 }
