@@ -61,3 +61,8 @@ def report_errors() -> Iterator[None]:
             message = message.replace(argument, option)
         print_error(message)
         raise typer.Exit(2) from None
+
+
+def status_text(status: str, cause: str) -> str:
+    """Return the status of a map with the cause, where that is known and says more."""
+    return status if cause in ("", status) else f"{status} ({cause})"

@@ -144,6 +144,8 @@ def map_(
         typer.echo(f"{done.total} images in {out}: {failed} without a map{earlier}; {done.rate:.1f} images a second")
         if failed:
             typer.echo(_describe_failed(maps, failed))
+        for line in _describe_causes(maps):
+            typer.echo(line)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -155,6 +157,15 @@ def _describe_failed(maps: "Maps", count: int) -> str:
     shown = "; ".join(f"{row['image_id']} ({row['status']})" for row in first)
     more = f"; and {count - MAX_SHOWN_FAILURES} more" if count > MAX_SHOWN_FAILURES else ""
     return f"without a map: {shown}{more}. `fastcam stats {maps.store.folder}` lists all"
+
+
+def _describe_causes(maps: "Maps") -> Iterator[str]:
+    """Yield a line with the numbers of maps that show nothing by cause, if there are any."""
+    from fastcam.dataset.summary import count_causes
+
+    counts = count_causes(maps)
+    if counts:
+        yield f"maps that show nothing: {', '.join(f'{count} ({cause})' for cause, count in counts.items())}"
 
 
 def verify(

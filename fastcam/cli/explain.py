@@ -12,7 +12,7 @@ from rich.table import Table
 
 import fastcam
 from fastcam.cli import options, outputs, photographs
-from fastcam.cli.console import output, print_error, progress_bar, report_errors
+from fastcam.cli.console import output, print_error, progress_bar, report_errors, status_text
 
 if TYPE_CHECKING:
     from fastcam.cli.folder_run import FolderRun, Result
@@ -80,7 +80,7 @@ def explain(
     """Explain photographs: write overlays over them, and print a table of predictions.
 
     An overlay shows the whole photograph, with the map where the model's crop was. The status "constant map" means that
-    the map shows nothing. Ctrl-C ends after the copies that are being run, a second one at once.
+    the map shows nothing, and says why. Ctrl-C ends after the copies that are being run, a second one at once.
     """
     with report_errors():
         names = list(dict.fromkeys(method or ["grad_cam"]))
@@ -209,7 +209,7 @@ def _table(results: "list[Result]", with_target: bool) -> Table:
             f"{result.probability:.1%}",
             *([result.method] if several else []),
             *([escape(result.explained)] if with_target else []),
-            f"[{color}]{result.status}[/]",
+            f"[{color}]{status_text(result.status, result.cause)}[/]",
             escape(str(result.file)),
         )
     return table

@@ -33,6 +33,7 @@ class Result:
         probability: its probability.
         explained: name of the explained class.
         status: "ok", "constant map" or "non-finite".
+        cause: why the map shows nothing, see :func:`fastcam.postprocess.causes`.
         file: the overlay.
         cropped: share of the photograph that is cropped away before the model.
         replaced: whether the file was there before.
@@ -44,6 +45,7 @@ class Result:
     probability: float
     explained: str
     status: str
+    cause: str
     file: Path
     cropped: float
     replaced: bool
@@ -167,7 +169,7 @@ class FolderRun:
         cropped = self.classifier.preprocessing.share_cropped(picture.size)
         rows: dict[int, list[render.Bytes]] = {}
         for method, explanation in explanations.items():
-            for k, target, status in _per_target(explanation, index):
+            for k, target, status, cause in _per_target(explanation, index):
                 drawn = self._draw(picture, maps[method][index, k])
                 rows.setdefault(target, [picture.background]).append(drawn)
                 if self.style.caption:
@@ -180,8 +182,8 @@ class FolderRun:
                 write_png(Image.fromarray(drawn), file)
                 results.append(
                     Result(
-                        picture.path, method, labels[highest], _share(shares, highest), labels[target], status, file,
-                        cropped, replaced,
+                        picture.path, method, labels[highest], _share(shares, highest), labels[target], status, cause,
+                        file, cropped, replaced,
                     )
                 )  # fmt: skip
         if self.sheet is not None:
@@ -207,12 +209,13 @@ def _share(shares: Tensor, index: int) -> float:
     return float(shares[index])
 
 
-def _per_target(explanation: Explanation, index: int) -> list[tuple[int, int, str]]:
-    """Return (position, class, status) of the classes explained for one image, without duplicates."""
+def _per_target(explanation: Explanation, index: int) -> list[tuple[int, int, str, str]]:
+    """Return (position, class, status, cause) of the classes explained for one image, without duplicates."""
     if explanation.targets is None:
         raise ValueError("overlays are named after class indices; this explanation has none")
-    classes, status = explanation.targets[index], explanation.status[index]
+    classes, status, cause = explanation.targets[index], explanation.status[index], explanation.causes[index]
     if isinstance(status, str):
-        return [(0, int(classes), status)]
+        return [(0, int(classes), status, str(cause))]
     indices: list[int] = classes.tolist()
-    return [(indices.index(target), target, status[indices.index(target)]) for target in dict.fromkeys(indices)]
+    places = {target: indices.index(target) for target in indices}
+    return [(k, target, status[k], cause[k]) for target, k in places.items()]

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastcam.cli import options
-from fastcam.cli.console import output, report_errors
+from fastcam.cli.console import output, report_errors, status_text
 from fastcam.cli.dataset import check_folder, import_dataset
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def stats(
     if bad:
         typer.echo("images without a map, or with an empty one:")
     for row in bad:
-        typer.echo(f"  {_place(row, names)}: {row['status']}")
+        typer.echo(f"  {_place(row, names)}: {status_text(row['status'], row['cause'])}")
     if mean_maps is not None:
         typer.echo(f"{written} mean maps in {mean_maps}")
 

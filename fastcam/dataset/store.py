@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from fastcam.dataset.durable_files import is_only_lock, open_locked, set_aside, sweep, sync_folder, write_once
 from fastcam.dataset.records import Commit, DamagedError, JsonObject, Span, encode_json, read_json
-from fastcam.dataset.table import Row, encode_shard, read_shard
+from fastcam.dataset.table import Row, causes_by_row, encode_shard, read_shard
 
 MAX_SHOWN_LENGTH = 40  # of a value in a message
 PARQUET_MAGIC = b"PAR1"  # the last bytes of a Parquet file
@@ -105,7 +105,8 @@ class Store:
         Raises:
             OSError: if the disk is full, broken or read-only; committed shards are kept.
         """
-        metadata = {"fastcam": json.dumps({"run": self.run, "start": span.start, "stop": span.stop, **recipe})}
+        place, causes = {"run": self.run, "start": span.start, "stop": span.stop}, causes_by_row(rows)
+        metadata = {"fastcam": json.dumps({**place, **recipe, **({"causes": causes} if causes else {})})}
         data = encode_shard(rows, metadata)
         if not write_once(self.shard(span), data):
             data = self._keep_or_replace(span, data)

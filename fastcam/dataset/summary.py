@@ -1,9 +1,12 @@
 """What went wrong in a folder of maps, and how often the predictions are the dataset's labels."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from fastcam.dataset.reader import Maps
 from fastcam.dataset.table import Row
@@ -12,7 +15,9 @@ PROBLEM_COLUMNS = ("image_id", "method", "layer", "target", "status")
 
 
 def problems(maps: Maps, only_failed: bool = False) -> Iterator[Row]:
-    """Yield :data:`PROBLEM_COLUMNS` of the rows that hold no good map, in the dataset's order.
+    """Yield :data:`PROBLEM_COLUMNS` and "cause" of the rows that hold no good map, in the dataset's order.
+
+    The cause is why a map shows nothing; "" where the status says all, or the shard is from before causes were kept.
 
     Args:
         maps: the maps.
@@ -22,8 +27,25 @@ def problems(maps: Maps, only_failed: bool = False) -> Iterator[Row]:
     if not only_failed:
         chosen |= pc.field("status") != "ok"
     for name in [str(maps.store.shard(commit.span)) for commit in maps.commits]:
-        shard = ds.dataset(name, format="parquet")
-        yield from shard.to_table(list(PROBLEM_COLUMNS), filter=chosen).to_pylist()
+        table = ds.dataset(name, format="parquet").to_table(list(PROBLEM_COLUMNS))
+        by_row = _causes(name)
+        causes = [by_row.get(str(row), "") for row in range(len(table))]
+        yield from table.append_column("cause", [causes]).filter(chosen).to_pylist()
+
+
+def count_causes(maps: Maps) -> dict[str, int]:
+    """Return how many maps show nothing by cause, the most frequent first, of the shards that hold causes."""
+    counts: Counter[str] = Counter()
+    for commit in maps.commits:
+        counts.update(_causes(str(maps.store.shard(commit.span))).values())
+    return dict(counts.most_common())
+
+
+def _causes(shard: str) -> Mapping[str, str]:
+    """Return the causes of a shard by the number of the row."""
+    metadata = pq.read_schema(shard).metadata or {}
+    causes: Mapping[str, str] = json.loads(metadata.get(b"fastcam", b"{}")).get("causes", {})
+    return causes
 
 
 def accuracy(maps: Maps, names: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -92,7 +92,10 @@ def decode_map(row: Row, size: Sequence[int]) -> Map:
 
 
 def make_rows(explanation: Explanation, map_format: MapFormat) -> list[list[Row]]:
-    """Return a list of rows for each image, one row per target, without the columns of the image."""
+    """Return a list of rows for each image, one row per target, without the columns of the image.
+
+    Of it, "cause" is no column of a shard, see :func:`causes_by_row`.
+    """
     values, scales = map_format.encode(explanation)
     count = len(explanation)
     shape = (count, -1)
@@ -102,6 +105,7 @@ def make_rows(explanation: Explanation, map_format: MapFormat) -> list[list[Row]
     classes: list[list[int | None]] = [[None] * width] * count
     if explanation.targets is not None:
         classes = explanation.targets.cpu().reshape(shape).tolist()
+    causes = [cause if isinstance(cause, list) else [cause] for cause in explanation.causes]
     statuses = [status if isinstance(status, list) else [status] for status in explanation.status]
     predicted = _predicted_classes(explanation.output, count)
     return [
@@ -113,6 +117,7 @@ def make_rows(explanation: Explanation, map_format: MapFormat) -> list[list[Row]
                 "method": explanation.method,
                 "layer": explanation.layer,
                 "status": statuses[i][k],
+                "cause": causes[i][k],
                 "map": per_target[i, k].tobytes(),
                 "map_shape": list(per_target.shape[2:]),
                 "map_dtype": map_format.dtype,
@@ -122,6 +127,15 @@ def make_rows(explanation: Explanation, map_format: MapFormat) -> list[list[Row]
         ]
         for i in range(count)
     ]
+
+
+def causes_by_row(rows: Sequence[Row]) -> dict[str, str]:
+    """Return why maps show nothing by the number of their row, where that says more than the status.
+
+    A shard has them in its metadata: a column would part its schema from that of earlier shards of the same folder, and
+    other programs read such files together only if they are told to.
+    """
+    return {str(i): row["cause"] for i, row in enumerate(rows) if row.get("cause", "") not in ("", row["status"])}
 
 
 def _unique_positions(classes: list[int | None]) -> Iterator[int]:

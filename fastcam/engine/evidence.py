@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.engine import ablation
+from fastcam.engine import ablation, quantised_head
 from fastcam.engine.first_pass import Pass
 from fastcam.engine.input_gradients import RELU_RULES, input_gradients
 from fastcam.graph import pooled_head
 from fastcam.methods.registry import Method
+from fastcam.model import quantised
 from fastcam.model.gradients import gradients
 
 
@@ -142,6 +143,8 @@ def _gradient_as_maps(gradient: Tensor, run: Pass, index: int) -> Tensor:
 
 def _classifier(head: pooled_head.Head | None, pooling: str, run: Pass, index: int) -> Tensor:
     """Return the classifier's rows for the targets, (N, [K,] C)."""
+    if head is None and run.reshape_of(index) is None and quantised.holds_quantised(run.model):
+        head = quantised_head.find(run.model, run.inputs, run.output, run.activations[index])
     if head is None or head.pooling != pooling:
         name = "average" if pooling == "mean" else "max"
         raise ValueError(

@@ -31,6 +31,8 @@ class Pass:
 
     Attributes:
         settings: of the explainer.
+        model: the model.
+        inputs: N images and the model's other arguments.
         layers: the target layers; empty for methods without one.
         activations: the outputs of the layers, in the graph.
         output: the part of the model's output that is scored.
@@ -43,6 +45,8 @@ class Pass:
     """
 
     settings: Settings
+    model: nn.Module
+    inputs: Inputs
     layers: Sequence[capture.Layer]
     activations: Sequence[Tensor]
     output: ModelOutput
@@ -132,7 +136,7 @@ def _run(
         scorer = Scorer(model, inputs, bound, clean, batches, select, layer, differentiable)
     activations = captured.activations[: len(chosen)]
     chosen = target_layers.with_token_maps(model, chosen, activations, inputs, settings, notes)
-    return Pass(settings, chosen, activations, output, bound, scores, images, scorer, recorder, notes)
+    return Pass(settings, model, inputs, chosen, activations, output, bound, scores, images, scorer, recorder, notes)
 
 
 def _forward(

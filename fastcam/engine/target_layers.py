@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastcam import targets
 from fastcam.engine.notes import Notes
 from fastcam.engine.settings import Settings
-from fastcam.model import capture, layers
+from fastcam.model import capture, layers, quantised
 from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
 from fastcam.targets.binding import bind_optional, select_output
@@ -65,6 +65,11 @@ def with_token_maps(
     notes: Notes,
 ) -> list[capture.Layer]:
     """Return the layers with the maps in their outputs, unless the user's own transform gives them."""
+    if settings.target_layer is None and chosen and quantised.holds_quantised(model):
+        notes.say(
+            f"the model is quantised: layer {chosen[0].name!r} was chosen as the last one with a map, without a "
+            "gradient that shows that the score depends on it; target_layer= names another"
+        )
     if not settings.finds_token_maps:
         return list(chosen)
     pairs = zip(chosen, activations, strict=True)

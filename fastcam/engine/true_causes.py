@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from fastcam.model import quantised
 from fastcam.model.inputs import Inputs
 
 _CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
@@ -15,7 +16,7 @@ def find(error: BaseException, model: nn.Module, inputs: Inputs) -> Exception | 
 
 
 def _of_missing_gradient(model: nn.Module) -> Exception | None:
-    if not any("quantized" in type(module).__module__ for module in model.modules()):
+    if not quantised.holds_quantised(model):
         return None
     return RuntimeError(
         "the model is quantised, and its quantised layers have no derivative: use a method without gradients, such as "

@@ -62,8 +62,8 @@ class BiasGradientRecorder:
                 return
             is_linear = isinstance(module, nn.Linear)
 
-            def visit_bias(gradient: Tensor) -> None:
-                if self._visit is not None:
+            def visit_bias(gradient: Tensor | None) -> None:
+                if self._visit is not None and gradient is not None:  # None behind a quantised layer
                     self._visit(BiasGradient(name, bias, gradient.movedim(-1, 1) if is_linear else gradient))
 
             output.register_hook(visit_bias)  # before the output can be modified in place

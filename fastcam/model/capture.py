@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from fastcam.model import elements, running
+from fastcam.model import elements, quantised, running
 from fastcam.model.elements import Element, ModelOutput
 from fastcam.model.split_model import SplitModel
 from fastcam.model.token_maps import TokenMap
@@ -144,7 +144,7 @@ def replace_activation(layer: Layer, tensor: Tensor, element: Element = None, ru
 
 
 class Output(NamedTuple):
-    """The output of one module in one run, and the node of the graph that computed it."""
+    """The output of one module in one run (its values, if it is quantised), and the node of the graph that made it."""
 
     name: str
     module: nn.Module
@@ -180,7 +180,7 @@ def observe(
         def hook(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> None:
             if threading.get_ident() == thread and isinstance(output, Tensor):
                 run = runs[name] = runs[name] + 1
-                outputs.append(Output(name, module, output, run, output.grad_fn))
+                outputs.append(Output(name, module, quantised.values_of(output), run, output.grad_fn))
 
         return hook
 

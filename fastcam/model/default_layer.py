@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fastcam.artefacts import Value
-from fastcam.model import module_kinds, token_maps
+from fastcam.model import module_kinds, quantised, token_maps
 from fastcam.model.capture import Layer, Observed, Output, observe
 from fastcam.model.elements import ModelOutput
 from fastcam.model.gradient_search import Search, random_projection
@@ -151,9 +151,11 @@ def runs_on_images(model: nn.Module, layer: Layer, inputs: Inputs) -> list[int]:
 
 def _not_found(model: nn.Module, seen: Observed, images: Tensor, most: int = 6) -> str:
     outputs = [o for o in seen.outputs if o.name and o.tensor.dim() > 2]
-    listed = ", ".join(f"{o.name!r} {tuple(o.tensor.shape)}" for o in itertools.islice(reversed(outputs), most))
+    some = ", ".join(f"{o.name!r} {tuple(o.tensor.shape)}" for o in itertools.islice(reversed(outputs), most))
+    listed = some or "none with more than two axes"
+    cause = ", and a quantised model has no gradients to find one in tokens" if quantised.holds_quantised(model) else ""
     return (
         f"no layer of {type(model).__name__} with a map of the image ({' x '.join(map(str, images.shape[2:]))}) was "
-        "found that the score depends on; pass target_layer=, and if its output is not (N, C, ...) reshape_transform=, "
-        f"a function from it to (N, C, ...). The last layers: {listed or 'none with more than two axes'}"
+        f"found that the score depends on{cause}; pass target_layer=, and if its output is not (N, C, ...) "
+        f"reshape_transform=, a function from it to (N, C, ...). The last layers: {listed}"
     )

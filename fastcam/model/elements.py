@@ -7,13 +7,15 @@ from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 
+from fastcam.model import quantised
+
 ModelOutput: TypeAlias = Any  # whatever a model or a layer returns
 Element = int | str | None  # of a layer's output, by position or name; None for the output itself
 Select = Callable[[ModelOutput], ModelOutput] | int | str | None  # the part of a model's output that is scored
 
 
 def activation_of(output: ModelOutput, element: Element, name: str) -> Tensor:
-    """Return the explained tensor of a layer's output.
+    """Return the explained tensor of a layer's output, with the values of a quantised one.
 
     Raises:
         TypeError, ValueError: if the output has no such element, or the element is not a floating point tensor.
@@ -29,6 +31,8 @@ def activation_of(output: ModelOutput, element: Element, name: str) -> Tensor:
         except (LookupError, TypeError) as error:
             kind = type(output).__name__
             raise ValueError(f"target layer {name!r} has no element {element!r} in its {kind}") from error
+    if isinstance(output, Tensor):
+        output = quantised.values_of(output)
     if not isinstance(output, Tensor) or not output.is_floating_point():
         dtype = output.dtype if isinstance(output, Tensor) else type(output).__name__
         raise TypeError(f"target layer {name!r} must return a floating point tensor, got {dtype}")
@@ -43,11 +47,14 @@ def pick(output: ModelOutput, element: Element) -> ModelOutput:
 
 
 def exchange(output: ModelOutput, element: Element, tensor: Tensor) -> ModelOutput:
-    """Return an output of the same type with one element replaced."""
+    """Return an output of the same type with one element replaced, quantised again if that was."""
     if isinstance(output, Tensor):
-        return tensor
+        return quantised.in_type_of(output, tensor)
     if isinstance(output, Mapping) and isinstance(element, int) and element not in output:
         element = list(output)[element]  # a mapping that also accepts positions
+    replaced = pick(output, element)
+    if isinstance(replaced, Tensor):
+        tensor = quantised.in_type_of(replaced, tensor)
     if dataclasses.is_dataclass(output) and not isinstance(output, type) and isinstance(element, str):
         return dataclasses.replace(output, **{element: tensor})
     if hasattr(output, "_replace"):  # a named tuple

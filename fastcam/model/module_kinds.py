@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from fastcam.model import quantised
+
 # Modules that only resample or pass on the output of another layer.
 _PASSIVE = (
     nn.Identity,
@@ -22,8 +24,8 @@ _CHANNELS_SECOND = (
 
 
 def kind_of(module: nn.Module) -> type[nn.Module]:
-    """Return the class of a module, or of the one that it stands for in an opened artefact."""
-    return getattr(module, "stands_for", None) or type(module)
+    """Return the class of a module, or of the one that it stands for in an opened artefact or a quantised model."""
+    return getattr(module, "stands_for", None) or quantised.float_class(module) or type(module)
 
 
 def is_passive(module: nn.Module) -> bool:

@@ -166,6 +166,7 @@ def test_names_accuracy_and_bad_images_in_stats(photos):
     assert done.exit_code == 1
     reason = "this is not a picture in one of JPEG, PNG, WEBP, BMP, GIF, TIFF, PPM"
     assert done.stdout.splitlines()[1] == f"without a map: red/bad.png ({reason}). `fastcam stats maps` lists all"
+    assert done.stdout.splitlines()[2:] == ["maps that show nothing: 1 (no gradient)"]
     assert fastcam.dataset.open("maps").class_names == ["Red", "Green", "Blue"]
     told = run("stats", "maps").stdout
     cells = dict([cell.strip() for cell in line.split("│")[1:-1]] for line in told.splitlines() if "│" in line)
@@ -173,7 +174,10 @@ def test_names_accuracy_and_bad_images_in_stats(photos):
     accuracies = [cells[f"predicted as labelled: {each}"] for each in COLOURS]
     assert accuracies == ["3 of 4, 75.0%", "2 of 2, 100.0%", "2 of 2, 100.0%"]
     listed = told[told.index("images without a map") :].splitlines()[1:]
-    assert listed == [f"  red/bad.png: {reason}", "  red/black.png, cam, 0, class 0: Red: constant map"]
+    assert listed == [
+        f"  red/bad.png: {reason}",
+        "  red/black.png, cam, 0, class 0: Red: constant map (no gradient)",
+    ]
     (photos / "others.txt").write_text("a\nb\nc\n")
     told = run("stats", "maps", "--classes", "others.txt").stdout
     assert "predicted class 1: b" in told
