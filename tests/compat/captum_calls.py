@@ -155,3 +155,12 @@ def compare(run):
         assert theirs.abs().max() > 0
         # Captum's ablations and quadratures round to float32.
         torch.testing.assert_close(mine.double(), theirs.double(), rtol=1e-4, atol=1e-5)
+
+
+def refusal(call):
+    """The type of what a call raises, None where it answers."""
+    try:
+        call()
+    except Exception as error:
+        return type(error)
+    return None

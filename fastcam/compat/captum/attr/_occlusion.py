@@ -154,6 +154,7 @@ class _SlidingWindow:
 
     def mean_over_windows(self, drops: Tensor) -> Tensor:
         """Return (N * k, *S), the mean over every value's windows, from (N, M, *k)."""
+        drops = drops if drops.is_floating_point() else drops.to(torch.get_default_dtype())  # means are fractions
         values = drops.flatten(2).movedim(1, -1).flatten(0, 1) if drops.dim() > 2 else drops
         grid, shape, stride, size = ([*each][self.axes] for each in (self.grid, self.shape, self.stride, self.size))
         maps = _mean(values.reshape(-1, *grid), shape, stride, size)
