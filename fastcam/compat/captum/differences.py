@@ -23,6 +23,7 @@ DIFFERENCES = (
         "gradient_func of methods at a layer or with another rule for rectifiers",
         "cannot be assigned; Captum calls it with the rule, and ignores it at a layer",
     ),
+    ("FeatureAblation with keywords that it does not have", "refuses them; Captum ignores them"),
     ("attribute_future", "is not implemented"),
     ("DataParallel", "is run unchanged: device_ids are kept, and not used"),
 )
