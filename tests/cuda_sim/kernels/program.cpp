@@ -117,6 +117,56 @@ bool visited(dim3 grid, dim3 block) {
   return all_right("visited", out, [&](int i) { return 1 + i / threads * 10000 + i % threads; });
 }
 
+using StagedSums = void(const float*, float*, int, int, int);
+bool staged_sums(StagedSums* launch, int columns = 300, int width = 64) {
+  const int rows = 3;
+  Buffer<float> in(rows * columns), out(rows);
+  for (int i = 0; i < in.count; ++i) in.data[i] = static_cast<float>(i % 13 + i / columns);
+  launch(in.data.get(), out.data.get(), rows, columns, width);
+  return all_right("staged sums", out, [&](int row) {
+    float sum = 0;
+    for (int i = 0; i < columns; ++i) sum += in.data[row * columns + i];
+    return sum;
+  });
+}
+
+bool large_staged_sums(int width, int allowed_bytes) {
+  const cudaError_t error =
+      cudaFuncSetAttribute(correct::staged_sums, cudaFuncAttributeMaxDynamicSharedMemorySize, allowed_bytes);
+  return error == cudaSuccess && staged_sums(correct::launch_staged_sums, 20000, width);
+}
+
+// Both kernels have static shared memory: 32 KiB, and more than 48 KiB.
+bool fills_large_shared(size_t dynamic_bytes) {
+  cudaFuncSetAttribute(correct::fills_shared, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024);
+  FASTCAM_LAUNCH(correct::fills_shared, 3, 32, dynamic_bytes, nullptr);
+  return true;
+}
+
+bool has_large_array() {
+  cudaFuncSetAttribute(correct::has_large_array, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024);
+  FASTCAM_LAUNCH(correct::has_large_array, 1, 1, 0, nullptr);
+  return true;
+}
+
+// What the host asks of the device; prints the number of multiprocessors.
+bool asks_device() {
+  int device = -1, count = 0, bytes = 0;
+  bool right = cudaGetDevice(&device) == cudaSuccess && device == 0;
+  right &= cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+  right &= cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
+  right &= bytes == 232448 && cudaGetLastError() == cudaSuccess;
+  right &= cudaDeviceGetAttribute(&bytes, cudaDevAttrMultiProcessorCount, 1) == cudaErrorInvalidDevice;
+  right &= cudaGetLastError() == cudaErrorInvalidDevice;
+  for (const int refused : {232449, -1}) {
+    right &= cudaFuncSetAttribute(correct::staged_sums, cudaFuncAttributeMaxDynamicSharedMemorySize, refused) ==
+             cudaErrorInvalidValue;
+    right &= cudaGetLastError() == cudaErrorInvalidValue && cudaGetLastError() == cudaSuccess;
+  }
+  std::printf("%d multiprocessors\n", count);
+  return right;
+}
+
 bool fills_shared(size_t dynamic_bytes) {
   FASTCAM_LAUNCH(correct::fills_shared, 3, 32, dynamic_bytes, nullptr);
   return true;
@@ -134,6 +184,12 @@ bool reads_misaligned() {
   return true;
 }
 
+bool copies_misaligned() {
+  Buffer<float4> in(1);
+  FASTCAM_LAUNCH(correct::copies_misaligned, 1, 1, 0, nullptr, in.data.get());
+  return true;
+}
+
 bool run_with_ints(void (*kernel)(int*)) {
   Buffer<int> out(32);
   FASTCAM_LAUNCH(kernel, 1, 32, 0, nullptr, out.data.get());
@@ -143,9 +199,11 @@ bool run_with_ints(void (*kernel)(int*)) {
 bool all_correct() {
   return row_sums(correct::launch_row_sums) & row_sums(correct::launch_row_sums, 1, 1) &
          transposed(correct::launch_transposed) & scaled(correct::launch_scaled) &
-         histogram(correct::launch_histogram) & warp_values(correct::launch_warp_values) &
-         visited(dim3(2, 3, 4), dim3(5, 3, 2)) & visited(dim3(3), dim3(cuda_sim::kThreadSanitizer ? 96 : 1024)) &
-         visited(dim3(1), dim3(1)) & fills_shared(16 * 1024);
+         staged_sums(correct::launch_staged_sums) & staged_sums(correct::launch_staged_sums, 60) &
+         large_staged_sums(8192, 64 * 1024) & fills_large_shared(195 * 1024) & histogram(correct::launch_histogram) &
+         warp_values(correct::launch_warp_values) & visited(dim3(2, 3, 4), dim3(5, 3, 2)) &
+         visited(dim3(3), dim3(cuda_sim::kThreadSanitizer ? 96 : 1024)) & visited(dim3(1), dim3(1)) &
+         fills_shared(16 * 1024);
 }
 
 // Errors as exceptions: each is a launch that ends, and the next one is as if nothing had happened.
@@ -154,14 +212,18 @@ bool all_thrown() {
   RowSums* const bugs[] = {exited_lanes::launch_row_sums, waits_for_both::launch_row_sums,
                            divergent_barrier::launch_row_sums};
   bool right = true;
-  for (int i = 0; i < 6; ++i) {
+  for (int i = 0; i < 8; ++i) {
     try {
-      row_sums(bugs[i % 3]);
+      if (i % 4 == 3) {
+        staged_sums(copy_of_twelve::launch_staged_sums);
+      } else {
+        row_sums(bugs[i % 4]);
+      }
       right = false;
     } catch (const std::runtime_error& error) {
       std::printf("%s\n", error.what());
     }
-    right &= row_sums(correct::launch_row_sums) & fills_shared(16 * 1024);
+    right &= row_sums(correct::launch_row_sums) & fills_shared(16 * 1024) & staged_sums(correct::launch_staged_sums);
   }
   return right;
 }
@@ -199,8 +261,25 @@ bool run(const std::string& name) {
   if (name == "no_atomic") return histogram(no_atomic::launch_histogram);
   if (name == "blocks_race") return histogram(blocks_race::launch_histogram);
   if (name == "missing_syncwarp") return warp_values(missing_syncwarp::launch_warp_values);
+  if (name == "no_wait") return staged_sums(no_wait::launch_staged_sums);
+  if (name == "weak_wait") return staged_sums(weak_wait::launch_staged_sums);
+  if (name == "no_barrier_after_wait") return staged_sums(no_barrier_after_wait::launch_staged_sums);
+  if (name == "barrier_before_wait") return staged_sums(barrier_before_wait::launch_staged_sums);
+  if (name == "no_barrier_before_fetch") return staged_sums(no_barrier_before_fetch::launch_staged_sums);
+  if (name == "no_commit") return staged_sums(no_commit::launch_staged_sums);
+  if (name == "copy_misaligned") return staged_sums(copy_misaligned::launch_staged_sums);
+  if (name == "copy_of_twelve") return staged_sums(copy_of_twelve::launch_staged_sums);
+  if (name == "copy_to_global") return staged_sums(copy_to_global::launch_staged_sums);
+  if (name == "copy_past_shared") return staged_sums(copy_past_shared::launch_staged_sums);
+  if (name == "copy_past_source") return staged_sums(copy_past_source::launch_staged_sums);
+  if (name == "large_shared_not_allowed") return staged_sums(correct::launch_staged_sums, 20000, 8192);
+  if (name == "larger_than_allowed") return large_staged_sums(8196, 64 * 1024);
+  if (name == "too_much_large_shared") return fills_large_shared(195 * 1024 + 1);
+  if (name == "large_static_shared") return has_large_array();
+  if (name == "device") return asks_device();
   if (name == "shared_after_block") return keeps_shared();
   if (name == "shared_misaligned") return reads_misaligned();
+  if (name == "copy_target_misaligned") return copies_misaligned();
   if (name == "bad_width") return run_with_ints(correct::shuffles_by_twelve);
   if (name == "nested_launch") return run_with_ints(correct::launches);
   if (name == "too_much_static_shared") return fills_shared(16 * 1024 + 1);

@@ -6,6 +6,7 @@ namespace correct {
 #include "histogram.cu"
 #include "row_sums.cu"
 #include "scaled.cu"
+#include "staged_sums.cu"
 #include "transposed.cu"
 #include "visited.cu"
 #include "warp_values.cu"
@@ -106,3 +107,69 @@ namespace missing_syncwarp {
 #include "warp_values.cu"
 }
 #undef BUG_MISSING_SYNCWARP
+
+#define BUG_NO_WAIT
+namespace no_wait {
+#include "staged_sums.cu"
+}
+#undef BUG_NO_WAIT
+
+#define BUG_WEAK_WAIT
+namespace weak_wait {
+#include "staged_sums.cu"
+}
+#undef BUG_WEAK_WAIT
+
+#define BUG_NO_BARRIER_AFTER_WAIT
+namespace no_barrier_after_wait {
+#include "staged_sums.cu"
+}
+#undef BUG_NO_BARRIER_AFTER_WAIT
+
+#define BUG_BARRIER_BEFORE_WAIT
+namespace barrier_before_wait {
+#include "staged_sums.cu"
+}
+#undef BUG_BARRIER_BEFORE_WAIT
+
+#define BUG_NO_BARRIER_BEFORE_FETCH
+namespace no_barrier_before_fetch {
+#include "staged_sums.cu"
+}
+#undef BUG_NO_BARRIER_BEFORE_FETCH
+
+#define BUG_NO_COMMIT
+namespace no_commit {
+#include "staged_sums.cu"
+}
+#undef BUG_NO_COMMIT
+
+#define BUG_COPY_MISALIGNED
+namespace copy_misaligned {
+#include "staged_sums.cu"
+}
+#undef BUG_COPY_MISALIGNED
+
+#define BUG_COPY_OF_TWELVE
+namespace copy_of_twelve {
+#include "staged_sums.cu"
+}
+#undef BUG_COPY_OF_TWELVE
+
+#define BUG_COPY_TO_GLOBAL
+namespace copy_to_global {
+#include "staged_sums.cu"
+}
+#undef BUG_COPY_TO_GLOBAL
+
+#define BUG_COPY_PAST_SHARED
+namespace copy_past_shared {
+#include "staged_sums.cu"
+}
+#undef BUG_COPY_PAST_SHARED
+
+#define BUG_COPY_PAST_SOURCE
+namespace copy_past_source {
+#include "staged_sums.cu"
+}
+#undef BUG_COPY_PAST_SOURCE

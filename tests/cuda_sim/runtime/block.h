@@ -5,8 +5,10 @@
 #include <cstdio>
 #include <source_location>
 
+#include "async_copies.h"
 #include "fiber.h"
 #include "order.h"
+#include "shared_memory.h"
 #include "vector_types.h"
 
 namespace cuda_sim {
@@ -28,6 +30,7 @@ struct Thread {
   unsigned mask = 0;
   int source = 0;                  // the lane that a shuffle reads
   uint64_t value = 0, result = 0;  // what it gives to, and gets from, a warp operation
+  CopyQueue copies;
 
   FASTCAM_SIM_RUNTIME unsigned lane() const { return number % kWarpSize; }
   FASTCAM_SIM_RUNTIME unsigned warp() const { return number / kWarpSize; }
@@ -37,6 +40,7 @@ struct Launch {
   const char* kernel;
   dim3 grid, block;
   size_t dynamic_bytes;
+  SharedLimits shared_limits;
   void (*body)(void*);  // one thread of the kernel
   void* arguments;
 };

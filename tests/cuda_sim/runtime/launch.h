@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "device.h"
 #include "meeting.h"
 
 using cudaStream_t = struct CUstream_st*;
@@ -48,9 +49,10 @@ FASTCAM_SIM_RUNTIME void Scheduler::check(const Launch& launch) {
     fail("CUDA refuses this launch: %llu threads a block, at most %u are allowed",
          static_cast<unsigned long long>(threads), kMostThreads);
   }
-  if (launch.dynamic_bytes > kMostShared) {
-    fail("CUDA refuses this launch: %zu bytes of dynamic shared memory, at most %zu (48 KiB) are allowed",
-         launch.dynamic_bytes, kMostShared);
+  const SharedLimits& most = launch.shared_limits;
+  if (launch.dynamic_bytes > most.dynamic) {
+    fail("CUDA refuses this launch: %zu bytes of dynamic shared memory, at most %zu (%s) are allowed",
+         launch.dynamic_bytes, most.dynamic, most.total == kMostShared ? "48 KiB" : "cudaFuncSetAttribute");
   }
 }
 
@@ -96,6 +98,7 @@ FASTCAM_SIM_RUNTIME void Scheduler::begin_block(bool first) {
     threads_[i].fiber = nullptr;
     threads_[i].site = Site();
     threads_[i].mask = 0;
+    threads_[i].copies = {CopyQueue::kNone, CopyQueue::kNone, 0};
   }
   for (unsigned i = 0; i * kWarpSize < count_; ++i) {
     const unsigned lanes = count_ - i * kWarpSize;
@@ -104,6 +107,7 @@ FASTCAM_SIM_RUNTIME void Scheduler::begin_block(bool first) {
   ready_.fill(count_);
   live_ = count_;
   at_barrier_ = 0;
+  copies_.clear();
   ordering_.begin_block();
   if (launch_->dynamic_bytes != 0) shared_.add(this, launch_->dynamic_bytes, 16);
   ordering_.release_launcher();
@@ -149,7 +153,8 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
     const auto& [function, values] = *static_cast<decltype(call)*>(opaque);
     std::apply(function, values);
   };
-  host_scheduler().run({name, grid, block, dynamic_bytes, body, &call});
+  const SharedLimits limits = dynamic_limits().find(reinterpret_cast<const void*>(kernel));
+  host_scheduler().run({name, grid, block, dynamic_bytes, limits, body, &call});
 }
 
 }  // namespace cuda_sim

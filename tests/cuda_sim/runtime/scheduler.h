@@ -28,12 +28,15 @@ class Scheduler {
   // For the host: defined in launch.h.
   void run(const Launch& launch);
 
-  // For kernels: defined in meeting.h, but for the arrays.
+  // For kernels: defined in meeting.h, those of copies in pipeline.h, those of arrays here.
   void barrier(const Site& site);
   uint64_t warp_operation(Operation operation, unsigned mask, uint64_t value, int source, const Site& site);
   unsigned lane() const { return current_->lane(); }
   void* shared_array(const void* key, size_t bytes, size_t alignment);
   void* dynamic_array() { return shared_.find(this); }
+  void issue_copy(const AsyncCopy& copy, const Site& site);
+  void commit_copies();
+  bool take_copy(size_t prior, AsyncCopy& copy);
   [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 2, 3)));
 
   // For fibers.
@@ -58,12 +61,16 @@ class Scheduler {
   void open_barrier();
   void complete(Thread& lane);
   void check_lanes(const Thread& lane, unsigned members);
+  void check_shared();
+  void check_copy(const AsyncCopy& copy);
+  void check_aligned(const char* what, const void* address, size_t bytes);
   static unsigned votes(const Thread* lanes, unsigned members);
 
   const Launch* launch_ = nullptr;  // while one runs
   Order order_;
   ReadyPlaces ready_;
   SharedMemory shared_;
+  AsyncCopies copies_;
   FiberPool fibers_;
   Fiber launcher_;
   Fiber *running_ = nullptr, *left_ = nullptr;  // the fiber that runs, and the one that ran before it
@@ -145,12 +152,20 @@ FASTCAM_SIM_RUNTIME void* Scheduler::shared_array(const void* key, size_t bytes,
     ordering_.release_launcher();
     ordering_.as(*running_);
     if (array == nullptr) fail("a kernel has more shared arrays than the simulator counts");
-    if (shared_.bytes() > kMostShared) {
-      fail("%zu bytes of shared memory, static and dynamic; CUDA allows %zu (48 KiB)", shared_.bytes(), kMostShared);
-    }
+    check_shared();
   }
   ordering_.acquire_launcher();
   return array;
+}
+
+FASTCAM_SIM_RUNTIME void Scheduler::check_shared() {
+  const size_t bytes = shared_.bytes(), most = launch_->shared_limits.total;
+  if (bytes > most) {
+    fail("%zu bytes of shared memory, static and dynamic; CUDA allows %zu (%zu KiB)", bytes, most, most / 1024);
+  }
+  if (bytes - launch_->dynamic_bytes > kMostShared) {
+    fail("%zu bytes of static shared memory; CUDA allows %zu (48 KiB)", bytes - launch_->dynamic_bytes, kMostShared);
+  }
 }
 
 // Says what is wrong, and ends the program, or the launch if FASTCAM_SIM_THROW=1.

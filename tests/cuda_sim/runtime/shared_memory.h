@@ -11,6 +11,12 @@
 namespace cuda_sim {
 
 constexpr size_t kMostShared = 48 * 1024;
+constexpr size_t kMostSharedOptIn = 227 * 1024;  // for a kernel that asked for it
+
+// For one kernel, in bytes.
+struct SharedLimits {
+  size_t dynamic, total;
+};
 
 class SharedMemory {
  public:
@@ -36,8 +42,18 @@ class SharedMemory {
     std::memset(allocation, 0xff, before + bytes);  // NaN: CUDA promises no value
     asan_forbid(allocation, before);
     bytes_ = (bytes_ + alignment - 1) / alignment * alignment + bytes;
-    arrays_[count_] = {key, allocation, static_cast<char*>(allocation) + before};
+    arrays_[count_] = {key, allocation, static_cast<char*>(allocation) + before, bytes};
     return arrays_[count_++].data;
+  }
+
+  // Whether these bytes lie inside one array.
+  FASTCAM_SIM_RUNTIME bool holds(const void* memory, size_t bytes) const {
+    const auto address = reinterpret_cast<uintptr_t>(memory);
+    for (unsigned i = 0; i < count_; ++i) {
+      const auto begin = reinterpret_cast<uintptr_t>(arrays_[i].data);
+      if (address >= begin && address + bytes <= begin + arrays_[i].bytes) return true;
+    }
+    return false;
   }
 
   FASTCAM_SIM_RUNTIME void release() {
@@ -54,6 +70,7 @@ class SharedMemory {
   struct Array {
     const void* key;
     void *allocation, *data;
+    size_t bytes;
   };
   Array arrays_[kMost] = {};
   unsigned count_ = 0;
