@@ -41,6 +41,8 @@ struct Launch {
 };
 #endif
 
+using cuda::PlaneNeed;
+
 cuda::Dtype dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case ScalarType::Double:
@@ -59,28 +61,35 @@ void check_plane(int64_t elements) {
   STD_TORCH_CHECK(elements < INT32_MAX, "one plane must have fewer than 2^31 elements on CUDA, got ", elements);
 }
 
-cuda::Reduction reduction_of(const Operands& found, bool relu) {
-  return {dtype_of(found.activations),
-          found.activations.const_data_ptr(),
-          found.weights.const_data_ptr(),
-          found.maps.mutable_data_ptr(),
-          nullptr,
-          found.sizes,
-          found.as,
-          found.ws,
-          found.rows,
-          relu};
+cuda::Reduction reduction_of(const Operands& found, bool relu, cuda::PlaneNeed need) {
+  cuda::Reduction reduction{dtype_of(found.activations),
+                            found.activations.const_data_ptr(),
+                            found.weights.const_data_ptr(),
+                            found.maps.mutable_data_ptr(),
+                            nullptr,
+                            found.sizes,
+                            found.as,
+                            found.ws,
+                            found.rows,
+                            relu,
+                            need,
+                            cuda::device_limits()};
+  reduction.plan();
+  return reduction;
 }
 
 // Launches `run(reduction, stream)` on the operands, with the workspace it needs.
 template <class Run>
-Tensor reduce(const Operands& found, bool relu, bool weights_from_planes, const Run& run) {
+Tensor reduce(const Operands& found, bool relu, cuda::PlaneNeed need, const Run& run) {
   if (found.empty) return found.maps;
-  cuda::Reduction reduction = reduction_of(found, relu);
-  const int64_t size = reduction.workspace_size(weights_from_planes);
-  const Tensor workspace = torch::stable::new_empty(found.maps, {size});
-  reduction.workspace = size > 0 ? workspace.mutable_data_ptr() : nullptr;
   const Launch launch(found.maps);
+  cuda::Reduction reduction = reduction_of(found, relu, need);
+  const int64_t size = reduction.workspace_size();
+  std::optional<Tensor> workspace;
+  if (size > 0) {
+    workspace = torch::stable::new_empty(found.maps, {size});
+    reduction.workspace = workspace->mutable_data_ptr();
+  }
   run(reduction, launch.stream);
   launch.check();
   return found.maps;
@@ -103,37 +112,37 @@ Tensor weighted_channel_sum(Tensor activations, Tensor weights, bool relu) {
   const auto run = [&](const cuda::Reduction& reduction, cuda::Stream stream) {
     cuda::weighted_channel_sum(reduction, per_element, stream);
   };
-  if (per_element) return reduce(element_operands(activations, weights, "weights"), relu, false, run);
+  if (per_element) return reduce(element_operands(activations, weights, "weights"), relu, PlaneNeed::nothing, run);
   check_channel_weights(activations, weights);
   if (weights.dim() == 3 && weights.size(1) > kFewTargets) return sum_targets(activations, weights, relu);
-  return reduce(channel_operands(activations, weights), relu, false, run);
+  return reduce(channel_operands(activations, weights), relu, PlaneNeed::nothing, run);
 }
 
 Tensor channel_mean(Tensor activations) {
   const Operands found = mean_operands(activations);
   if (found.empty) return found.maps;
   const Launch launch(found.maps);
-  cuda::channel_mean(reduction_of(found, false), launch.stream);
+  cuda::channel_mean(reduction_of(found, false, PlaneNeed::gradients), launch.stream);
   launch.check();
   return found.maps;
 }
 
 Tensor grad_cam(Tensor activations, Tensor gradients, bool relu) {
-  return reduce(element_operands(activations, gradients, "gradients"), relu, true, cuda::grad_cam);
+  return reduce(element_operands(activations, gradients, "gradients"), relu, PlaneNeed::gradients, cuda::grad_cam);
 }
 
 Tensor grad_cam_pp(Tensor activations, Tensor gradients, bool relu) {
-  return reduce(element_operands(activations, gradients, "gradients"), relu, true, cuda::grad_cam_pp);
+  return reduce(element_operands(activations, gradients, "gradients"), relu, PlaneNeed::activations_too, cuda::grad_cam_pp);
 }
 
 Tensor xgrad_cam(Tensor activations, Tensor gradients, double eps, bool relu) {
   return reduce(
-      element_operands(activations, gradients, "gradients"), relu, true,
+      element_operands(activations, gradients, "gradients"), relu, PlaneNeed::activations_too,
       [eps](const cuda::Reduction& reduction, cuda::Stream stream) { cuda::xgrad_cam(reduction, eps, stream); });
 }
 
 Tensor layer_cam(Tensor activations, Tensor gradients, bool relu) {
-  return reduce(element_operands(activations, gradients, "gradients"), relu, false, cuda::layer_cam);
+  return reduce(element_operands(activations, gradients, "gradients"), relu, PlaneNeed::nothing, cuda::layer_cam);
 }
 
 void upsample_normalize_into(Tensor maps, bool normalize, Tensor out) {

@@ -6,6 +6,7 @@
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_pipeline.h>
 #include <cuda_runtime.h>
 #define FASTCAM_SHARED(T, name, ...) __shared__ T name __VA_ARGS__
 #define FASTCAM_DYNAMIC_SHARED(T, name)                                   \
@@ -109,6 +110,16 @@ FASTCAM_DEVICE void store_pack(T* target, const Pack<T>& pack, int64_t count, bo
     if (i < count) target[i] = pack.v[i];
   }
 }
+
+// Copies that go on while the thread does: it has them after `wait_for_copies` of the groups before the last one that it
+// closed, and the block after the next barrier.
+template <int kBytes>
+FASTCAM_DEVICE void copy_async(void* shared_target, const void* source) {
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "what the hardware copies");
+  __pipeline_memcpy_async(shared_target, source, kBytes);
+}
+FASTCAM_DEVICE void close_copies() { __pipeline_commit(); }
+FASTCAM_DEVICE void wait_for_copies() { __pipeline_wait_prior(1); }
 
 // Sums in a fixed order: every lane, or every thread of the block, gets the total.
 template <class Acc>

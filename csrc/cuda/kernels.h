@@ -12,8 +12,29 @@ using Stream = void*;  // a cudaStream_t
 
 constexpr int64_t element_bytes(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
 
-// A plane of up to so many positions is staged whole in shared memory.
-constexpr int64_t kSmallPlane = 1024;
+// What the current device has.
+struct DeviceLimits {
+  int multiprocessors;
+  int64_t shared_bytes;  // of shared memory, for one block at most
+};
+DeviceLimits device_limits();
+
+// What of a whole plane must be known before its channel's weight is.
+enum class PlaneNeed { nothing, gradients, activations_too };
+
+// Who sums a plane, by its size: see staged_planes.h for the first three, which read every tensor once.
+enum class Design {
+  thread_planes,  // a thread owns a channel
+  warp_planes,    // a warp
+  block_planes,   // a block, for weights that need the activations too
+  large_planes,   // runs of positions; weights that need whole planes come from a pass of their own
+  rows,           // NHWC, larger planes
+};
+constexpr int64_t kThreadPlane = 64, kWarpPlane = 1024, kBlockPlane = 16384;  // most positions
+
+// Bytes of shared memory for the tiles of one tensor: 64 KiB for two tensors in two stages leave room for three blocks
+// on a multiprocessor.
+constexpr int64_t kTileBytes = 16 << 10;
 
 // A channel reduction: maps (N, K, P) from activations (N, C, P) and weights (N, K, C[, P]).
 struct Reduction {
@@ -24,25 +45,55 @@ struct Reduction {
   Strides as, ws;
   bool rows;  // the channels of a position lie side by side (NHWC); otherwise the positions of a channel do
   bool relu;
+  PlaneNeed need;
+  DeviceLimits limits;
 
-  bool small_planes() const { return !rows && sizes.positions <= kSmallPlane; }
+  Design design() const {
+    if (sizes.positions <= kThreadPlane) return Design::thread_planes;
+    if (rows) return Design::rows;
+    if (sizes.positions <= kWarpPlane) return Design::warp_planes;
+    const int64_t plane = (sizes.positions + 8) * element_bytes(dtype), others = 4096;
+    const bool fits = 4 * plane + others <= limits.shared_bytes && sizes.positions <= kBlockPlane;
+    return need == PlaneNeed::activations_too && fits ? Design::block_planes : Design::large_planes;
+  }
 
-  // Channels one block sums: set by the shape of one image alone, so that a map has the same bits in every batch.
+  // Channels that are summed by themselves, before their sums are added: set by the shape of one image alone, so that
+  // a map has the same bits in every batch.
   int64_t chunk() const {
-    if (rows) return 32 * (16 / element_bytes(dtype));  // one 16-byte load for each lane of a warp
-    return sizes.positions <= 64 ? 128 : 64;
+    switch (design()) {
+      case Design::thread_planes:
+        return 256;
+      case Design::block_planes:
+        return 32;
+      case Design::rows:
+        return 32 * (16 / element_bytes(dtype));  // one 16-byte load for each lane of a warp
+      default:
+        return 64;
+    }
   }
-  int64_t chunks() const { return (sizes.channels + chunk() - 1) / chunk(); }
 
-  // Elements of one map for each chunk where there are several, added afterwards.
-  int64_t part_count() const { return chunks() > 1 ? sizes.rows() * chunks() * sizes.positions : 0; }
-
-  // Elements of workspace for maps whose channel weights follow from whole planes (`from_planes`) or are given: the
-  // parts, then the weights where planes are too large to be kept until their weight is known.
-  int64_t workspace_size(bool from_planes) const {
-    const bool two_steps = from_planes && !rows && !small_planes();
-    return part_count() + (two_steps ? sizes.rows() * sizes.channels : 0);
+  // Whether one block sums all channels of a map, chunk by chunk: where the maps alone keep the device busy.
+  bool is_whole() const {
+    const Design by = design();
+    return (by == Design::thread_planes || by == Design::warp_planes) && sizes.rows() >= 3 * limits.multiprocessors;
   }
+
+  // Channels of a block, and how many blocks share a map.
+  int64_t block_channels() const { return whole ? sizes.channels : chunk(); }
+  int64_t parts() const { return (sizes.channels + block_channels() - 1) / block_channels(); }
+
+  // Elements of one map for each part where there are several, added afterwards.
+  int64_t part_count() const { return parts() > 1 ? sizes.rows() * parts() * sizes.positions : 0; }
+
+  // Elements of workspace: the parts, then the weights where a pass of its own finds them.
+  int64_t workspace_size() const {
+    const bool two_passes = need != PlaneNeed::nothing && design() == Design::large_planes;
+    return part_count() + (two_passes ? sizes.rows() * sizes.channels : 0);
+  }
+
+  // Set by `plan`, for all images; launches for some of them keep it.
+  bool whole = false;
+  void plan() { whole = is_whole(); }
 };
 
 void grad_cam(const Reduction& reduction, Stream stream);

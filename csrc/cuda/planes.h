@@ -1,158 +1,10 @@
-// Channel reductions where the positions of a channel lie side by side in memory (NCHW).
+// Channel reductions of planes (NCHW) too large for shared memory, or whose weights need no whole plane.
 #pragma once
 #include "reduction.h"
 
 namespace fastcam::cuda {
 
-constexpr int kTileBytes = 8192;  // of one tensor in shared memory at a time
-constexpr int kMostPlanes = 64;   // in a tile
-constexpr int kSlots = kSmallPlane / kThreads;
-
-// Planes of one tensor that a tile holds.
-template <class T>
-FASTCAM_INLINE int tile_planes(int64_t positions) {
-  const int fit = static_cast<int>(kTileBytes / (positions * static_cast<int64_t>(sizeof(T))));
-  return fit < 1 ? 1 : (fit > kMostPlanes ? kMostPlanes : fit);
-}
-
-// Elements of shared memory for them: room to begin at any offset within 16 bytes, whole packs.
-template <class T>
-FASTCAM_INLINE int tile_room(int64_t positions) {
-  const int size = Pack<T>::size, count = tile_planes<T>(positions) * static_cast<int>(positions) + size;
-  return (count + size - 1) / size * size;
-}
-
-// Brings `planes` planes to shared memory, and returns where they begin. A run of memory moves 16 bytes at
-// a time whatever its alignment: it keeps its offset within 16 bytes, and only its ends move one by one.
-template <class T>
-FASTCAM_DEVICE const T* stage(const T* source, int planes, int positions, const Strides& strides, T* room) {
-  const int count = planes * positions;
-  if (strides.position != 1 || strides.channel != positions) {
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      room[i] = source[i / positions * strides.channel + i % positions * strides.position];
-    }
-    return room;
-  }
-  constexpr int kSize = Pack<T>::size;
-  const int offset = static_cast<int>(reinterpret_cast<uintptr_t>(source) % 16 / sizeof(T));
-  T* target = room + offset;
-  const int ahead = (kSize - offset) % kSize, head = ahead < count ? ahead : count;
-  const int packs = (count - head) / kSize;
-  const auto* from = reinterpret_cast<const Pack<T>*>(source + head);
-  auto* to = reinterpret_cast<Pack<T>*>(target + head);
-#pragma unroll 4
-  for (int i = threadIdx.x; i < packs; i += kThreads) to[i] = from[i];
-  for (int i = threadIdx.x; i < head; i += kThreads) target[i] = source[i];
-  for (int i = head + packs * kSize + threadIdx.x; i < count; i += kThreads) target[i] = source[i];
-  return target;
-}
-
-// The rule's weight of each staged plane, a warp for a plane.
-template <class Rule, class T, class Acc>
-FASTCAM_DEVICE void plane_rule(const Rule& rule, const T* a, const T* w, int planes, int positions, Acc* weights) {
-  const int lane = threadIdx.x % kWarp;
-  for (int i = threadIdx.x / kWarp; i < planes; i += kWarps) {
-    const T *a_plane = a + i * positions, *w_plane = w + i * positions;
-    Acc sum = 0, total = 0;
-    if constexpr (Rule::kReadsActivations) {
-      for (int p = lane; p < positions; p += kWarp) sum += widen(a_plane[p]);
-      sum = warp_sum(sum);
-    }
-    for (int p = lane; p < positions; p += kWarp) total += term_at(rule, a_plane, w_plane, p, sum);
-    total = warp_sum(total);
-    if (lane == 0) weights[i] = rule.weight(total, sum, static_cast<int64_t>(positions));
-  }
-}
-
-// Adds the staged planes to each thread's part of the map. Where a plane has fewer positions than half
-// the block, several groups of threads share the channels; where it has more, a thread has several slots.
-template <Weighting weighting, class Rule, class T, class Acc>
-FASTCAM_DEVICE void add_tile(const Rule& rule, const T* a, const T* w, const Acc* weights, int planes, int positions,
-                             Acc (&map)[kSlots]) {
-  const int groups = positions < kThreads ? kThreads / positions : 1;
-  const int group = groups > 1 ? threadIdx.x / positions : 0, first = threadIdx.x - group * positions;
-  if (group >= groups) return;
-  for (int i = group; i < planes; i += groups) {
-    const Acc weight = weighting == Weighting::element ? Acc(0) : weights[i];
-#pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) {
-      const int p = first + slot * kThreads;
-      if (p >= positions) break;
-      const int at = i * positions + p;
-      if constexpr (weighting == Weighting::element) {
-        map[slot] += rule.element(Acc(widen(a[at])), Acc(widen(w[at])));
-      } else {
-        map[slot] += weight * Acc(widen(a[at]));
-      }
-    }
-  }
-}
-
-// Writes the map, the groups added in order.
-template <class Acc>
-FASTCAM_DEVICE void write_map(const Acc (&map)[kSlots], int positions, bool relu, Acc* sums, Acc* out) {
-  const int groups = positions < kThreads ? kThreads / positions : 1;
-  if (groups == 1) {
-#pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) {
-      const int p = threadIdx.x + slot * kThreads;
-      if (p < positions) out[p] = relu ? rectify(map[slot]) : map[slot];
-    }
-    return;
-  }
-  sums[threadIdx.x] = map[0];
-  __syncthreads();
-  if (threadIdx.x >= positions) return;
-  Acc total = 0;
-  for (int group = 0; group < groups; ++group) total += sums[group * positions + threadIdx.x];
-  out[threadIdx.x] = relu ? rectify(total) : total;
-}
-
-// Planes of up to kSmallPlane positions, staged tile by tile: everything is read once, for the weight of
-// a channel is known before its activations leave shared memory. A block sums one chunk of channels.
-template <Weighting weighting, class Rule, class T, class W>
-__global__ void __launch_bounds__(kThreads, 2) small_planes(const Arguments<T, W> arguments, const Rule rule) {
-  using Acc = accumulator_t<T>;
-  FASTCAM_DYNAMIC_SHARED(T, room);
-  FASTCAM_SHARED(Acc, weights, [kMostPlanes]);
-  FASTCAM_SHARED(Acc, sums, [kThreads]);
-  const int positions = static_cast<int>(arguments.sizes.positions), most = tile_planes<T>(positions);
-
-  for (unsigned index = blockIdx.x; index < arguments.tasks(); index += gridDim.x) {
-    const Task task = task_at(arguments, index);
-    const T* a = activations_of(arguments, task);
-    const W* w = weights_of(arguments, task);
-    Acc map[kSlots] = {};
-    for (int c = 0; c < task.count; c += most) {
-      const int planes = task.count - c < most ? static_cast<int>(task.count - c) : most;
-      const T *a_tile = room, *w_tile = room;
-      __syncthreads();  // the tile before may still be read
-      if constexpr (reads_activations<weighting, Rule>()) {
-        a_tile = stage(a + c * arguments.as.channel, planes, positions, arguments.as, room);
-      }
-      if constexpr (weighting == Weighting::given) {
-        for (int i = threadIdx.x; i < planes; i += kThreads) weights[i] = w[(c + i) * arguments.ws.channel];
-      } else {
-        w_tile = stage(w + c * arguments.ws.channel, planes, positions, arguments.ws, room + tile_room<T>(positions));
-      }
-      __syncthreads();
-      if constexpr (weighting == Weighting::only) {
-        plane_rule(rule, a_tile, w_tile, planes, positions, weight_results(arguments, task) + c);
-      } else {
-        if constexpr (weighting == Weighting::rule) {
-          plane_rule(rule, a_tile, w_tile, planes, positions, weights);
-          __syncthreads();
-        }
-        add_tile<weighting>(rule, a_tile, w_tile, weights, planes, positions, map);
-      }
-    }
-    if constexpr (weighting != Weighting::only) {
-      write_map(map, positions, arguments.relu, sums, arguments.out + task.part * positions);
-    }
-  }
-}
-
-// Larger planes: a thread keeps one pack of positions of the map and goes through the channels of a chunk.
+// A thread keeps one pack of positions of the map and goes through the channels of a chunk.
 template <Weighting weighting, class Rule, class T, class W>
 __global__ void __launch_bounds__(kThreads, 2) large_planes(const Arguments<T, W> arguments, const Rule rule) {
   using Acc = accumulator_t<T>;
@@ -188,7 +40,7 @@ __global__ void __launch_bounds__(kThreads, 2) large_planes(const Arguments<T, W
   }
 }
 
-// The rule's weight of each larger plane, (N, K, C), a block for a plane. Elements past its end are zeros,
+// The rule's weight of each plane, (N, K, C), a block for a plane. Elements past its end are zeros,
 // whose term is zero.
 template <class Rule, class T>
 __global__ void __launch_bounds__(kThreads, 2) plane_weights(const Arguments<T, T> arguments, const Rule rule) {

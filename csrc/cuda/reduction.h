@@ -23,6 +23,13 @@ constexpr bool reads_activations() {
   return true;
 }
 
+// Whether the weight of a channel follows from its activations and gradients together.
+template <Weighting weighting, class Rule>
+constexpr bool needs_activations_first() {
+  if constexpr (from_plane(weighting)) return Rule::kReadsActivations;
+  return false;
+}
+
 // A reduction with its types: T of the activations, W of the weights.
 template <class T, class W>
 struct Arguments {
@@ -31,7 +38,8 @@ struct Arguments {
   accumulator_t<T>* out;
   Sizes sizes;
   Strides as, ws;
-  int64_t chunk, chunks;
+  int64_t chunk, chunks;      // channels of a block, and how many blocks share a map
+  int64_t summed;             // channels of a block that are summed by themselves
   bool a_aligned, w_aligned;  // every pack of the tensor begins at a multiple of 16 bytes
   bool relu;                  // of a map that is not the sum of several chunks
 
@@ -69,13 +77,6 @@ FASTCAM_DEVICE const W* weights_of(const Arguments<T, W>& arguments, const Task&
 template <class T, class W>
 FASTCAM_DEVICE accumulator_t<T>* weight_results(const Arguments<T, W>& arguments, const Task& task) {
   return arguments.out + (task.image * arguments.sizes.targets + task.target) * arguments.sizes.channels + task.first;
-}
-
-// The term of the rule at one position; activations that the rule does not read are not loaded either.
-template <class Rule, class T, class Acc>
-FASTCAM_DEVICE Acc term_at(const Rule& rule, const T* a, const T* w, int index, Acc activation_sum) {
-  const Acc activation = Rule::kReadsActivations ? Acc(widen(a[index])) : Acc(0);
-  return rule.term(activation, Acc(widen(w[index])), activation_sum);
 }
 
 // Whether every pack of the tensor begins at a multiple of 16 bytes.
