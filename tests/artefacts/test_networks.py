@@ -7,7 +7,7 @@ import torch
 
 import fastcam
 from fastcam.artefacts import as_module
-from tests.support.networks import efficientnet_lite0, photographs, torchvision_network
+from tests.support.networks import efficientnet_lite0, photographs, small_images, small_network, torchvision_network
 from tests.support.tiers import slow
 
 pytestmark = [
@@ -21,6 +21,7 @@ LAYERS = {
     "vgg11": "features.19",
     "mobilenet_v3_small": "features.11",
     "densenet121": "features.denseblock4",
+    "squeezenet1_1": "features.11",
     "convnext_tiny": "features.7",
     "vit_b_16": "encoder.layers.encoder_layer_11.ln_1",
     "efficientnet_lite0": "_conv_head",
@@ -66,7 +67,7 @@ def agree(found, expected, tolerance=1e-5):
 EVERY = [(name, form) for name in LAYERS for form in MADE]
 EVERY.remove(("efficientnet_lite0", "script"))  # whose source TorchScript does not compile
 SOME = [("resnet18", "script"), ("resnet18", "trace"), ("resnet18", "program"), ("mobilenet_v3_small", "script")]
-SOME += [("efficientnet_lite0", "trace"), ("densenet121", "program")]
+SOME += [("efficientnet_lite0", "trace"), ("squeezenet1_1", "program")]
 
 
 @pytest.mark.parametrize(("name", "form"), [*SOME, *slow(*(each for each in EVERY if each not in SOME))])
@@ -94,14 +95,18 @@ def test_frozen_scripts(name):
     agree(found, expected, 1e-4)
 
 
-@pytest.mark.parametrize("form", ["trace", *slow("script", "program")])
-def test_methods_of_every_kind(form):
-    model, images = torchvision_network("resnet18"), images_for("resnet18")[:1, :, :64, :64]
+@pytest.mark.parametrize("form", list(MADE))
+@pytest.mark.parametrize("name", ["small", *slow("resnet18")])
+def test_methods_of_every_kind(name, form):
+    if name == "small":
+        model, images, side = small_network("gap"), small_images()[:1], 3
+    else:
+        model, images, side = network(name), images_for(name)[:1, :, :64, :64], 32
     artefact = MADE[form](model, images)
     for method, options in {
         "cam": {},
         "score_cam": {},
-        "occlusion": {"window": 32, "stride": 32},
+        "occlusion": {"window": side, "stride": side},
         "guided_backprop": {},
         "integrated_gradients": {"steps": 4},
         "saliency": {},

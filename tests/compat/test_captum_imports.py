@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import json
 import pkgutil
 import subprocess
 import sys
@@ -25,18 +26,50 @@ OWN = vars(ours)["__all__"]
 BASES = ["Attribution", "GradientAttribution", "LayerAttribution", "PerturbationAttribution"]
 
 
+# Runs every script that it reads in a fork of its own, and writes its exit status and what it printed.
+FORKING = """
+import json, os, sys, traceback
+import numpy, torch
+for line in sys.stdin:
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.dup2(writing, 1)
+        try:
+            exec(json.loads(line), {"__name__": "__main__"})
+        except BaseException:
+            print(traceback.format_exc(), flush=True)
+            os._exit(1)
+        sys.stdout.flush()
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as printed:
+        text = printed.read()
+    print(json.dumps([os.wait()[1], text]), flush=True)
+"""
+
+
 def walked(package):
     """The names of a package's modules, private ones too."""
     root = importlib.import_module(package)
     return [package, *(found.name for found in pkgutil.walk_packages(root.__path__, f"{package}."))]
 
 
-def in_a_new_process(script, *, without_captum=False):
-    """What the script prints, by lines."""
-    hidden = "import sys; sys.modules['captum'] = None\n" if without_captum else ""
-    done = subprocess.run([sys.executable, "-c", hidden + script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+@pytest.fixture(scope="module")
+def in_a_new_process():
+    """A function that gives what a script prints, by lines; its process has imported torch and numpy before."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", FORKING], stdin=pipe, stdout=pipe, text=True) as process:
+
+        def output(script, *, without_captum=False):
+            hidden = "import sys; sys.modules['captum'] = None\n" if without_captum else ""
+            process.stdin.write(json.dumps(hidden + script) + "\n")
+            process.stdin.flush()
+            code, printed = json.loads(process.stdout.readline())
+            assert code == 0, printed
+            return printed.splitlines()
+
+        yield output
+        process.stdin.close()
 
 
 def own_classes(theirs):
@@ -78,7 +111,7 @@ def test_every_module_is_found_under_the_tools_name(package):
         assert theirs[name].__spec__.name == name
 
 
-def test_the_tools_modules_found_first_under_its_name_in_a_new_process():
+def test_the_tools_modules_found_first_under_its_name_in_a_new_process(in_a_new_process):
     script = """
 import sys
 import fastcam.compat
@@ -118,7 +151,7 @@ def test_a_star_import_has_all_that_captums_has(module):
         assert mine[name] is getattr(ours, name)
 
 
-def test_without_captum():
+def test_without_captum(in_a_new_process):
     script = """
 from fastcam.compat.captum.attr import *
 import fastcam.compat.captum.attr as attr
@@ -142,7 +175,7 @@ except AttributeError as error:
     ]
 
 
-def test_captum_is_imported_only_when_it_is_asked_for():
+def test_captum_is_imported_only_when_it_is_asked_for(in_a_new_process):
     script = """
 import sys
 import fastcam.compat.captum
@@ -176,7 +209,7 @@ def test_classes_are_subclasses_of_captums_bases_and_captums_of_ours(name):
 
 
 @pytest.mark.parametrize("first", ["fastcam.compat.captum.attr", "captum.attr"])
-def test_the_order_of_the_imports_makes_no_difference(first):
+def test_the_order_of_the_imports_makes_no_difference(first, in_a_new_process):
     second = ({"fastcam.compat.captum.attr", "captum.attr"} - {first}).pop()
     script = f"""
 import {first}

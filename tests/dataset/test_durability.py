@@ -17,6 +17,7 @@ from fastcam.dataset.table import read_shard
 from tests.dataset import victim
 from tests.dataset.disk import Disk
 from tests.dataset.small import SETTINGS, contents, folder, network
+from tests.support.tiers import covering, slow
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,9 +68,7 @@ def check_goes_on(source, out, undisturbed):
     assert contents(out) == undisturbed
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 6])
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("stage", victim.STAGES)
+@pytest.mark.parametrize(("stage", "number", "after"), covering(victim.STAGES, [1, 2, 3, 6], [False, True]))
 def test_killed_at_every_stage_of_writing(source, undisturbed, processes, tmp_path, stage, after, number):
     out = tmp_path / "out"
     process = processes.Process(target=victim.work, args=(source, out, stage, number, after))
@@ -80,7 +79,7 @@ def test_killed_at_every_stage_of_writing(source, undisturbed, processes, tmp_pa
     check_goes_on(source, out, undisturbed)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *slow(*range(2, 6))])
 def test_killed_at_any_time_again_and_again(source, undisturbed, processes, tmp_path, seed):
     out, chance = tmp_path / "out", random.Random(seed)
     for _ in range(3):
@@ -93,7 +92,7 @@ def test_killed_at_any_time_again_and_again(source, undisturbed, processes, tmp_
     check_goes_on(source, out, undisturbed)
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", [*range(10), *slow(*range(10, 25))])
 def test_power_loss(source, undisturbed, tmp_path, monkeypatch, seed):
     """At any moment: what was not brought to the disk is cut, zeroed or gone, names and data alike."""
     disk = Disk(tmp_path / "out")
@@ -111,9 +110,10 @@ def test_power_loss(source, undisturbed, tmp_path, monkeypatch, seed):
     check_goes_on(source, crashed, undisturbed)
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 6])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
-@pytest.mark.parametrize("stage", ["open", "write", "fsync", "link"])
+@pytest.mark.parametrize(
+    ("stage", "number", "code"),
+    covering(["open", "write", "fsync", "link"], [1, 2, 3, 6], [errno.ENOSPC, errno.EIO, errno.EACCES]),
+)
 def test_disks_that_fail(source, undisturbed, tmp_path, monkeypatch, stage, code, number):
     out, original, calls = tmp_path / "out", getattr(os, stage), 0
 

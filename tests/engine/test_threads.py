@@ -12,10 +12,12 @@ from torch import nn
 import fastcam
 from tests.support.conv_net import conv_net, images_for
 from tests.support.model_state import hooks_of, snapshot
+from tests.support.tiers import slow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-THREADS, ROUNDS = 16, 50
+THREADS = 16
+ROUNDS = [20, *slow(50)]
 
 
 @pytest.fixture(autouse=True)
@@ -60,15 +62,16 @@ def check(found, expected):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("rounds", ROUNDS)
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
-def test_threads_explain_one_model(frozen):
+def test_threads_explain_one_model(frozen, rounds):
     model = conv_net().requires_grad_(not frozen)
     work = jobs()
     expected = [maps_of(conv_net(), job) for job in work]
     before = snapshot(model)
 
     def explain(i):
-        for turn in range(ROUNDS):
+        for turn in range(rounds):
             which = (i + turn) % THREADS
             check(maps_of(model, work[which]), expected[which])
 
@@ -76,7 +79,8 @@ def test_threads_explain_one_model(frozen):
     assert snapshot(model) == before
 
 
-def test_plain_calls_at_the_same_time():
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_plain_calls_at_the_same_time(rounds):
     model = conv_net()
     work = jobs()
     expected = [maps_of(conv_net(), job) for job in work]
@@ -84,7 +88,7 @@ def test_plain_calls_at_the_same_time():
     wrong_modes = []
 
     def mixed(i):
-        for turn in range(2 * ROUNDS):
+        for turn in range(2 * rounds):
             if i % 2:
                 check(maps_of(model, work[i]), expected[i])
             elif turn % 2:
@@ -102,7 +106,8 @@ def test_plain_calls_at_the_same_time():
     assert not hooks_of(model)
 
 
-def test_training_steps_of_other_models_at_the_same_time():
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_training_steps_of_other_models_at_the_same_time(rounds):
     """Gradients of a training thread are its own: explaining adds nothing to them."""
     model = conv_net()
     expected = [conv_net() for _ in range(2)]
@@ -110,7 +115,7 @@ def test_training_steps_of_other_models_at_the_same_time():
         each(images_for()).square().sum().backward()
 
     def mixed(i):
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             if i == 0:
                 model.zero_grad()
                 model(images_for()).square().sum().backward()

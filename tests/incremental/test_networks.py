@@ -85,7 +85,7 @@ def test_networks_of_timm(name):
 
 
 def test_half_precision():
-    model, images = torchvision_network("resnet18"), small(96, 96, torch.float32)[:1]
+    model, images = torchvision_network("resnet18"), small(64, 64, torch.float32)[:1]
     prepared = fastcam.prepare(model, images, precision="bf16", tolerance=2.0)
     actual, expected = both(prepared, images, window=32, stride=32)
     exact = fastcam.explain(model, images, "occlusion", 1, window=32, stride=32, engine="dense")

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastcam
+from tests.support import small_transformers
 from tests.support.conv_net import Call
 from tests.support.networks import (
     efficientnet_lite0,
@@ -14,6 +16,7 @@ from tests.support.networks import (
     timm_network,
     torchvision_network,
 )
+from tests.support.tiers import slow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,14 +69,19 @@ def test_small_networks_of_every_dimension(head, axes):
 @pytest.mark.parametrize(
     ("build", "name", "layer", "side"),
     [
-        (torchvision_network, "vit_b_16", "encoder.layers.encoder_layer_11.ln_1", 14),
-        (timm_network, "vit_tiny_patch16_224", "blocks.11.norm1", 14),
-        (timm_network, "swin_tiny_patch4_window7_224", "norm", 7),  # (N, h, w, C) is no (N, C, h, w)
+        (small_transformers.build, "torchvision_vit", "encoder.layers.encoder_layer_1.ln_1", 4),
+        (small_transformers.build, "timm_vit", "blocks.1.norm1", 4),
+        (small_transformers.build, "timm_swin", "norm", 8),  # (N, h, w, C) is no (N, C, h, w)
+        *slow(
+            (torchvision_network, "vit_b_16", "encoder.layers.encoder_layer_11.ln_1", 14),
+            (timm_network, "vit_tiny_patch16_224", "blocks.11.norm1", 14),
+            (timm_network, "swin_tiny_patch4_window7_224", "norm", 7),
+        ),
     ],
 )
 def test_networks_of_tokens(build, name, layer, side):
     """With a class token the norm in front of the last attention, otherwise the last norm."""
-    model, images = build(name), photographs()[:1]
+    model, images = build(name), images_of(side)
     found = fastcam.explain(model, images, target=3, relu=False, strict=True)
     assert found.layer == layer
     expected = tokens_by_hand(model, images, layer, 3, side)
@@ -104,6 +112,17 @@ def tokens_by_hand(model: nn.Module, images: Tensor, layer: str, target: int, si
     return (A @ G.mean(0)).reshape(1, side, side)
 
 
+def images_of(side: int) -> Tensor:
+    """A photograph of the size that gives so many positions: the small networks take 64 x 64."""
+    return photographs()[:1] if side in (7, 14) else F.interpolate(photographs()[:1], (64, 64), mode="bilinear")
+
+
+SMALL_TOKENS = [
+    (small_transformers.build, "torchvision_vit", "encoder.layers.encoder_layer_1.ln_1", fastcam.vit_reshape, 4),
+    (small_transformers.build, "timm_vit", "blocks.1.norm1", fastcam.vit_reshape, 4),
+    (small_transformers.build, "torchvision_swin", "features.3.0.norm1", fastcam.swin_reshape, 8),
+    (small_transformers.build, "timm_swin", "layers.1.blocks.0.norm1", fastcam.swin_reshape, 8),
+]
 TOKENS = [
     (torchvision_network, "vit_b_16", "encoder.layers.encoder_layer_11.ln_1", fastcam.vit_reshape, 14),
     (timm_network, "vit_tiny_patch16_224", "blocks.11.norm1", fastcam.vit_reshape, 14),
@@ -113,11 +132,13 @@ TOKENS = [
 
 
 @pytest.mark.parametrize(
-    ("build", "name", "layer", "reshape", "side"), TOKENS, ids=[f"{b.__name__}-{n}" for b, n, *_ in TOKENS]
+    ("build", "name", "layer", "reshape", "side"),
+    [*SMALL_TOKENS, *slow(*TOKENS)],
+    ids=[f"{b.__name__}-{n}" for b, n, *_ in SMALL_TOKENS + TOKENS],
 )
 def test_reshaped_tokens_of_real_networks(build, name, layer, reshape, side):
     """A ready transform, the same as a function of one's own, and none give one map."""
-    model, images = build(name), photographs()[:1]
+    model, images = build(name), images_of(side)
     truth = tokens_by_hand(model, images, layer, 3, side)
     for transform in (reshape, lambda tokens: reshape(tokens), None):
         maps = fastcam.explain(model, images, "grad_cam", 3, layer, relu=False, reshape_transform=transform).native

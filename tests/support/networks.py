@@ -89,9 +89,17 @@ def timm_network(name: str) -> nn.Module:
     return _enliven(timm.create_model(name, pretrained=False))
 
 
+class SlimBottleneck(torchvision.models.resnet.Bottleneck):
+    """A bottleneck that gives as many channels as its name says, not four times as many."""
+
+    expansion = 1
+
+
 def slim_resnet50(weights: object = None, **options: object) -> nn.Module:
     """ResNet-50's blocks and layer names, with fewer blocks and channels, in place of torchvision's builder."""
-    return torchvision.models.resnet.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 2], width_per_group=16)
+    model = torchvision.models.resnet.ResNet(SlimBottleneck, [1, 1, 1, 2], width_per_group=8)
+    model.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
+    return model
 
 
 @cache
