@@ -132,7 +132,8 @@ Tensor grad_cam(Tensor activations, Tensor gradients, bool relu) {
 }
 
 Tensor grad_cam_pp(Tensor activations, Tensor gradients, bool relu) {
-  return reduce(element_operands(activations, gradients, "gradients"), relu, PlaneNeed::activations_too, cuda::grad_cam_pp);
+  return reduce(element_operands(activations, gradients, "gradients"), relu, PlaneNeed::activations_too,
+                cuda::grad_cam_pp);
 }
 
 Tensor xgrad_cam(Tensor activations, Tensor gradients, double eps, bool relu) {

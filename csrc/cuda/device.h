@@ -111,8 +111,8 @@ FASTCAM_DEVICE void store_pack(T* target, const Pack<T>& pack, int64_t count, bo
   }
 }
 
-// Copies that go on while the thread does: it has them after `wait_for_copies` of the groups before the last one that it
-// closed, and the block after the next barrier.
+// Copies that go on while the thread does: it has them after `wait_for_copies` of the groups before the last one that
+// it closed, and the block after the next barrier.
 template <int kBytes>
 FASTCAM_DEVICE void copy_async(void* shared_target, const void* source) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "what the hardware copies");

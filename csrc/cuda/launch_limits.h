@@ -9,8 +9,8 @@ namespace fastcam::cuda {
 
 constexpr int kDevices = 64;  // whose answers are remembered; those with the same remainder are alike
 
-// Lets launches of a kernel on the current device have as much dynamic shared memory as there is, but for static arrays:
-// more than 48 KiB must be asked for.
+// Lets launches of a kernel on the current device have as much dynamic shared memory as there is, but for static
+// arrays: more than 48 KiB must be asked for.
 template <auto kKernel>
 void allow_shared(size_t bytes) {
   static std::atomic<bool> asked[kDevices];

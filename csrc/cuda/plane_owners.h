@@ -190,8 +190,8 @@ struct WarpOwner {
   }
 };
 
-// The block owns a channel, a thread every 256th position. For planes of up to 256 * kSlots positions, and for rules that
-// read activations and gradients of a whole plane.
+// The block owns a channel, a thread every 256th position. For planes of up to 256 * kSlots positions, and for rules
+// that read activations and gradients of a whole plane.
 template <class T, int kSlots>
 struct BlockOwner {
   using Acc = accumulator_t<T>;

@@ -32,16 +32,20 @@ __global__ void __launch_bounds__(Owner::kBlock, Owner::kBlocks)
     const int count = static_cast<int>(task.count), tiles = (count + tile.planes - 1) / tile.planes;
     const int tiles_of_a_sum = static_cast<int>(arguments.summed) / tile.planes;
 
-    const auto planes_of = [&](int t) { return count - t * tile.planes < tile.planes ? count - t * tile.planes : tile.planes; };
+    const auto planes_of = [&](int t) {
+      return count - t * tile.planes < tile.planes ? count - t * tile.planes : tile.planes;
+    };
     const auto fetch_tile = [&](int t) {
       T* stage = room + t % kStages * kTensors * tile.room;
       const int64_t first = static_cast<int64_t>(t) * tile.planes;
       if constexpr (weighting != Weighting::given) {
-        fetch<Owner::kBlock, Owner::kRows>(w + first * arguments.ws.channel, arguments.ws, tile, planes_of(t), positions, stage);
+        fetch<Owner::kBlock, Owner::kRows>(w + first * arguments.ws.channel, arguments.ws, tile, planes_of(t),
+                                           positions, stage);
         stage += tile.room;
       }
       if constexpr (reads_activations<weighting, Rule>()) {
-        fetch<Owner::kBlock, Owner::kRows>(a + first * arguments.as.channel, arguments.as, tile, planes_of(t), positions, stage);
+        fetch<Owner::kBlock, Owner::kRows>(a + first * arguments.as.channel, arguments.as, tile, planes_of(t),
+                                           positions, stage);
       }
     };
     Owner owner;
@@ -54,7 +58,8 @@ __global__ void __launch_bounds__(Owner::kBlock, Owner::kBlocks)
       __syncthreads();
       const T* stage = room + t % kStages * kTensors * tile.room;
       const int64_t first = static_cast<int64_t>(t) * tile.planes;
-      Planes<T, W> planes{stage + (kTensors - 1) * tile.room, nullptr, tile, planes_of(t), positions, arguments.ws.channel};
+      Planes<T, W> planes{
+          stage + (kTensors - 1) * tile.room, nullptr, tile, planes_of(t), positions, arguments.ws.channel};
       if constexpr (weighting == Weighting::given) {
         planes.w = w + first * arguments.ws.channel;
       } else {

@@ -27,7 +27,9 @@ int padded(int positions) {
 }
 
 // The widest asynchronous copy that everything in `bits`, addresses and distances in bytes, is a multiple of.
-FASTCAM_DEVICE int copy_width(uintptr_t bits) { return bits % 16 == 0 ? 16 : bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 0; }
+FASTCAM_DEVICE int copy_width(uintptr_t bits) {
+  return bits % 16 == 0 ? 16 : bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 0;
+}
 
 // Copies `kBytes` at a time, by the threads `first`, `first + step`, ...; returns the elements that were copied.
 template <int kBytes, class T>
@@ -54,7 +56,8 @@ FASTCAM_DEVICE void copy_line(const T* source, T* target, int length, int width,
 
 // Copies `lines` runs of `length` elements: one by the whole block, several by a warp each.
 template <int kBlock, class T>
-FASTCAM_DEVICE void copy_lines(const T* source, int64_t source_step, T* target, int target_step, int lines, int length) {
+FASTCAM_DEVICE void copy_lines(const T* source, int64_t source_step, T* target, int target_step, int lines,
+                               int length) {
   const auto addresses = reinterpret_cast<uintptr_t>(source) | reinterpret_cast<uintptr_t>(target);
   if (lines == 1) return copy_line(source, target, length, copy_width(addresses), threadIdx.x, kBlock);
   const auto steps = static_cast<uintptr_t>(source_step | target_step) * sizeof(T);

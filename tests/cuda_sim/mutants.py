@@ -50,22 +50,81 @@ class Mutant:
 
 
 PLANES, ROWS, DEVICE, REDUCTION = "cuda/planes.h", "cuda/rows.h", "cuda/device.h", "cuda/reduction.h"
+STAGED, STAGING, OWNERS = "cuda/staged_planes.h", "cuda/staging.h", "cuda/plane_owners.h"
 
 MUTANTS = [
+    Mutant("copies are not waited for", STAGED, "      wait_for_copies();\n", ""),
+    Mutant("one group of copies too few is waited for", DEVICE, "__pipeline_wait_prior(1)", "__pipeline_wait_prior(2)"),
+    Mutant("copies belong to no group", STAGED, "      close_copies();\n", ""),
     Mutant(
-        "no barrier between staging a tile and summing it",
-        PLANES,
-        "      __syncthreads();\n      if constexpr (weighting == Weighting::only) {",
-        "      if constexpr (weighting == Weighting::only) {",
+        "no barrier between the copies and the sums",
+        STAGED,
+        "      wait_for_copies();\n      __syncthreads();",
+        "      wait_for_copies();",
     ),
     Mutant(
-        "no barrier before a tile is overwritten", PLANES, "__syncthreads();  // the tile before may still be read", ""
+        "a stage is overwritten too early",
+        STAGED,
+        "      __syncthreads();  // the stage is overwritten by the next turn",
+        "",
     ),
     Mutant(
-        "no barrier between the groups' sums and their total",
-        PLANES,
-        "sums[threadIdx.x] = map[0];\n  __syncthreads();",
-        "sums[threadIdx.x] = map[0];",
+        "the other stage is summed",
+        STAGED,
+        "const T* stage = room + t % kStages * kTensors",
+        "const T* stage = room + (t + 1) % kStages * kTensors",
+    ),
+    Mutant(
+        "planes are kept apart where they are read only",
+        STAGING,
+        "strides.channel, room, tile.channel, count, positions)",
+        "strides.channel, room, positions, count, positions)",
+    ),
+    Mutant(
+        "the tail of a copy is missing",
+        STAGING,
+        "int i = copied + first; i < length;",
+        "int i = copied + first; i < 0;",
+    ),
+    Mutant(
+        "copies read and write past the end",
+        STAGING,
+        "int i = copied + first; i < length;",
+        "int i = copied + first; i <= length;",
+    ),
+    Mutant(
+        "wide copies of unaligned lines",
+        STAGING,
+        "copy_width(addresses | steps)",
+        "copy_width(addresses)",
+    ),
+    Mutant("copies of four bytes at a time", STAGING, "return bits % 16 == 0 ? 16 : ", "return "),
+    Mutant("a thread reads its neighbour's channel", OWNERS, "planes.at(c, 0)", "planes.at(c ^ 1, 0)"),
+    Mutant("what was summed before is lost", STAGED, "(begins ? Acc(0) : sums[p]) + sum", "Acc(0) + sum"),
+    Mutant(
+        "a block sums all its channels at once",
+        "cuda/channel_reduction.h",
+        "          reduction.chunk(),\n",
+        "          reduction.block_channels(),\n",
+    ),
+    Mutant(
+        "more shared memory than was asked for",
+        "cuda/launch_limits.h",
+        "  cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);",
+        "  (void)most;",
+    ),
+    Mutant(
+        "no barrier between the warps' maps and their total",
+        OWNERS,
+        "    __syncthreads();\n    for (int p = threadIdx.x; p < positions; p += kBlock) {\n      Acc sum = 0;",
+        "    for (int p = threadIdx.x; p < positions; p += kBlock) {\n      Acc sum = 0;",
+    ),
+    Mutant("the warps take no turns", OWNERS, "      if (warp == turn) {", "      {"),
+    Mutant(
+        "a lane gets the sum of another position",
+        OWNERS,
+        "threadIdx.x % kWarp * kEach + i] = map[i];",
+        "threadIdx.x % kWarp + i * kWarp] = map[i];",
     ),
     Mutant(
         "no barrier before the warps' sums are overwritten",
@@ -81,18 +140,9 @@ MUTANTS = [
     ),
     Mutant(
         "a plane is one element too long",
-        PLANES,
-        "for (int p = lane; p < positions; p += kWarp) total",
-        "for (int p = lane; p <= positions; p += kWarp) total",
-    ),
-    Mutant(
-        "staging reads and writes past the end",
-        PLANES,
-        "kSize + threadIdx.x; i < count;",
-        "kSize + threadIdx.x; i <= count;",
-    ),
-    Mutant(
-        "the tail of a tile is not staged", PLANES, "kSize + threadIdx.x; i < count;", "kSize + threadIdx.x; i < 0;"
+        OWNERS,
+        "for (int p = 0; p < left; p += kWarp) total",
+        "for (int p = 0; p <= left; p += kWarp) total",
     ),
     Mutant("a lane is missing in the mask", DEVICE, "0xffffffffu, value, offset", "0x7fffffffu, value, offset"),
     Mutant("the last step of the warp's sum is missing", DEVICE, "offset > 0; offset /= 2", "offset > 1; offset /= 2"),
@@ -111,9 +161,9 @@ MUTANTS = [
     Mutant("every lane of a warp writes the output", ROWS, "if (threadIdx.x % kWarp == 0) out[p]", "out[p]"),
     Mutant(
         "half precision is summed in half precision",
-        PLANES,
-        "map[slot] += weight * Acc(widen(a[at]));",
-        "map[slot] += weight * Acc(widen(a[at])); if constexpr (sizeof(T) == 2) { T half; narrow(float(map[slot]), half); map[slot] = widen(half); }",
+        OWNERS,
+        "          map[p] += weight * activation;",
+        "          map[p] += weight * activation; if constexpr (sizeof(T) == 2) { T half; narrow(float(map[p]), half); map[p] = widen(half); }",
     ),
     Mutant(
         "image and target strides swapped",

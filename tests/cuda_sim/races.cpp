@@ -26,18 +26,33 @@ Strides strides(const Sizes& s, bool rows, bool has_targets) {
 void reduce(Dtype dtype, const Sizes& sizes, bool rows) {
   const int64_t count = sizes.images * sizes.channels * sizes.positions;
   auto a = memory(count), w = memory(count * sizes.targets), maps = memory(sizes.rows() * sizes.positions);
-  Reduction reduction{
-      dtype, a.data(), w.data(), maps.data(), nullptr, sizes, strides(sizes, rows, false), strides(sizes, rows, true),
-      rows,  true};
-  auto workspace = memory(reduction.workspace_size(true));
-  reduction.workspace = workspace.data();
-  grad_cam(reduction, nullptr);
-  grad_cam_pp(reduction, nullptr);
-  xgrad_cam(reduction, 1e-7, nullptr);
-  layer_cam(reduction, nullptr);
-  weighted_channel_sum(reduction, true, nullptr);
+  std::vector<uint64_t> workspace;
+  Reduction reduction{dtype,
+                      a.data(),
+                      w.data(),
+                      maps.data(),
+                      nullptr,
+                      sizes,
+                      strides(sizes, rows, false),
+                      strides(sizes, rows, true),
+                      rows,
+                      true,
+                      PlaneNeed::nothing,
+                      device_limits()};
+  const auto need = [&](PlaneNeed what) -> const Reduction& {
+    reduction.need = what;
+    reduction.plan();
+    workspace = memory(reduction.workspace_size());
+    reduction.workspace = workspace.data();
+    return reduction;
+  };
+  grad_cam(need(PlaneNeed::gradients), nullptr);
+  grad_cam_pp(need(PlaneNeed::activations_too), nullptr);
+  xgrad_cam(need(PlaneNeed::activations_too), 1e-7, nullptr);
+  layer_cam(need(PlaneNeed::nothing), nullptr);
+  weighted_channel_sum(need(PlaneNeed::nothing), true, nullptr);
   reduction.ws = {sizes.targets * sizes.channels, sizes.channels, 1, 0};
-  weighted_channel_sum(reduction, false, nullptr);
+  weighted_channel_sum(need(PlaneNeed::nothing), false, nullptr);
 
   auto means = memory(sizes.images * sizes.channels);
   reduction.sizes.targets = 1;
@@ -45,7 +60,7 @@ void reduce(Dtype dtype, const Sizes& sizes, bool rows) {
   reduction.ws = reduction.as;
   reduction.maps = means.data();
   reduction.relu = false;
-  channel_mean(reduction, nullptr);
+  channel_mean(need(PlaneNeed::gradients), nullptr);
 }
 
 void resample(Dtype dtype, bool normalize) {
@@ -80,10 +95,14 @@ void move_elements(int64_t element_size, int64_t planes, int64_t inside) {
 int main() {
   for (const Dtype dtype : {Dtype::float32, Dtype::float64, Dtype::float16, Dtype::bfloat16}) {
     for (const bool rows : {false, true}) {
-      reduce(dtype, {2, 1, 5, 9}, rows);      // several groups of threads a plane
-      reduce(dtype, {1, 2, 140, 49}, rows);   // several chunks and tiles, several targets
-      reduce(dtype, {2, 1, 3, 300}, rows);    // several slots a thread
-      reduce(dtype, {1, 1, 70, 1100}, rows);  // large planes, several chunks
+      reduce(dtype, {2, 1, 5, 9}, rows);       // a part of a tile
+      reduce(dtype, {1, 2, 300, 49}, rows);    // a thread a channel: several sums and tiles, several targets
+      reduce(dtype, {6, 1, 300, 16}, rows);    // all of them in one block, planes apart
+      reduce(dtype, {2, 1, 70, 99}, rows);     // a warp a channel
+      reduce(dtype, {6, 1, 70, 300}, rows);    // all of them in one block, more positions a lane
+      reduce(dtype, {1, 1, 35, 1100}, rows);   // a block a channel, or large planes
+      reduce(dtype, {1, 1, 3, 4200}, rows);    // more positions a thread
+      reduce(dtype, {1, 1, 70, 17000}, rows);  // large planes whatever the rule
     }
     resample(dtype, false);
     resample(dtype, true);

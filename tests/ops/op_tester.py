@@ -17,7 +17,8 @@ from tests.support.tiers import covering, thinned
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 # (N, C, *S). Odd sizes leave a tail to every loop that runs several elements, rows or channels at a time; the last
-# ones have more positions or channels than one chunk of the kernels takes, in each of their sizes.
+# ones have more positions or channels than one chunk of the kernels takes, in each of their sizes. Of seven images, each
+# is summed by one block of the simulated device.
 SHAPES = [
     (2, 16, 7, 7),
     (3, 10, 14, 14),
@@ -31,10 +32,16 @@ SHAPES = [
     (0, 4, 7, 7),
     (2, 9, 56, 56),
     (3, 301, 7, 7),
+    (7, 301, 7, 7),
+    (2, 67, 8, 8),
+    (7, 130, 4, 4),
+    (7, 67, 10, 9),
+    (1, 70, 32, 32),
     (2, 515, 3, 5),
     (1, 70, 24, 23),
     (1, 35, 65, 64),
     (1, 130, 33, 40),
+    (1, 3, 130, 127),
 ]
 
 
@@ -238,7 +245,7 @@ class ReductionTester:
     @pytest.mark.parametrize(
         ("shape", "dtype", "layout"),
         covering(
-            [(5, 301, 7, 7), (5, 23, 33, 31), (5, 37, 1, 1), (5, 515, 3, 5)],
+            [(7, 301, 7, 7), (7, 67, 17, 17), (7, 37, 1, 1), (7, 515, 3, 5), (7, 35, 35, 32)],
             DTYPES,
             [contiguous, channels_last, spatial_slice],
         ),
@@ -253,7 +260,7 @@ class ReductionTester:
                 again = self.call(a, g)
             with threads(1):
                 single = self.call(a, g)
-                alone = torch.cat([self.call(a[i : i + 1], g[i : i + 1]) for i in range(5)])
+                alone = torch.cat([self.call(a[i : i + 1], g[i : i + 1]) for i in range(len(a))])
             for other in (again, single, alone):
                 same_bits(other, batch)
 

@@ -67,14 +67,14 @@ def test_non_finite_is_not_hidden(layout, value):
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize(("shape", "dtype", "layout"), covering([(5, 515, 7, 7), (5, 23, 33, 31)], DTYPES, LAYOUTS))
+@pytest.mark.parametrize(("shape", "dtype", "layout"), covering([(7, 515, 7, 7), (7, 67, 17, 17)], DTYPES, LAYOUTS))
 def test_determinism(shape, dtype, layout):
     values = layout(random_pair(shape, None, dtype)[1], 1)
     with threads(2):
         batch = ops.channel_mean(values)
     with threads(1):
         same_bits(ops.channel_mean(values), batch)
-        same_bits(torch.cat([ops.channel_mean(values[i : i + 1]) for i in range(5)]), batch)
+        same_bits(torch.cat([ops.channel_mean(values[i : i + 1]) for i in range(len(values))]), batch)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 4), (1, 2, 3, 2, 2)], ids=str)
