@@ -2,6 +2,7 @@
 #pragma once
 #include <type_traits>
 
+#include "column_owner.h"
 #include "launch_limits.h"
 #include "planes.h"
 #include "rows.h"
@@ -106,6 +107,9 @@ bool launch_one_pass(const Reduction& reduction, const Arguments<T, W>& argument
         return true;
       }
       return false;
+    case Design::column_planes:
+      if constexpr (sizeof(T) < 8) launch_staged<weighting, Rule, ColumnOwner<T>>(arguments, rule, stream);
+      return true;
     case Design::rows:
       launch_rows<weighting>(arguments, rule, stream);
       return true;

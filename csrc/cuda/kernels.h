@@ -22,15 +22,16 @@ DeviceLimits device_limits();
 // What of a whole plane must be known before its channel's weight is.
 enum class PlaneNeed { nothing, gradients, activations_too };
 
-// Who sums a plane, by its size: see staged_planes.h for the first three, which read every tensor once.
+// Who sums a plane, by its size: see staged_planes.h for the first four, which read every tensor once.
 enum class Design {
   thread_planes,  // a thread owns a channel
   warp_planes,    // a warp
   block_planes,   // a block, for weights that need the activations too
+  column_planes,  // NHWC: a lane owns channels, a warp every eighth position
   large_planes,   // runs of positions; weights that need whole planes come from a pass of their own
-  rows,           // NHWC, larger planes
+  rows,           // NHWC, larger planes or float64
 };
-constexpr int64_t kThreadPlane = 64, kWarpPlane = 1024, kBlockPlane = 16384;  // most positions
+constexpr int64_t kThreadPlane = 64, kWarpPlane = 1024, kBlockPlane = 16384, kColumnPlane = 512;  // most positions
 
 // Bytes of shared memory for the tiles of one tensor: 64 KiB for two tensors in two stages leave room for three blocks
 // on a multiprocessor.
@@ -50,7 +51,11 @@ struct Reduction {
 
   Design design() const {
     if (sizes.positions <= kThreadPlane) return Design::thread_planes;
-    if (rows) return Design::rows;
+    if (rows) {
+      const int64_t tiles = 4 * sizes.positions * 128, others = 8192;
+      const bool fits = tiles + others <= limits.shared_bytes && sizes.positions <= kColumnPlane;
+      return fits && dtype != Dtype::float64 ? Design::column_planes : Design::rows;
+    }
     if (sizes.positions <= kWarpPlane) return Design::warp_planes;
     const int64_t plane = (sizes.positions + 8) * element_bytes(dtype), others = 4096;
     const bool fits = 4 * plane + others <= limits.shared_bytes && sizes.positions <= kBlockPlane;
@@ -65,6 +70,8 @@ struct Reduction {
         return 256;
       case Design::block_planes:
         return 32;
+      case Design::column_planes:
+        return 128;
       case Design::rows:
         return 32 * (16 / element_bytes(dtype));  // one 16-byte load for each lane of a warp
       default:
@@ -75,7 +82,8 @@ struct Reduction {
   // Whether one block sums all channels of a map, chunk by chunk: where the maps alone keep the device busy.
   bool is_whole() const {
     const Design by = design();
-    return (by == Design::thread_planes || by == Design::warp_planes) && sizes.rows() >= 3 * limits.multiprocessors;
+    const bool can = by == Design::thread_planes || by == Design::warp_planes || by == Design::column_planes;
+    return can && sizes.rows() >= 3 * limits.multiprocessors;
   }
 
   // Channels of a block, and how many blocks share a map.

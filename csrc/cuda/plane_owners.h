@@ -1,4 +1,5 @@
-// Who sums the planes of a tile, and keeps the map in registers: a thread, a warp or the block a plane.
+// Who sums the planes of a tile, and keeps the map in registers: a thread, a warp or the block a plane, or a lane a
+// few.
 #pragma once
 #include "staging.h"
 
@@ -219,10 +220,10 @@ struct BlockOwner {
     for (int c = 0; c < planes.count; ++c) {
       const int first = planes.at(c, threadIdx.x);
       Acc sum = 0, total = 0;
-#pragma unroll 8
+#pragma unroll 4
       for (int p = 0; p < left; p += kBlock) sum += Acc(widen(planes.a[first + p]));
       sum = block_sum(sum);
-#pragma unroll 8
+#pragma unroll 4
       for (int p = 0; p < left; p += kBlock) total += staged_term(rule, planes, first + p, sum);
       total = block_sum(total);
       const Acc weight = rule.weight(total, sum, static_cast<int64_t>(planes.positions));

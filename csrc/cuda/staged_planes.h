@@ -1,7 +1,7 @@
 // Channel reductions that read every tensor once: planes come to shared memory in two stages, and stay there until the
 // weight of their channel is known.
 //
-//   stage 0   w | a     tile t      summed by threads, warps or the block (plane_owners.h)
+//   stage 0   w | a     tile t      summed by threads, warps or the block (plane_owners.h, column_owner.h)
 //   stage 1   w | a     tile t + 1  on its way
 //   scratch             sums of the warps, then the map of the chunks before
 #pragma once

@@ -54,16 +54,19 @@ FASTCAM_DEVICE void copy_line(const T* source, T* target, int length, int width,
   for (int i = copied + first; i < length; i += step) target[i] = source[i];
 }
 
-// Copies `lines` runs of `length` elements: one by the whole block, several by a warp each.
+// Copies `lines` runs of `length` elements: one by the whole block, several by as many lanes each as find something to
+// do.
 template <int kBlock, class T>
 FASTCAM_DEVICE void copy_lines(const T* source, int64_t source_step, T* target, int target_step, int lines,
                                int length) {
   const auto addresses = reinterpret_cast<uintptr_t>(source) | reinterpret_cast<uintptr_t>(target);
   if (lines == 1) return copy_line(source, target, length, copy_width(addresses), threadIdx.x, kBlock);
   const auto steps = static_cast<uintptr_t>(source_step | target_step) * sizeof(T);
-  const int width = copy_width(addresses | steps);
-  for (int line = threadIdx.x / kWarp; line < lines; line += kBlock / kWarp) {
-    copy_line(source + line * source_step, target + line * target_step, length, width, threadIdx.x % kWarp, kWarp);
+  const int width = copy_width(addresses | steps), words = width == 0 ? length : length * int(sizeof(T)) / width;
+  int lanes = kWarp;
+  while (lanes > 1 && lanes / 2 >= words) lanes /= 2;
+  for (int line = threadIdx.x / lanes; line < lines; line += kBlock / lanes) {
+    copy_line(source + line * source_step, target + line * target_step, length, width, threadIdx.x % lanes, lanes);
   }
 }
 

@@ -47,34 +47,36 @@ class OpCase:
 
 @dataclass(frozen=True)
 class Batch:
-    """Random activations and gradients of the shape of ResNet-50's last layer."""
+    """Random activations and gradients of one shape, by default that of ResNet-50's last layer."""
 
-    label: str
     count: int
     dtype: torch.dtype = torch.float32
     layout: torch.memory_format = torch.contiguous_format
+    plane: tuple[int, int, int] = (2048, 7, 7)
+
+    @property
+    def label(self) -> str:
+        """The shape, the dtype and the layout."""
+        shape, dtype = "x".join(map(str, (self.count, *self.plane))), str(self.dtype).removeprefix("torch.")
+        return f"{shape} {dtype}{' channels_last' if self.layout is _LAST else ''}"
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Return activations and gradients, on the default device."""
-        shape = (self.count, 2048, 7, 7)
+        shape = (self.count, *self.plane)
         a = torch.rand(shape).to(self.dtype).contiguous(memory_format=self.layout)
         return a, (torch.randn(shape) * 1e-3).to(self.dtype).contiguous(memory_format=self.layout)
 
 
 _LAST, _HALF = torch.channels_last, torch.bfloat16
-# The first batch of each device is larger than the caches, so that reading it reads memory.
+# The first batch of each device is larger than the caches, so that reading it reads memory. On a GPU: the last layer of
+# a ResNet, the layer before it, its first stage, and a small batch.
 BATCHES = {
-    "cpu": (
-        Batch("128x2048x7x7 float32", 128),
-        Batch("32x2048x7x7 float32", 32),
-        Batch("32x2048x7x7 float32 channels_last", 32, layout=_LAST),
-        Batch("32x2048x7x7 bfloat16", 32, _HALF),
-    ),
-    "cuda": (
-        Batch("GPU 512x2048x7x7 float32", 512),
-        Batch("GPU 512x2048x7x7 float32 channels_last", 512, layout=_LAST),
-        Batch("GPU 512x2048x7x7 bfloat16", 512, _HALF),
-        Batch("GPU 512x2048x7x7 bfloat16 channels_last", 512, _HALF, _LAST),
+    "cpu": (Batch(128), Batch(32), Batch(32, layout=_LAST), Batch(32, _HALF)),
+    "cuda": tuple(
+        Batch(count, dtype, layout, plane)
+        for count, plane in ((512, (2048, 7, 7)), (256, (1024, 14, 14)), (64, (256, 56, 56)), (16, (2048, 7, 7)))
+        for dtype in (torch.float32, _HALF)
+        for layout in (torch.contiguous_format, _LAST)
     ),
 }
 _LAYOUTS = {"": torch.contiguous_format, " channels_last": torch.channels_last}
@@ -87,6 +89,8 @@ def op_cases(device: torch.device | str = "cpu", batches: int | None = None, onl
         device: of the tensors.
         batches: number of ``BATCHES`` for the channel reductions; None for all.
         only: names of ops; empty for all.
+
+    The other ops get eight times as much to do on a GPU, which less would not fill.
     """
     torch.manual_seed(0)
     cases: list[OpCase] = []
@@ -94,7 +98,14 @@ def op_cases(device: torch.device | str = "cpu", batches: int | None = None, onl
         if not only or set(only) & set(_REDUCTIONS):
             for batch in BATCHES["cuda" if torch.device(device).type == "cuda" else "cpu"][:batches]:
                 cases += _reductions(batch)
-        cases += [_upsampling(), _occlusion(), *_masks(), *_gathers(), _overlay()]
+        fill = 8 if torch.device(device).type == "cuda" else 1
+        cases += [
+            _upsampling(32 * fill),
+            _occlusion(4 * fill),
+            *_masks(4 * fill),
+            *_gathers(64 * fill),
+            _overlay(32 * fill),
+        ]
     return [case for case in cases if not only or case.op in only]
 
 
@@ -120,38 +131,38 @@ def _reductions(batch: Batch) -> list[OpCase]:
     ]
 
 
-def _upsampling() -> OpCase:
-    maps, size = torch.rand(32, 7, 7), (224, 224)
+def _upsampling(count: int) -> OpCase:
+    maps, size = torch.rand(count, 7, 7), (224, 224)
     return OpCase(
         "upsample_normalize",
-        "32x7x7 to 224x224",
+        f"{count}x7x7 to 224x224",
         partial(ops.upsample_normalize, maps, size),
         partial(eager.upsample_normalize, maps, size),
         (maps,),
     )
 
 
-def _occlusion() -> OpCase:
-    images = torch.rand(4, 3, 224, 224)
-    windows = torch.stack([torch.randint(0, 192, (8, 2)), torch.full((8, 2), 32)], 1)
+def _occlusion(images_count: int) -> OpCase:
+    images, count = torch.rand(images_count, 3, 224, 224), 8 if images_count == 4 else 169
+    windows = torch.stack([torch.randint(0, 192, (count, 2)), torch.full((count, 2), 32)], 1)
     return OpCase(
         "occlude",
-        "4x3x224x224, 8 windows",
+        f"{images_count}x3x224x224, {count} windows",
         partial(ops.occlude, images, windows),
         partial(eager.occlude, images, windows),
         (images,),
     )
 
 
-def _masks() -> list[OpCase]:
+def _masks(count: int) -> list[OpCase]:
     """The inputs of Score-CAM: images under maps of a last layer, in both layouts."""
-    maps, cases = torch.rand(4, 8, 7, 7), []
+    maps, cases = torch.rand(count, 8, 7, 7), []
     for label, layout in _LAYOUTS.items():
-        images = torch.rand(4, 3, 224, 224).contiguous(memory_format=layout)
+        images = torch.rand(count, 3, 224, 224).contiguous(memory_format=layout)
         cases.append(
             OpCase(
                 "mask_images",
-                f"4x3x224x224, 8 maps{label}",
+                f"{count}x3x224x224, 8 maps{label}",
                 partial(ops.mask_images, images, maps),
                 partial(eager.mask_images, images, maps),
                 (images, maps),
@@ -160,19 +171,19 @@ def _masks() -> list[OpCase]:
     return cases
 
 
-def _gathers() -> list[OpCase]:
+def _gathers(count: int) -> list[OpCase]:
     """Windows that a 3x3 convolution of a first stage reads for 8x8 patches, in both layouts."""
-    origins = torch.randint(0, 49, (64, 2))
-    images, windows, size = torch.randint(0, 4, (64,)), origins - 2, (12, 12)
+    origins = torch.randint(0, 49, (count, 2))
+    images, windows, size = torch.randint(0, 4, (count,)), origins - 2, (12, 12)
     cases = []
     for label, layout in _LAYOUTS.items():
         clean = torch.rand(4, 64, 56, 56).contiguous(memory_format=layout)
-        patches = torch.rand(64, 64, 8, 8).contiguous(memory_format=layout)
+        patches = torch.rand(count, 64, 8, 8).contiguous(memory_format=layout)
         inputs = (clean, images, patches, origins, windows, size)
         cases.append(
             OpCase(
                 "gather_patches",
-                f"64 of 12x12 from 4x64x56x56{label}",
+                f"{count} of 12x12 from 4x64x56x56{label}",
                 partial(ops.gather_patches, *inputs),
                 partial(eager.gather_patches, *inputs),
                 (patches,),
@@ -181,13 +192,13 @@ def _gathers() -> list[OpCase]:
     return cases
 
 
-def _overlay() -> OpCase:
+def _overlay(count: int) -> OpCase:
     """Overlays for a batch of images."""
-    images, maps = torch.randint(0, 256, (32, 224, 224, 3), dtype=torch.uint8), torch.rand(32, 224, 224)
+    images, maps = torch.randint(0, 256, (count, 224, 224, 3), dtype=torch.uint8), torch.rand(count, 224, 224)
     colors = torch.from_numpy(render.colors("jet")).to(images.device)
     return OpCase(
         "overlay",
-        "32x224x224",
+        f"{count}x224x224",
         partial(ops.overlay, images, maps, colors, 0.5),
         partial(eager.overlay, images, maps, colors, 0.5),
         (images, maps),

@@ -1,16 +1,19 @@
 """What nvcc makes of the kernels: registers, spills, and 16-byte loads where the data streams through."""
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.cuda.toolkit import SOURCES, compile_kernels, cuobjdump, loops, machine_code, nvcc
+from tests.cuda import toolkit
 
-pytestmark = [pytest.mark.nvcc, pytest.mark.skipif(nvcc() is None, reason="there is no CUDA compiler")]
+pytestmark = [
+    pytest.mark.nvcc,
+    pytest.mark.skipif(toolkit.nvcc() is None, reason="there is no CUDA compiler"),
+    pytest.mark.skipif(toolkit.cuobjdump() is None, reason="there is no cuobjdump to read machine code with"),
+]
 
-# Registers of the largest instance, rounded up to what an allocation holds; nothing may spill. 128 is what
-# leaves room for two blocks of 256 threads on a multiprocessor. Blocks of staged planes are smaller, or keep a large map.
+# Registers of the largest instance, rounded up to what an allocation holds; nothing may spill. 128 is what leaves room
+# for two blocks of 256 threads on a multiprocessor. Blocks of staged planes are smaller, or keep a large map.
 MOST_REGISTERS = {
     "staged_planes": 232,
     "large_planes": 72,
@@ -31,32 +34,31 @@ STREAMING = {"staged_planes": "LDGSTS", "large_planes": "LDG", "plane_weights": 
 
 @pytest.fixture(scope="module", params=["sm_80", "sm_90"])
 def compiled(request, tmp_path_factory):
-    """(object, kernels) of every source."""
-    folder = tmp_path_factory.mktemp(request.param)
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda source: compile_kernels(source, request.param, folder), SOURCES))
+    """(kernel, its instructions) of every kernel, for one architecture."""
+    read = []
+    for binary in toolkit.binaries(request.param, tmp_path_factory.mktemp(request.param)):
+        code = toolkit.machine_code(binary, request.param)
+        read += [(kernel, code[kernel.name]) for kernel in toolkit.kernels(binary, request.param)]
+    return read
 
 
 def test_registers_and_spills(compiled):
     largest = dict.fromkeys(MOST_REGISTERS, 0)
-    for _, kernels in compiled:
-        for kernel in kernels:
-            (family,) = [name for name in MOST_REGISTERS if kernel.is_a(name)]
-            assert (kernel.spills, kernel.stack) == (0, 0), kernel
-            assert kernel.registers <= MOST_REGISTERS[family], kernel
-            largest[family] = max(largest[family], kernel.registers)
+    for kernel, _ in compiled:
+        (family,) = [name for name in MOST_REGISTERS if kernel.is_a(name)]
+        assert (kernel.stack, kernel.local) == (0, 0), kernel
+        assert kernel.registers <= MOST_REGISTERS[family], kernel
+        largest[family] = max(largest[family], kernel.registers)
     assert all(largest.values()), "a family of kernels was not compiled"
 
 
-@pytest.mark.skipif(cuobjdump() is None, reason="there is no cuobjdump to read machine code with")
 def test_streams_are_read_in_16_bytes(compiled):
     seen = set()
-    for binary, kernels in compiled:
-        code = machine_code(binary)
-        for kernel in kernels:
-            for family in (name for name in STREAMING if kernel.is_a(name)):
-                seen.add(family)
-                is_wide = re.compile(rf"{STREAMING[family]}\.E\S*\.128").search
-                wide = [loop for loop in loops(code[kernel.name]) if any(map(is_wide, loop))]
-                assert wide, f"no loop of {kernel.name} loads 16 bytes at a time"
+    for kernel, code in compiled:
+        for family in (name for name in STREAMING if kernel.is_a(name)):
+            seen.add(family)
+            is_wide = re.compile(rf"{STREAMING[family]}\.E\S*\.128").search
+            assert any(any(map(is_wide, loop)) for loop in toolkit.loops(code)), (
+                f"no loop of {kernel.name} loads 16 bytes at a time"
+            )
     assert seen == set(STREAMING)

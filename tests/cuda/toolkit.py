@@ -1,15 +1,16 @@
-"""Compiles the kernels with nvcc and reads what came out: ptxas's figures and the machine code."""
+"""Reads what nvcc made of the kernels, of the extension or of changed sources: registers, stack and machine code."""
 
 import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted(Path(os.environ.get("FASTCAM_CUDA_SOURCES", ROOT / "csrc/cuda")).glob("*.cu"))
-FLAGS = ["-O3", "-std=c++17", "--expt-relaxed-constexpr", "-Xptxas", "-v"]
+CHANGED = os.environ.get("FASTCAM_CUDA_SOURCES")  # a folder of sources to look at in place of the extension
+FLAGS = ["-O3", "-std=c++17", "--expt-relaxed-constexpr"]
 
 
 def nvcc() -> str | None:
@@ -34,45 +35,54 @@ def cuobjdump() -> str | None:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One compiled kernel: its mangled name and what ptxas says of it."""
+    """One compiled kernel: its mangled name and what it takes; what is spilled lies in local memory."""
 
     name: str
     registers: int
     stack: int
-    spills: int
-    shared: int
+    local: int
 
     def is_a(self, family: str) -> bool:
         """Whether it is an instance of this kernel template."""
         return f"{len(family)}{family}I" in self.name
 
 
-def compile_kernels(source: Path, architecture: str, folder: Path) -> tuple[Path, list[Kernel]]:
-    """The object of one source file for one architecture, and its kernels."""
+def binaries(architecture: str, folder: Path) -> list[Path]:
+    """The built extension, or the changed sources compiled into a folder."""
+    if CHANGED is None:
+        (extension,) = (ROOT / "fastcam").glob("_C_cuda*.so")
+        return [extension]
+    with ThreadPoolExecutor(2) as pool:
+        sources = sorted(Path(CHANGED).glob("*.cu"))
+        return list(pool.map(lambda source: _compile(source, architecture, folder), sources))
+
+
+def _compile(source: Path, architecture: str, folder: Path) -> Path:
     target = folder / f"{source.stem}.{architecture}.cubin"
     command = [str(nvcc()), *FLAGS, f"-arch={architecture}", "-cubin", str(source), "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"nvcc refuses {source.name}:\n{done.stderr}")
-    return target, list(_kernels(done.stdout + done.stderr))
+    return target
 
 
-def _kernels(text: str):
-    for part in re.split(r"Compiling entry function ", text)[1:]:
-        name = re.match(r"'(\S+)'", part)[1]
-        stack, stores, loads = re.search(
-            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part
-        ).groups()
-        shared = re.search(r"(\d+) bytes smem", part)
-        registers = int(re.search(r"Used (\d+) registers", part)[1])
-        yield Kernel(name, registers, int(stack), int(stores) + int(loads), int(shared[1]) if shared else 0)
+def _read(option: str, binary: Path, architecture: str) -> str:
+    command = [str(cuobjdump()), option, *([] if CHANGED else ["-arch", architecture]), str(binary)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def machine_code(binary: Path) -> dict[str, list[tuple[int, str]]]:
+def kernels(binary: Path, architecture: str) -> list[Kernel]:
+    """The kernels in a binary."""
+    found = re.findall(
+        r"Function (\S+):\n\s*REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", _read("-res-usage", binary, architecture)
+    )
+    return [Kernel(name, *map(int, figures)) for name, *figures in found]
+
+
+def machine_code(binary: Path, architecture: str) -> dict[str, list[tuple[int, str]]]:
     """The instructions of every kernel, as (address, text)."""
-    done = subprocess.run([str(cuobjdump()), "-sass", str(binary)], capture_output=True, text=True, check=True)
     functions: dict[str, list[tuple[int, str]]] = {}
-    for line in done.stdout.splitlines():
+    for line in _read("-sass", binary, architecture).splitlines():
         if match := re.match(r"\s*Function : (\S+)", line):
             current = functions.setdefault(match[1], [])
         elif match := re.match(r"\s*/\*([0-9a-f]+)\*/\s+(.*?);", line):

@@ -100,6 +100,18 @@ MUTANTS = [
     ),
     Mutant("copies of four bytes at a time", STAGING, "return bits % 16 == 0 ? 16 : ", "return "),
     Mutant("a thread reads its neighbour's channel", OWNERS, "planes.at(c, 0)", "planes.at(c ^ 1, 0)"),
+    Mutant(
+        "channels past the end of a tile are summed",
+        "cuda/column_owner.h",
+        "      if (c + i >= count) word.v[i] = T{};\n",
+        "",
+    ),
+    Mutant(
+        "a slot of the map goes to another position",
+        "cuda/column_owner.h",
+        "threadIdx.x % kWarp * kEach + i, p =",
+        "threadIdx.x % kWarp + i * kWarp, p =",
+    ),
     Mutant("what was summed before is lost", STAGED, "(begins ? Acc(0) : sums[p]) + sum", "Acc(0) + sum"),
     Mutant(
         "a block sums all its channels at once",

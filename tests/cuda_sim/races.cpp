@@ -98,8 +98,8 @@ int main() {
       reduce(dtype, {2, 1, 5, 9}, rows);       // a part of a tile
       reduce(dtype, {1, 2, 300, 49}, rows);    // a thread a channel: several sums and tiles, several targets
       reduce(dtype, {6, 1, 300, 16}, rows);    // all of them in one block, planes apart
-      reduce(dtype, {2, 1, 70, 99}, rows);     // a warp a channel
-      reduce(dtype, {6, 1, 70, 300}, rows);    // all of them in one block, more positions a lane
+      reduce(dtype, {2, 1, 140, 99}, rows);    // a warp a channel, or a lane
+      reduce(dtype, {6, 1, 140, 300}, rows);   // all of them in one block, more positions a lane
       reduce(dtype, {1, 1, 35, 1100}, rows);   // a block a channel, or large planes
       reduce(dtype, {1, 1, 3, 4200}, rows);    // more positions a thread
       reduce(dtype, {1, 1, 70, 17000}, rows);  // large planes whatever the rule

@@ -17,8 +17,8 @@ from tests.support.tiers import covering, thinned
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 # (N, C, *S). Odd sizes leave a tail to every loop that runs several elements, rows or channels at a time; the last
-# ones have more positions or channels than one chunk of the kernels takes, in each of their sizes. Of seven images, each
-# is summed by one block of the simulated device.
+# ones have more positions or channels than one chunk of the kernels takes, in each of their sizes. Of seven images,
+# each is summed by one block of the simulated device.
 SHAPES = [
     (2, 16, 7, 7),
     (3, 10, 14, 14),
