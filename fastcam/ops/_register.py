@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd.function import FunctionCtx
 
 from fastcam._extension import has_extension
@@ -31,10 +32,25 @@ class MapContext(Context):
 
 
 def call(name: str, *arguments: object) -> Tensor:
-    """Run the op: its kernel for the tensors' device, or the reference without the extension."""
+    """Run the op: its kernel for the tensors' device, or the reference without the extension.
+
+    Autograd formulas are written in Python, and torch goes through them even where nothing is recorded, which takes
+    longer than the rest of the call: then the kernel is called past them.
+    """
     if _library is None:
         return getattr(reference, name)(*arguments)
-    return getattr(namespace, name)(*arguments)
+    op = getattr(namespace, name).default
+    if _may_be_recorded(arguments):
+        return op(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*arguments)
+
+
+def _may_be_recorded(arguments: Sequence[object]) -> bool:
+    """Whether autograd, a function transform or a compiler may want to know of the call."""
+    if torch.compiler.is_compiling() or peek_interpreter_stack() is not None:
+        return True
+    return torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in arguments)
 
 
 def register(
