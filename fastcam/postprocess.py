@@ -94,7 +94,7 @@ def causes(
     if is_empty is not None:
         rules.append(("empty region", constant & is_empty.to(low.device)[(..., *per_image)]))
     if in_score_units:
-        rules.append(("rounding", is_rounding(maps, scores)))
+        rules.append(("rounding", is_rounding(maps, scores) & (scores != 0)))
     rules += [
         ("all negative", constant & (before.amin(-1) < 0) & (before.amax(-1) <= 0)),
         ("no gradient", constant & (before == 0).all(-1)),

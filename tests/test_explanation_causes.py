@@ -98,3 +98,10 @@ def test_large_batches_have_the_causes_of_their_groups():
     many[33] = 0.5
     found = fastcam.explain(network(), many, target=0, target_layer="0", batch_size=8)
     assert [index for index, cause in enumerate(found.causes) if cause] == [33]
+
+
+def test_windows_without_effect_on_a_score_of_zero():
+    """A score of zero has no rounding."""
+    found = fastcam.explain(network(weight=0.0).float(), images().float(), "occlusion", 0, window=2, stride=2)
+    assert found.scores.tolist() == [0.0, 0.0]
+    assert found.causes == ["no gradient"] * 2

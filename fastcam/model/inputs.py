@@ -195,6 +195,15 @@ def _by_name(arguments: Mapping[str, object], model: nn.Module | None) -> tuple[
             f"`images` is a mapping with {list(arguments)}, but {type(model).__name__}.forward has the arguments "
             f"{known}; pass those, or a tuple of positional arguments"
         )
+    missing = [
+        name
+        for name in known
+        if name not in arguments and signature.parameters[name].default is inspect.Parameter.empty
+    ]
+    if missing:
+        raise ValueError(
+            f"`images` is a mapping with {list(arguments)}, but {type(model).__name__}.forward also needs {missing}"
+        )
     bound = signature.bind(**arguments)
     bound.apply_defaults()
     names = [name for name in known if name in bound.arguments]
