@@ -37,6 +37,9 @@ constexpr int64_t kThreadPlane = 64, kWarpPlane = 1024, kBlockPlane = 16384, kCo
 // on a multiprocessor.
 constexpr int64_t kTileBytes = 16 << 10;
 
+// Of a block's shared memory, what is left for static arrays, and for sums beside the tiles.
+constexpr int64_t kStaticShared = 4096, kSumsShared = 4096;
+
 // A channel reduction: maps (N, K, P) from activations (N, C, P) and weights (N, K, C[, P]).
 struct Reduction {
   Dtype dtype;
@@ -49,16 +52,17 @@ struct Reduction {
   PlaneNeed need;
   DeviceLimits limits;
 
+  int64_t tile_bytes() const { return limits.shared_bytes - kStaticShared - kSumsShared; }  // at most
+
   Design design() const {
     if (sizes.positions <= kThreadPlane) return Design::thread_planes;
     if (rows) {
-      const int64_t tiles = 4 * sizes.positions * 128, others = 8192;
-      const bool fits = tiles + others <= limits.shared_bytes && sizes.positions <= kColumnPlane;
+      const bool fits = sizes.positions <= kColumnPlane && 4 * sizes.positions * 128 <= tile_bytes();
       return fits && dtype != Dtype::float64 ? Design::column_planes : Design::rows;
     }
     if (sizes.positions <= kWarpPlane) return Design::warp_planes;
-    const int64_t plane = (sizes.positions + 8) * element_bytes(dtype), others = 4096;
-    const bool fits = 4 * plane + others <= limits.shared_bytes && sizes.positions <= kBlockPlane;
+    const int64_t plane = (sizes.positions + 8) * element_bytes(dtype);
+    const bool fits = sizes.positions <= kBlockPlane && 4 * plane <= tile_bytes();
     return need == PlaneNeed::activations_too && fits ? Design::block_planes : Design::large_planes;
   }
 

@@ -18,7 +18,7 @@ void allow_shared(size_t bytes) {
   int device = 0;
   cudaGetDevice(&device);
   if (asked[device % kDevices].load(std::memory_order_relaxed)) return;
-  const int most = static_cast<int>(device_limits().shared_bytes) - 1024;
+  const int most = static_cast<int>(device_limits().shared_bytes - kStaticShared);
   cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);  // a refusal shows at the launch
   asked[device % kDevices].store(true, std::memory_order_relaxed);
 }

@@ -109,6 +109,7 @@ ALWAYS = {
     "large_shared_not_allowed": r"refuses this launch: 65536 bytes of dynamic shared memory, at most 49152 \(48 KiB\)",
     "larger_than_allowed": r"refuses this launch: 65568 bytes of dynamic .*, at most 65536 \(cudaFuncSetAttribute\)",
     "too_much_large_shared": r"232449 bytes of shared memory, static and dynamic; .*227 KiB",
+    "asked_for_too_much": r"asked for 199681 bytes of dynamic .* beside 32768 static ones; CUDA allows 232448",
     "copy_of_twelve": r"an asynchronous copy of 12 bytes; .*\n.*staged_sums.*\n.*last seen at .*staged_sums.cu:\d+",
     "copy_misaligned": r"the source of an asynchronous copy of 16 bytes lies 4 bytes behind a multiple of 16",
     "copy_target_misaligned": r"the target of an asynchronous copy of 16 bytes lies 8 bytes behind a multiple of 16",

@@ -137,8 +137,8 @@ bool large_staged_sums(int width, int allowed_bytes) {
 }
 
 // Both kernels have static shared memory: 32 KiB, and more than 48 KiB.
-bool fills_large_shared(size_t dynamic_bytes) {
-  cudaFuncSetAttribute(correct::fills_shared, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024);
+bool fills_large_shared(size_t dynamic_bytes, int allowed_bytes) {
+  cudaFuncSetAttribute(correct::fills_shared, cudaFuncAttributeMaxDynamicSharedMemorySize, allowed_bytes);
   FASTCAM_LAUNCH(correct::fills_shared, 3, 32, dynamic_bytes, nullptr);
   return true;
 }
@@ -200,10 +200,10 @@ bool all_correct() {
   return row_sums(correct::launch_row_sums) & row_sums(correct::launch_row_sums, 1, 1) &
          transposed(correct::launch_transposed) & scaled(correct::launch_scaled) &
          staged_sums(correct::launch_staged_sums) & staged_sums(correct::launch_staged_sums, 60) &
-         large_staged_sums(8192, 64 * 1024) & fills_large_shared(195 * 1024) & histogram(correct::launch_histogram) &
-         warp_values(correct::launch_warp_values) & visited(dim3(2, 3, 4), dim3(5, 3, 2)) &
-         visited(dim3(3), dim3(cuda_sim::kThreadSanitizer ? 96 : 1024)) & visited(dim3(1), dim3(1)) &
-         fills_shared(16 * 1024);
+         large_staged_sums(8192, 64 * 1024) & fills_large_shared(195 * 1024, 195 * 1024) &
+         histogram(correct::launch_histogram) & warp_values(correct::launch_warp_values) &
+         visited(dim3(2, 3, 4), dim3(5, 3, 2)) & visited(dim3(3), dim3(cuda_sim::kThreadSanitizer ? 96 : 1024)) &
+         visited(dim3(1), dim3(1)) & fills_shared(16 * 1024);
 }
 
 // Errors as exceptions: each is a launch that ends, and the next one is as if nothing had happened.
@@ -274,7 +274,8 @@ bool run(const std::string& name) {
   if (name == "copy_past_source") return staged_sums(copy_past_source::launch_staged_sums);
   if (name == "large_shared_not_allowed") return staged_sums(correct::launch_staged_sums, 20000, 8192);
   if (name == "larger_than_allowed") return large_staged_sums(8196, 64 * 1024);
-  if (name == "too_much_large_shared") return fills_large_shared(195 * 1024 + 1);
+  if (name == "too_much_large_shared") return fills_large_shared(195 * 1024 + 1, 195 * 1024 + 1);
+  if (name == "asked_for_too_much") return fills_large_shared(64 * 1024, 195 * 1024 + 1);
   if (name == "large_static_shared") return has_large_array();
   if (name == "device") return asks_device();
   if (name == "shared_after_block") return keeps_shared();

@@ -163,8 +163,13 @@ FASTCAM_SIM_RUNTIME void Scheduler::check_shared() {
   if (bytes > most) {
     fail("%zu bytes of shared memory, static and dynamic; CUDA allows %zu (%zu KiB)", bytes, most, most / 1024);
   }
-  if (bytes - launch_->dynamic_bytes > kMostShared) {
-    fail("%zu bytes of static shared memory; CUDA allows %zu (48 KiB)", bytes - launch_->dynamic_bytes, kMostShared);
+  const size_t fixed = bytes - launch_->dynamic_bytes, asked = launch_->shared_limits.dynamic;
+  if (fixed > kMostShared) fail("%zu bytes of static shared memory; CUDA allows %zu (48 KiB)", fixed, kMostShared);
+  if (most > kMostShared &&
+      asked + fixed > most) {  // CUDA refuses it when it is asked for, and knows the static ones then
+    fail(
+        "cudaFuncSetAttribute was asked for %zu bytes of dynamic shared memory beside %zu static ones; CUDA allows %zu",
+        asked, fixed, most);
   }
 }
 
