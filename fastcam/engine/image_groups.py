@@ -6,12 +6,13 @@ from typing import TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastcam import targets
 from fastcam.engine.assembly import Explanations
 from fastcam.explanation import Explanation
+from fastcam.model import capture, memory
 from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
 
@@ -59,6 +60,14 @@ def target_of(target: targets.Target, count: int, index: int) -> targets.Target:
 def is_joinable(output: ModelOutput, count: int) -> bool:
     """Whether every leaf of an output has a row per image."""
     return all(isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count for leaf in tree_leaves(output))
+
+
+def has_row_per_image(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether the output for two images has two rows, which groups of one image cannot tell; found once per size."""
+    known, key = memory.of(model), ("row per image", inputs.position, tuple(inputs.images.shape[1:]))
+    if key not in known:
+        known[key] = is_joinable(capture.forward(model, inputs.repeat_to(2).arguments).output, 2)
+    return bool(known[key])
 
 
 def join(parts: Sequence[Explanations], images: Tensor) -> Explanations:

@@ -197,10 +197,11 @@ def test_pixels_of_frames():
     close(explanation.attributions, expected * frames.detach())
 
 
-def test_frames_in_more_images_than_a_group_holds():
+@pytest.mark.parametrize("size", [1, 2])
+def test_frames_in_more_images_than_a_group_holds(size):
     model, frames = Clip().double().eval(), torch.rand(5, 3, 16, 16, dtype=torch.float64)
     expected = fastcam.explain(model, frames, target=1, target_layer="conv").native
-    close(fastcam.explain(model, frames, target=1, target_layer="conv", batch_size=2).native, expected)
+    close(fastcam.explain(model, frames, target=1, target_layer="conv", batch_size=size).native, expected)
 
 
 def test_copies_of_single_frames_are_refused():
