@@ -244,7 +244,7 @@ class Explainer(Generic[Result]):
             notes.say(f"axis {inputs.channel_axis} of the input is taken for its channels, axis 1 for the frames")
         inputs = per_image.checked(self.model, inputs, self.settings.select, notes)
         batches = self._groups(inputs, target)
-        if batches is None or (batches.limit == 1 and not image_groups.has_row_per_image(self.model, inputs)):
+        if batches is None or (batches.limit == 1 and not image_groups.has_row_per_image(self.model, inputs, notes)):
             return self._explain(inputs, target, notes)
         return self._explain_by_groups(inputs, target, batches, notes)
 

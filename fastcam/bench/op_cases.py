@@ -101,7 +101,7 @@ def op_cases(device: torch.device | str = "cpu", batches: int | None = None, onl
         fill = 8 if torch.device(device).type == "cuda" else 1
         cases += [
             _upsampling(32 * fill),
-            _occlusion(4 * fill),
+            _occlusion(4 * fill, 8 if fill == 1 else 169),
             *_masks(4 * fill),
             *_gathers(64 * fill),
             _overlay(32 * fill),
@@ -142,8 +142,8 @@ def _upsampling(count: int) -> OpCase:
     )
 
 
-def _occlusion(images_count: int) -> OpCase:
-    images, count = torch.rand(images_count, 3, 224, 224), 8 if images_count == 4 else 169
+def _occlusion(images_count: int, count: int) -> OpCase:
+    images = torch.rand(images_count, 3, 224, 224)
     windows = torch.stack([torch.randint(0, 192, (count, 2)), torch.full((count, 2), 32)], 1)
     return OpCase(
         "occlude",

@@ -11,8 +11,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fastcam import targets
 from fastcam.engine.assembly import Explanations
+from fastcam.engine.notes import Notes
 from fastcam.explanation import Explanation
 from fastcam.model import capture, memory
+from fastcam.model.batching import is_out_of_memory
 from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
 
@@ -62,11 +64,19 @@ def is_joinable(output: ModelOutput, count: int) -> bool:
     return all(isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count for leaf in tree_leaves(output))
 
 
-def has_row_per_image(model: nn.Module, inputs: Inputs) -> bool:
+def has_row_per_image(model: nn.Module, inputs: Inputs, notes: Notes) -> bool:
     """Whether the output for two images has two rows, which groups of one image cannot tell; found once per size."""
     known, key = memory.of(model), ("row per image", inputs.position, tuple(inputs.images.shape[1:]))
     if key not in known:
-        known[key] = is_joinable(capture.forward(model, inputs.repeat_to(2).arguments).output, 2)
+        try:
+            known[key] = is_joinable(capture.forward(model, inputs.repeat_to(2).arguments).output, 2)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            notes.guess(
+                "memory does not hold two images: each is taken for an input of its own, not for a frame of one"
+            )
+            return True
     return bool(known[key])
 
 

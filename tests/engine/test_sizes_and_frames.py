@@ -204,6 +204,24 @@ def test_frames_in_more_images_than_a_group_holds(size):
     close(fastcam.explain(model, frames, target=1, target_layer="conv", batch_size=size).native, expected)
 
 
+def test_memory_for_one_image_alone():
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = conv_net().double()
+
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.net(images)
+
+    images = torch.rand(3, 3, 12, 10, dtype=torch.float64)
+    expected = fastcam.explain(conv_net().double(), images, target=1, target_layer="features").native
+    with pytest.warns(UserWarning, match="memory does not hold two images"):
+        explanation = fastcam.explain(Small().eval(), images, target=1, target_layer="net.features", batch_size=1)
+    close(explanation.native, expected)
+
+
 def test_copies_of_single_frames_are_refused():
     with pytest.raises(ValueError, match=r"one row for all 5 images.*score_cam runs copies.*channel_axis=2"):
         fastcam.explain(Clip().eval(), torch.rand(5, 3, 16, 16), "score_cam", 1, "conv")
