@@ -34,15 +34,17 @@ test: $(VENV)/developing  ## the test suite: every part of the product once
 test-all: $(VENV)/developing  ## whole products of shapes, layouts, dtypes and networks too
 	$(PYTEST) $(IN_TWO) -m 'not nvcc and not sanitizer and not soak'
 
+# How many cases of every test run with the oldest PyTorch: one in ONE_IN.
+ONE_IN ?= 1
 oldest:  ## the ops and the engine with the oldest PyTorch that is promised, in a copy and an environment of their own
 	@mkdir -p build/oldest
 	@tar -c --exclude=./.venv --exclude=./.git --exclude=./build --exclude='*.so' . | tar -x -C build/oldest
-	@$(MAKE) --no-print-directory -C build/oldest TORCH='$(OLDEST)' oldest-tests
+	@$(MAKE) --no-print-directory -C build/oldest TORCH='$(OLDEST)' ONE_IN=$(ONE_IN) oldest-tests
 
 .PHONY: oldest-tests
 oldest-tests: $(VENV)/testing
 	$(BIN)/python -c 'import torch; assert torch.__version__.startswith("2.10."), torch.__version__'
-	$(PYTEST) $(IN_TWO) -m 'not sim and not slow and not nvcc and not sanitizer and not soak' \
+	$(PYTEST) $(IN_TWO) --one-in $(ONE_IN) -m 'not sim and not slow and not nvcc and not sanitizer and not soak' \
 		tests/ops tests/engine tests/model tests/graph tests/targets tests/methods tests/test_explainer.py
 
 bench: $(VENV)/developing  ## ops, methods and end to end beside the peers; writes benchmarks/results/

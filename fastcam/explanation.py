@@ -23,7 +23,7 @@ class Explanation(Drawing):
         images: (N, C, *S), the input.
         output: output of the model (after ``select``), with detached tensors.
         scores: (N,) or (N, K), the explained scores.
-        targets: class indices in the shape of ``scores``; None for callables.
+        targets: class indices in the shape of ``scores``, -1 for an index that is no class; None for callables.
         native: (N, [K,] *s), the map at the layer's size, not normalised. For fused layers the fused map at the size
             of the largest, each layer normalised first.
         fused: (N, [K,] *S), for fused layers their fused map at the size of the input; otherwise None.
@@ -33,6 +33,8 @@ class Explanation(Drawing):
         signed: (N, [K,] *s), ``native`` before the final ReLU; None without one.
         in_score_units: whether the maps are differences of scores, whose rounding limits them.
         is_empty: (N,) bool, where the target had nothing to score; None if it always had.
+        is_unknown: in the shape of ``scores``, where the target is no class of the output, and the map NaN; None where
+            the host could tell, which raises an error.
     """
 
     method: str
@@ -49,6 +51,7 @@ class Explanation(Drawing):
     signed: Tensor | None = None
     in_score_units: bool = False
     is_empty: Tensor | None = None
+    is_unknown: Tensor | None = None
 
     def __len__(self) -> int:
         """Return N, the number of images."""
@@ -105,6 +108,7 @@ class Explanation(Drawing):
             signed=self.signed,
             in_score_units=self.in_score_units,
             is_empty=self.is_empty,
+            is_unknown=self.is_unknown,
         )
 
     def numpy(self) -> npt.NDArray[np.float32]:

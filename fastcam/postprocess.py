@@ -12,7 +12,15 @@ from fastcam.ops import numerics
 Fusion = Literal["mean", "max"]
 Status = Literal["ok", "constant map", "non-finite"]
 Cause = Literal[
-    "", "non-finite", "one position", "empty region", "rounding", "all negative", "no gradient", "same everywhere"
+    "",
+    "non-finite",
+    "no such class",
+    "one position",
+    "empty region",
+    "rounding",
+    "all negative",
+    "no gradient",
+    "same everywhere",
 ]
 ROUNDING_STEPS = 16  # of a score's dtype: the range of a map in units of the score that is rounding alone
 
@@ -66,6 +74,7 @@ def causes(
     signed: Tensor | None = None,
     in_score_units: bool = False,
     is_empty: Tensor | None = None,
+    is_unknown: Tensor | None = None,
 ) -> list[Cause] | list[list[Cause]]:
     """Return for every map why it shows nothing; "" for a map that shows something.
 
@@ -75,9 +84,11 @@ def causes(
         signed: the maps before a final ReLU; None without one.
         in_score_units: whether the maps are differences of scores.
         is_empty: (N,) where the target had nothing to score; None if it always had.
+        is_unknown: (N, [K]) where the target is no class of the output; None if it always is.
 
     Returns:
-        A list of N, or N lists of K: "non-finite" (a NaN or infinity in the map or its score), "one position",
+        A list of N, or N lists of K: "no such class" (an index on a GPU that is out of range), "non-finite" (a NaN or
+        infinity in the map or its score), "one position",
         "empty region" (no pixel of the class), "rounding" (the map varies by rounding of the score alone), "all
         negative" (the final ReLU left nothing: ``relu=False`` shows the map), "no gradient" (zero everywhere: nothing
         that the method changes or differentiates by has an effect), "same everywhere".
@@ -86,7 +97,8 @@ def causes(
     before = flat if signed is None else signed.flatten(scores.dim())
     low, high = flat.amin(-1), flat.amax(-1)
     per_image = [None] * (scores.dim() - 1)
-    rules: list[tuple[Cause, Tensor]] = [
+    rules: list[tuple[Cause, Tensor]] = [] if is_unknown is None else [("no such class", is_unknown)]
+    rules += [
         ("non-finite", ~(flat.isfinite().all(-1) & scores.isfinite())),
         ("one position", torch.full_like(low, flat.shape[-1] == 1, dtype=torch.bool)),
     ]
@@ -110,7 +122,7 @@ def statuses(causes: list[Cause] | list[list[Cause]]) -> list[Status] | list[lis
     """Return the status of every map from its cause."""
 
     def of(cause: Cause) -> Status:
-        return "ok" if cause == "" else "non-finite" if cause == "non-finite" else "constant map"
+        return "ok" if cause == "" else "non-finite" if cause in ("non-finite", "no such class") else "constant map"
 
     nested = any(isinstance(each, list) for each in causes)
     if nested:

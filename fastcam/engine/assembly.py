@@ -47,10 +47,11 @@ def explanations(run: Pass, shared: Evidence, layered: Sequence[Evidence], image
         images=run.detach_unless_differentiable(images),
         output=tree_map_only(Tensor, run.detach_unless_differentiable, run.output),
         scores=scores,
-        targets=run.bound.classes,
+        targets=run.bound.targets,
         native=scores,
         notes=(*run.notes.texts, *run.bound.remarks),
         is_empty=run.bound.is_empty,
+        is_unknown=run.bound.is_unknown,
     )
     by_name: dict[tuple[str, str], Explanation] = {}
     for method in settings.methods:

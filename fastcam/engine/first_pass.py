@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fastcam import targets
+from fastcam.devices import all_rows
 from fastcam.engine import target_layers
 from fastcam.engine.notes import Notes
 from fastcam.engine.scorer import Scorer
@@ -60,7 +61,7 @@ class Pass:
     @property
     def rows(self) -> Tensor:
         """(N,): every image once."""
-        return torch.arange(len(self.images))
+        return all_rows(len(self.images))
 
     def reshape_of(self, index: int) -> Reshape | None:
         """Return the function from a layer's output to its map (N, C, *s); None for the output itself."""
@@ -128,7 +129,7 @@ def _run(
     with torch.inference_mode(False), torch.enable_grad():
         output = captured.activations[-1] if scored else select_output(captured.output, select)
         bound = _bind(output, target, images, settings, notes)
-        scores = bound(output, torch.arange(len(images)))
+        scores = bound(output, all_rows(len(images)))
     scorer = None
     if not settings.is_one_pass:
         layer = scored[0] if scored else None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam import incremental
+from fastcam.devices import all_rows
 from fastcam.engine.input_gradients import input_gradients
 from fastcam.model import capture
 from fastcam.model.batching import Batches, Block, join_blocks
@@ -51,7 +52,7 @@ class Scorer:
     @property
     def rows(self) -> Tensor:
         """(N,): every image once."""
-        return torch.arange(len(self.images))
+        return all_rows(len(self.images))
 
     def each(
         self, variants: int, work: Callable[[Block], Result], images: range | None = None, size: float = 1.0
@@ -84,8 +85,8 @@ class Scorer:
         predictions = {"scores": self.bound(output, rows)}
         if isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1 and self.layer is None:
             predictions["top_class"] = output.argmax(1)
-            if self.bound.classes is not None:
-                predictions["probability"] = Logit.pick(output.softmax(1), self.bound.classes, rows)
+            if self.bound.indices is not None:
+                predictions["probability"] = Logit.pick(output.softmax(1), self.bound.indices, rows)
         return {name: values.unflatten(0, shape) for name, values in predictions.items()}
 
     def occluded_predictions(

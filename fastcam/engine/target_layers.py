@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from fastcam import targets
+from fastcam.devices import all_rows
 from fastcam.engine.notes import Notes
 from fastcam.engine.settings import Settings
 from fastcam.model import capture, layers, quantised
@@ -26,7 +26,7 @@ def resolve(model: nn.Module, inputs: Inputs, target: targets.Target, settings: 
 
     def score(output: ModelOutput) -> Tensor:
         part = select_output(output, implied(output, settings.select, target))
-        return bind_optional(part, target, inputs.images)(part, torch.arange(len(inputs)))
+        return bind_optional(part, target, inputs.images)(part, all_rows(len(inputs)))
 
     scoring = layers.Scoring(main_part, score, type(target).__name__)
     found = layers.resolve(model, settings.target_layer, inputs, scoring)

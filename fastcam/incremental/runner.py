@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcam import ops
+from fastcam.devices import send
 from fastcam.incremental.operations import RESHAPES
 from fastcam.incremental.packed_convolution import convolve
 from fastcam.incremental.plan import Plan, PlanStep, TraceAnalysis
@@ -173,7 +174,7 @@ class PlanRunner:
         if size == region.size and (origins == region.origin).all():
             return patches
         patch_origins, window_origins = (
-            torch.from_numpy(positions).to(self.device) for positions in (region.origin, origins)
+            send(torch.from_numpy(positions), self.device) for positions in (region.origin, origins)
         )
         return ops.gather_patches(
             clean, self.image_indices, patches.to(clean.dtype), patch_origins, window_origins, size, fill
@@ -183,7 +184,7 @@ class PlanRunner:
         """Return the content (M, C, h, w) of maps (1, C, H, W) at the region's patches."""
         outside = torch.tensor(maps.shape[2:], device=self.device).expand(self.count, 2)
         empty = maps[:, :, :1, :1].expand(self.count, -1, -1, -1)
-        origins = torch.from_numpy(region.origin).to(self.device)
+        origins = send(torch.from_numpy(region.origin), self.device)
         return ops.gather_patches(maps, self.image_indices, empty, outside, origins, region.size)
 
 

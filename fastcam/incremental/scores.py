@@ -86,7 +86,7 @@ def _predict_windows(
                 _check_gain(sweep, windows, engine)
                 buckets = sorted(sweep.buckets(windows), key=len, reverse=True)
             for bucket in buckets:
-                bucket_windows = windows[bucket.to(windows.device)]
+                bucket_windows = windows[bucket]
                 work = _sweep_blocks(sweep, bucket_windows)
                 for block, output in quiet.each(1, len(bucket_windows), work, PATCH_COPY_SIZE):
                     columns = block.place[1]

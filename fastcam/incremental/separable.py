@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastcam.devices import send
 from fastcam.incremental.regions import Pair, Positions, Region
 
 Support = NDArray[np.bool_]
@@ -63,8 +64,18 @@ class Separable:
 
     def __call__(self, windows: Tensor, origins: Positions, output: Region) -> Tensor:
         """Return the output's patches (M, C, *output.size) from its input windows (M, C, h, w)."""
+
+        def on_device(matrix: Tensor) -> Tensor:
+            return send(matrix.to(windows.dtype), windows.device)
+
         rows, columns = (
-            _blocks(matrix.to(windows), output.origin[:, axis], output.size[axis], origins[:, axis], length)
+            _blocks(
+                send(matrix.to(windows.dtype), windows.device),
+                output.origin[:, axis],
+                output.size[axis],
+                origins[:, axis],
+                length,
+            )
             for axis, (matrix, length) in enumerate(zip((self.rows, self.columns), windows.shape[2:], strict=True))
         )
         return torch.einsum("mij,mcjk,mlk->mcil", rows, windows, columns)
@@ -92,6 +103,6 @@ def _affected_range(support: Support, low: Positions, high: Positions) -> tuple[
 
 def _blocks(matrix: Tensor, rows: Positions, height: int, columns: Positions, width: int) -> Tensor:
     """Return blocks (M, height, width) of a matrix."""
-    down = torch.from_numpy(rows[:, None] + np.arange(height)).to(matrix.device)
-    across = torch.from_numpy(columns[:, None] + np.arange(width)).to(matrix.device)
+    down = send(torch.from_numpy(rows[:, None] + np.arange(height)), matrix.device)
+    across = send(torch.from_numpy(columns[:, None] + np.arange(width)), matrix.device)
     return matrix[down[:, :, None], across[:, None, :]]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
+from fastcam.devices import send
 from fastcam.incremental.buckets import find_buckets
 from fastcam.incremental.plan import Plan, TraceAnalysis, make_plan
 from fastcam.incremental.regions import Region
@@ -83,7 +84,7 @@ class Sweep:
 
     def hidden_images(self, windows: Tensor) -> Tensor:
         """Return the whole image behind each of the windows, (M, C, H, W)."""
-        return ops.occlude(self.image, windows.to(self.image.device), self.start.contiguous())[0]
+        return ops.occlude(self.image, send(windows, self.image.device), self.start.contiguous())[0]
 
     def _patches(self, windows: Tensor, region: Region) -> Tensor:
         """Return the windows' patches (M, C, h, w), with the image where a patch is larger than its window."""

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastcam.devices import send
+
 Baseline = float | Sequence[float] | Tensor | str
 
 BASELINE_NAMES = ("blur", "noise")
@@ -36,7 +38,7 @@ def baseline_images(images: Tensor, baseline: Baseline, seed: int = 0) -> Tensor
         baseline = torch.as_tensor(baseline, dtype=images.dtype)
     if not isinstance(baseline, Tensor) or baseline.is_complex():
         raise TypeError(f'`baseline` must be a number, a tensor, "blur" or "noise", got {type(baseline).__name__}')
-    baseline = baseline.to(images)
+    baseline = send(baseline, images.device).to(images.dtype)
     spatial = [1] * (images.dim() - 2)
     shaped = baseline.reshape(-1, *spatial) if baseline.dim() == 1 else baseline
     fits = baseline.dim() in (0, 1, images.dim() - 1, images.dim())
@@ -68,7 +70,7 @@ def blur(images: Tensor) -> Tensor:
 def normal_noise(images: Tensor, seed: int) -> Tensor:
     """Return standard normal noise (C, *S), the same for every image, batch and device."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(images.shape[1:], generator=generator).to(images)
+    return send(torch.randn(images.shape[1:], generator=generator), images.device).to(images.dtype)
 
 
 def _noise(images: Tensor, seed: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcam import ops
+from fastcam.devices import send
 from fastcam.methods.baselines import Baseline, baseline_images
 from fastcam.methods.protocol import Block, Scorer
 from fastcam.methods.refinement import Predictions, refine_grid
@@ -55,8 +56,8 @@ def occlusion(
     size = tuple(images.shape[2:])
     shape, steps, grid = window_geometry(size, window, stride)
     start = baseline_images(images, baseline, seed)
-    mask = window.to(images.device) if isinstance(window, Tensor) else None
-    windows = window_positions(grid, steps, shape).to(images.device)
+    mask = send(window, images.device) if isinstance(window, Tensor) else None
+    windows = window_positions(grid, steps, shape)
 
     def measure(windows: Tensor, rows: range) -> Predictions:
         parts = None if mask is not None else scorer.occluded_predictions(windows, start, engine, rows)
@@ -69,7 +70,7 @@ def occlusion(
     def occlude(windows: Tensor, block: Block) -> Tensor:
         rows, columns = block.place
         if mask is None:
-            return ops.occlude(images[rows], windows[columns], start[rows].contiguous())
+            return ops.occlude(images[rows], send(windows[columns], images.device), start[rows].contiguous())
         covered = _place_mask(mask, windows[columns, 0], size)[None, :, None]
         return torch.where(covered, start[rows].unsqueeze(1), images[rows].unsqueeze(1))
 
@@ -83,7 +84,7 @@ def occlusion(
         )
     details = _shape_as_grid(predictions, grid)
     drops = scorer.scores.reshape(*scorer.scores.shape, *[1] * len(grid)) - details["grid"]
-    kernel = torch.ones(shape, dtype=torch.bool) if mask is None else mask
+    kernel = torch.ones(shape, dtype=torch.bool, device=images.device) if mask is None else mask
     return coverage_mean(drops, kernel, steps, size), details
 
 

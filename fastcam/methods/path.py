@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastcam.devices import send
 from fastcam.methods.baselines import Baseline, baseline_images, normal_noise
 from fastcam.methods.protocol import Block, Scorer
 from fastcam.methods.registry import Method, Outcome, get_method, method
@@ -49,7 +50,7 @@ def integrated_gradients(
 
     def path_images(block: Block) -> Tensor:
         rows, block_steps = block.place
-        alpha = _align(places[block_steps], images.dim()).to(images)
+        alpha = _align(send(places[block_steps], images.device).to(images.dtype), images.dim())
         return start[rows].unsqueeze(1) + alpha * (images - start)[rows].unsqueeze(1)
 
     def path_gradients(block: Block) -> tuple[Tensor, dict[str, Tensor]]:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcam import ops
+from fastcam.devices import send
 from fastcam.methods.protocol import Block, Scorer
 from fastcam.methods.registry import method
 from fastcam.ops.numerics import accumulation_dtype
@@ -104,7 +105,7 @@ class _RandomMasks:
 
     def __call__(self, indices: range) -> Tensor:
         """Return masks (m, *S) in [0, 1]."""
-        coarse = self.grids[indices.start : indices.stop].to(self.like)
+        coarse = send(self.grids[indices.start : indices.stop], self.like.device).to(self.like.dtype)
         large = [(self.grid + 1) * cell for cell in self.cells]
         mode = _INTERPOLATION[len(self.size)]
         smooth = F.interpolate(coarse.unsqueeze(1), large, mode=mode, align_corners=False)[:, 0]

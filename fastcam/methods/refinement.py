@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fastcam.devices import send
+
 COARSE_STEP = 2  # between places of the coarse grid, which includes the last place
 
 Predictions = dict[str, Tensor]
@@ -36,8 +38,8 @@ def refine_grid(grid: Sequence[int], share: float, clean: Tensor, run: Callable[
     measured[second] = True
     for places, parts in ((first, predictions), (second, run(second) if len(second) else {})):
         for name, values in parts.items():
-            whole[name][places.to(values.device)] = values
-    return whole | {"measured": measured.to(change.device)}
+            whole[name][send(places, values.device)] = values
+    return whole | {"measured": send(measured, change.device)}
 
 
 def _coarse_places(length: int) -> Tensor:
@@ -49,7 +51,7 @@ def _interpolate(values: Tensor, axes: Sequence[Tensor], grid: Sequence[int]) ->
     """Interpolate (m, ...) at the places of the coarse grid to (M, ...): linear, or nearest for integers."""
     interpolated = values.reshape(*[len(places) for places in axes], *values.shape[1:])
     for axis, (coarse, length) in enumerate(zip(axes, grid, strict=True)):
-        weights = _interpolation_weights(coarse, length).to(values.device)
+        weights = send(_interpolation_weights(coarse, length), values.device)
         if values.is_floating_point():
             interpolated = torch.tensordot(weights.to(values.dtype), interpolated, dims=([1], [axis])).movedim(0, axis)
         else:

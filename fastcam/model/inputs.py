@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from fastcam.devices import take_rows
+
 
 def _recordable(argument: Tensor) -> Tensor:
     """Return the tensor, copied if it was made in inference mode, which autograd cannot record."""
@@ -132,7 +134,7 @@ class Inputs:
     def repeat_to(self, count: int) -> "Inputs":
         """Return the inputs for ``count`` images: the first ones, repeated if there are fewer."""
         rows = torch.arange(count) % len(self.images)
-        return self.with_copies(self.images[rows.to(self.images.device)], rows)
+        return self.with_copies(take_rows(self.images, rows), rows)
 
     def place_of(self, index: int) -> int:
         """Return the position among the model's arguments of one in ``others``."""
@@ -151,7 +153,7 @@ class Inputs:
         return other.dim() > 0 and len(other) == len(self.images)
 
     def _index_rows(self, other: Tensor, rows: Tensor) -> Tensor:
-        return other[rows.to(other.device)] if self._has_rows(other) else other
+        return take_rows(other, rows) if self._has_rows(other) else other
 
 
 def _is_channels_last(images: Tensor) -> bool:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard, cast
+from typing import TypeGuard, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fastcam.devices import all_rows, take_rows
 from fastcam.model.elements import ModelOutput, Select, pick
+from fastcam.targets.class_indices import Classes, ClassIndices, class_indices, class_scores
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,34 @@ class Bound:
     """A target bound to the model's output for the unchanged images; scores the output of any copies of them.
 
     Attributes:
-        function: from an output of M rows, and (M,) int64 with the image of each row, to (M,) or (M, K) scores.
-        classes: class indices (N,) or (N, K) of the scores, or None.
+        function: from an output of M rows, and (M,) int64 on the CPU with the image of each row, to (M,) or (M, K)
+            scores.
+        indices: the classes of the scores, or None.
         is_logit: whether the scores are entries of the output, at ``classes``.
         is_empty: (N,) bool, where there is nothing to score, such as no pixel of a class; None if there always is.
         remarks: what was done to make the target fit the output.
     """
 
     function: Callable[[ModelOutput, Tensor], Tensor]
-    classes: Tensor | None = None
+    indices: ClassIndices | None = None
     is_logit: bool = False
     is_empty: Tensor | None = None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> Tensor | None:
+        """Class indices (N,) or (N, K) that the output has, or None."""
+        return None if self.indices is None else self.indices.values
+
+    @property
+    def targets(self) -> Tensor | None:
+        """Class indices (N,) or (N, K), -1 for what is no class, or None."""
+        return None if self.indices is None else self.indices.shown
+
+    @property
+    def is_unknown(self) -> Tensor | None:
+        """Where a target is no class, in the shape of the scores; None where all are known to be."""
+        return None if self.indices is None else self.indices.is_unknown
 
     def __call__(self, output: ModelOutput, rows: Tensor) -> Tensor:
         """Return the scores of copies; ``rows`` holds the image of each copy."""
@@ -59,8 +76,6 @@ class Score:
         raise NotImplementedError
 
 
-Indices = int | np.integer[Any] | Sequence[int] | Sequence[Sequence[int]] | Tensor | np.ndarray[Any, Any]
-Classes = Indices | Literal["all"]
 Target = (
     Classes | Score | Callable[[ModelOutput], Tensor] | Sequence[Callable[[ModelOutput], Tensor]] | None
 )  # see :func:`bind`
@@ -109,26 +124,13 @@ def bind(output: ModelOutput, target: Target, count: int) -> Bound:
         if len(target) != count:
             raise ValueError(f"`target` must have one callable per image, {count}, got {len(target)}")
         return Bound(lambda out, rows: _score_each_image(out, target, rows))
-    bound = Logit(cast("Classes | None", target)).bind(output, count)
-    _refuse_one_hot(bound.classes, class_scores(output, count).shape[1])
-    return bound
-
-
-def _refuse_one_hot(classes: Tensor | None, total: int) -> None:
-    """Refuse labels (N, classes) of zeros and a one, which would be read as class numbers."""
-    if classes is None or classes.dim() != 2 or classes.shape[1] != total or total < 3 or classes.stride(0) == 0:
-        return
-    if classes.max() == 1 and bool((classes.sum(1) == 1).all()):
-        raise ValueError(
-            f"`target` looks like one-hot labels {tuple(classes.shape)}: class indices are expected; pass "
-            "target.argmax(1)"
-        )
+    return Logit(cast("Classes | None", target)).bind(output, count)
 
 
 def score(output: ModelOutput, target: Target, count: int) -> Scores:
     """Return one score per image, or K per image; the arguments are those of :func:`bind`."""
     bound = bind(output, target, count)
-    return Scores(bound(output, torch.arange(count)), bound.classes)
+    return Scores(bound(output, all_rows(count)), bound.targets)
 
 
 def bind_optional(output: ModelOutput, target: Target, images: Tensor) -> Bound:
@@ -151,9 +153,9 @@ class Logit(Score):
 
     def bind(self, output: ModelOutput, count: int) -> Bound:
         """Find the classes of every image."""
-        classes = class_indices(output, self.classes, count)
+        indices = class_indices(output, self.classes, count)
         return Bound(
-            lambda out, rows: self.pick(self.scale(class_scores(out, len(rows))), classes, rows), classes, True
+            lambda out, rows: self.pick(self.scale(class_scores(out, len(rows))), indices, rows), indices, True
         )
 
     def scale(self, logits: Tensor) -> Tensor:
@@ -161,70 +163,13 @@ class Logit(Score):
         return logits
 
     @staticmethod
-    def pick(values: Tensor, classes: Tensor, rows: Tensor) -> Tensor:
-        """Return the entries (M,) or (M, K) of (M, all) values at the classes of every row's image."""
-        indices = classes[rows.to(classes.device)]
-        return values.gather(1, indices.reshape(len(indices), -1)).reshape(indices.shape)
-
-
-def class_scores(output: ModelOutput, count: int) -> Tensor:
-    """Return the output as (M, classes).
-
-    Raises:
-        TypeError, ValueError: if it has no such form.
-    """
-    if not isinstance(output, Tensor):
-        raise TypeError(
-            "class indices need an output tensor of shape (N, classes), but the model returned a "
-            f"{type(output).__name__}; choose its part with select=..., an index, a key or a function"
-        )
-    logits = output.unsqueeze(1) if output.dim() == 1 else output
-    if logits.dim() != 2 or len(logits) != count:
-        raise ValueError(
-            f"class indices need an output of shape (N, classes) with N = {count}, got {tuple(output.shape)}; "
-            "pass a callable from the output to (N,) scores as target"
-        )
-    return logits
-
-
-def class_indices(output: ModelOutput, classes: Classes | None, count: int) -> Tensor:
-    """Return (N,) or (N, K) class indices for an output (N, classes), on its device; None takes the highest.
-
-    Raises:
-        TypeError, ValueError: for indices that do not fit.
-    """
-    logits = class_scores(output, count)
-    total = logits.shape[1]
-    if classes is None:
-        return logits.detach().argmax(1)
-    if isinstance(classes, str):
-        if classes != "all":
-            raise ValueError(f'`target` must be a class index, a callable, None or "all", got {classes!r}')
-        return torch.arange(total, device=logits.device).expand(count, total)
-    return _index_tensor(classes, total, count).to(device=logits.device)
-
-
-def _index_tensor(classes: Indices, total: int, count: int) -> Tensor:
-    try:
-        indices = torch.as_tensor(classes)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"`target` must be a class index, {count} of them, {count} equally long lists of them, a callable or None, "
-            f"got {classes!r}"
-        ) from error
-    if indices.is_floating_point() or indices.dtype == torch.bool or indices.is_complex():
-        raise TypeError(f"`target` must hold whole numbers, got {indices.dtype}")
-    if indices.numel() and not set(indices.unique().tolist()) <= set(range(total)):
-        raise ValueError(f"`target` must lie in [0, {total}), got {indices.tolist()}")
-    if indices.dim() == 0:
-        indices = indices.expand(count)
-    if indices.dim() > 2 or len(indices) != count or indices.numel() == 0:
-        raise ValueError(
-            f"`target` must be one class index, {count} of them, or {count} lists of K for K targets per image, "
-            f"got shape {tuple(indices.shape)}"
-        )
-    # Copied, since the caller may change the tensor, or it may be of inference mode, which autograd cannot save.
-    return indices.to(dtype=torch.int64, copy=True)
+    def pick(values: Tensor, indices: ClassIndices, rows: Tensor) -> Tensor:
+        """Return the entries (M,) or (M, K) of (M, all) values at the classes of every row's image; NaN for none."""
+        classes = take_rows(indices.values, rows)
+        picked = values.gather(1, classes.reshape(len(classes), -1)).reshape(classes.shape)
+        if indices.is_unknown is None:
+            return picked
+        return picked.masked_fill(take_rows(indices.is_unknown, rows), torch.nan)
 
 
 def _score_each_image(

@@ -3,8 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastcam.devices import take_rows
 from fastcam.model.elements import ModelOutput
-from fastcam.targets.binding import Bound, Classes, Logit, Score, class_indices, class_scores
+from fastcam.targets.binding import Bound, Logit, Score
+from fastcam.targets.class_indices import Classes, ClassIndices, class_indices, class_scores
 
 
 class Probability(Logit):
@@ -13,7 +15,7 @@ class Probability(Logit):
     def bind(self, output: ModelOutput, count: int) -> Bound:
         """Find the classes of every image."""
         bound = super().bind(output, count)
-        return Bound(bound.function, bound.classes)
+        return Bound(bound.function, bound.indices)
 
     def scale(self, logits: Tensor) -> Tensor:
         """Return the softmax over the classes."""
@@ -43,10 +45,9 @@ class Difference(Score):
         """Find both classes of every image."""
         first = class_indices(output, self.first, count)
         second = self._runner_up(output, first) if self.second is None else class_indices(output, self.second, count)
-        if first.shape != second.shape:
-            raise ValueError(
-                f"`second` must have as many classes as `first`, {tuple(first.shape)}, got {tuple(second.shape)}"
-            )
+        shapes = tuple(first.values.shape), tuple(second.values.shape)
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"`second` must have as many classes as `first`, {shapes[0]}, got {shapes[1]}")
 
         def difference(out: ModelOutput, rows: Tensor) -> Tensor:
             logits = class_scores(out, len(rows))
@@ -55,13 +56,14 @@ class Difference(Score):
         return Bound(difference, first)
 
     @staticmethod
-    def _runner_up(output: ModelOutput, first: Tensor) -> Tensor:
+    def _runner_up(output: ModelOutput, first: ClassIndices) -> ClassIndices:
         logits = class_scores(output, len(output)).detach()
         if logits.shape[1] < 2:
             raise ValueError("a difference of classes needs an output of at least two classes, got one")
+        classes = first.values
         highest = logits.topk(2, 1).indices  # (N, 2)
-        highest = highest.reshape(len(first), *([1] * (first.dim() - 1)), 2).expand(*first.shape, 2)
-        return highest[..., 1].where(highest[..., 0] == first, highest[..., 0])
+        highest = highest.reshape(len(classes), *([1] * (classes.dim() - 1)), 2).expand(*classes.shape, 2)
+        return ClassIndices(highest[..., 1].where(highest[..., 0] == classes, highest[..., 0]))
 
 
 class Binary(Score):
@@ -86,7 +88,7 @@ class Binary(Score):
             signs = logits.new_full((count,), 1.0 if self.positive else -1.0)
 
         def signed(out: ModelOutput, rows: Tensor) -> Tensor:
-            values = class_scores(out, len(rows))[:, 0] * signs[rows.to(signs.device)].to(out.dtype)
+            values = class_scores(out, len(rows))[:, 0] * take_rows(signs, rows).to(out.dtype)
             return values.sigmoid() if self.probability else values
 
         return Bound(signed)
@@ -135,7 +137,7 @@ class Similarity(Score):
         references = self.reference.detach().to(embeddings).expand(count, -1)
 
         def similarity(out: Tensor, rows: Tensor) -> Tensor:
-            expected = references[rows.to(references.device)]
+            expected = take_rows(references, rows)
             return F.cosine_similarity(out, expected) if self.metric == "cosine" else (out * expected).sum(1)
 
         return Bound(similarity)

@@ -29,7 +29,6 @@ def bind_one_row(output: ModelOutput, target: Target, count: int) -> Bound:
         score = bound(output, rows[:1] * 0)
         return torch.cat([score, score.detach().expand(len(rows) - 1, *score.shape[1:])])
 
-    def for_all(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values.expand(count, *values.shape[1:])
-
-    return Bound(score_all, for_all(bound.classes), is_empty=for_all(bound.is_empty), remarks=bound.remarks)
+    is_empty = None if bound.is_empty is None else bound.is_empty.expand(count)
+    indices = None if bound.indices is None else bound.indices.expand(count)
+    return Bound(score_all, indices, is_empty=is_empty, remarks=bound.remarks)

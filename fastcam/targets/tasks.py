@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastcam.devices import send, take_rows
 from fastcam.model.elements import ModelOutput
 from fastcam.targets.binding import Bound, Score, describe_value
 
@@ -35,7 +36,7 @@ class Segmentation(Score):
         masks, remarks = self._masks(output.detach(), count)
 
         def total(out: Tensor, rows: Tensor) -> Tensor:
-            return (out[:, self.label] * masks[rows.to(masks.device)]).flatten(1).sum(1)
+            return (out[:, self.label] * take_rows(masks, rows)).flatten(1).sum(1)
 
         return Bound(total, is_empty=~masks.flatten(1).any(1), remarks=remarks)
 
@@ -45,7 +46,7 @@ class Segmentation(Score):
         if self.mask is None:
             is_class = output[:, 0] > 0 if output.shape[1] == 1 else output.argmax(1) == self.label
             return is_class, ()
-        masks = self.mask.to(output.device)
+        masks = send(self.mask, output.device)
         if masks.dim() not in (len(size), len(size) + 1) or (masks.dim() > len(size) and len(masks) != count):
             raise ValueError(f"`mask` must have shape {size} or {(count, *size)}, got {tuple(masks.shape)}")
         masks = masks.expand(count, *masks.shape[-len(size) :])
@@ -204,9 +205,7 @@ class Neuron(Score):
         if self.position == "sum":
             return Bound(lambda out, rows: self._channel(out).flatten(1).sum(1))
         positions = self._positions(self._channel(output.detach()))
-        return Bound(
-            lambda out, rows: self._channel(out).flatten(1).gather(1, positions[rows.to(positions.device)])[:, 0]
-        )
+        return Bound(lambda out, rows: self._channel(out).flatten(1).gather(1, take_rows(positions, rows))[:, 0])
 
     def _channel(self, output: Tensor) -> Tensor:
         return output if self.channel is None else output[:, self.channel]

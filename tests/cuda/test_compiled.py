@@ -32,7 +32,7 @@ MOST_REGISTERS = {
 STREAMING = {"staged_planes": "LDGSTS", "large_planes": "LDG", "plane_weights": "LDG", "rows": "LDG"}
 
 
-@pytest.fixture(scope="module", params=["sm_80", "sm_90"])
+@pytest.fixture(scope="module", params=toolkit.architectures())
 def compiled(request, tmp_path_factory):
     """(kernel, its instructions) of every kernel, for one architecture."""
     read = []

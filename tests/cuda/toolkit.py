@@ -13,6 +13,12 @@ CHANGED = os.environ.get("FASTCAM_CUDA_SOURCES")  # a folder of sources to look 
 FLAGS = ["-O3", "-std=c++17", "--expt-relaxed-constexpr"]
 
 
+def architectures() -> list[str]:
+    """The architectures that setup.py compiles for."""
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+    return [f"sm_{name.removesuffix('+PTX').replace('.', '')}" for name in listed.split(";")]
+
+
 def nvcc() -> str | None:
     """The CUDA compiler, or None."""
     homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]

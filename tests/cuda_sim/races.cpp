@@ -1,6 +1,9 @@
 // Every kernel once on small tensors, for ThreadSanitizer: whether two threads, or two blocks, touch the same
 // memory with nothing between them to order it. What the kernels compute is checked by the op tests.
+//   races [float32 | float64 | float16 | bfloat16]   of one dtype, or of all
 #include <cstdio>
+#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "../../csrc/cuda/kernels.h"
@@ -92,8 +95,13 @@ void move_elements(int64_t element_size, int64_t planes, int64_t inside) {
 
 }  // namespace
 
-int main() {
-  for (const Dtype dtype : {Dtype::float32, Dtype::float64, Dtype::float16, Dtype::bfloat16}) {
+int main(int count, char** arguments) {
+  const std::pair<const char*, Dtype> dtypes[] = {{"float32", Dtype::float32},
+                                                  {"float64", Dtype::float64},
+                                                  {"float16", Dtype::float16},
+                                                  {"bfloat16", Dtype::bfloat16}};
+  for (const auto& [name, dtype] : dtypes) {
+    if (count > 1 && std::strcmp(arguments[1], name) != 0) continue;
     for (const bool rows : {false, true}) {
       reduce(dtype, {2, 1, 5, 9}, rows);       // a part of a tile
       reduce(dtype, {1, 2, 300, 49}, rows);    // a thread a channel: several sums and tiles, several targets
@@ -116,5 +124,5 @@ int main() {
     move_elements(size, 3, 1);
     move_elements(size, 1, 3);
   }
-  std::puts("every kernel ran");
+  std::printf("every kernel ran with %s\n", count > 1 ? arguments[1] : "every dtype");
 }

@@ -60,7 +60,9 @@ def run_op_tests(order: str, library: Path, variant: str, *options: str) -> subp
         options: for pytest.
     """
     environment = os.environ | {"FASTCAM_SIM_LIBRARY": str(library), "FASTCAM_SIM_ORDER": order}
+    cases = BOUNDS
     if variant == "address":
+        cases += " and not bfloat16 and not 65535"  # float16 has the same bounds, and 70001 tasks have more
         environment |= {"LD_PRELOAD": _sanitizer_libraries(), "ASAN_OPTIONS": "detect_leaks=0"}
     command = [
         sys.executable,
@@ -70,7 +72,7 @@ def run_op_tests(order: str, library: Path, variant: str, *options: str) -> subp
         "-m",
         "sim and not slow",
         "-k",
-        BOUNDS,
+        cases,
         "-n",
         "2",
         "-p",

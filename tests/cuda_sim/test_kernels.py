@@ -1,6 +1,7 @@
 """The CUDA kernels in other thread orders and under the sanitizers: ``make cuda-sim``."""
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -28,6 +29,13 @@ def test_random_order_under_address_sanitizer():
 
 
 def test_no_races():
-    done = subprocess.run([simulator.build("thread", "races")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:4000]
-    assert "every kernel ran" in done.stdout
+    program = simulator.build("thread", "races")
+
+    def run(dtype):
+        return subprocess.run([program, dtype], capture_output=True, text=True, check=False)
+
+    dtypes = ("float32", "float64", "float16", "bfloat16")
+    with ThreadPoolExecutor(2) as pool:
+        for dtype, done in zip(dtypes, pool.map(run, dtypes), strict=True):
+            assert done.returncode == 0, done.stderr[:4000]
+            assert done.stdout == f"every kernel ran with {dtype}\n"

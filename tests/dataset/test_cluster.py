@@ -33,6 +33,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": F
 def nodes():
     """A head node without cores, and two nodes of one core each."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - 15 by default: beside other tests a worker would hardly run
     from ray.cluster_utils import Cluster as Simulated
 
     simulated = Simulated(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})

@@ -1,4 +1,7 @@
-"""What `make test-all` runs besides `make test`: cases of a kind that another case proves already."""
+"""What `make test-all` runs besides `make test`: cases of a kind that another case proves already.
+
+Where the slow tier is deselected, whole products of cases are not even made: pytest takes a minute to collect them.
+"""
 
 import itertools
 import math
@@ -6,6 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+
+_products = {"whole": True}
+
+
+def choose(markers: str) -> None:
+    """Choose the cases to make by the expression of markers that pytest is given."""
+    _products["whole"] = "not slow" not in markers
 
 
 def slow(*cases: Any) -> list[Any]:
@@ -35,6 +45,7 @@ def covering(*axes: Sequence[Any]) -> list[Any]:
             marks=() if indices in daily else pytest.mark.slow,
         )
         for indices in itertools.product(*map(range, sizes))
+        if _products["whole"] or indices in daily
     ]
 
 
@@ -45,6 +56,8 @@ def thinned(axis: Sequence[Any], *others: Sequence[Any]) -> list[Any]:
         is_daily = i == j or 0 in (i, j)
         for turn, other in enumerate(itertools.product(*others)):
             now = is_daily and (len(others) == 0 or (i + j) % math.prod(map(len, others)) == turn)
+            if not (now or _products["whole"]):
+                continue
             values = (axis[i], axis[j], *other)
             cases.append(pytest.param(*values, id="-".join(map(_name, values)), marks=() if now else pytest.mark.slow))
     return cases

@@ -1,0 +1,26 @@
+"""Data of the host for the device, without the host waiting for what the device still has to do."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; from the CPU to a GPU it is copied from pinned memory, in the stream's order."""
+    if values.device == device or device.type != "cuda":
+        return values.to(device)
+    pinned = values.pin_memory() if torch.cuda.is_available() else values
+    return pinned.to(device, non_blocking=True)
+
+
+@functools.lru_cache(64)
+def all_rows(count: int) -> Tensor:
+    """Return (N,) int64 on the CPU, the rows of N images: always the same tensor, by which it is recognised."""
+    with torch.inference_mode(False):
+        return torch.arange(count)
+
+
+def take_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """Return ``values[rows]`` for rows (M,) on the CPU; the values themselves for ``all_rows`` of them."""
+    return values if rows is all_rows(len(values)) else values[send(rows, values.device)]
