@@ -73,8 +73,8 @@ class Explainer(Generic[Result]):
         channel_axis: the axis of channels in the explained argument, 2 for videos (N, T, C, H, W). None takes axis 2 of
             such videos with 1 or 3 channels where T is neither, and 1 otherwise. In the explanation the channels come
             second, and the map of a video is (T, H, W).
-        strict: raise an error where the engine would have to guess; otherwise guesses are in
-            :attr:`.Explanation.notes`, and warned of once.
+        strict: raise an error where the engine would have to guess, and for classes in a tensor on a GPU that the
+            output lacks; otherwise guesses are in :attr:`.Explanation.notes`, and warned of once.
         options: of the method's rule, for example ``window`` of occlusion.
 
     Raises:

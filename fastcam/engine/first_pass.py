@@ -129,6 +129,8 @@ def _run(
     with torch.inference_mode(False), torch.enable_grad():
         output = captured.activations[-1] if scored else select_output(captured.output, select)
         bound = _bind(output, target, images, settings, notes)
+        if settings.strict:
+            bound.check_classes()
         scores = bound(output, all_rows(len(images)))
     scorer = None
     if not settings.is_one_pass:

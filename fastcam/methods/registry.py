@@ -4,6 +4,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor
@@ -58,16 +59,16 @@ class Method:
         """The first line of the rule's docstring."""
         return (inspect.getdoc(self.rule) or "").splitlines()[0]
 
-    @property
-    def options(self) -> dict[str, Any]:
+    @cached_property
+    def options(self) -> Mapping[str, Any]:
         """Keyword options of the rule with their defaults."""
         parameters = inspect.signature(self.rule).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
-    def all_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def all_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the options with their defaults, and those of the inner method named by ``options`` or the default."""
         inner = options.get("inner", self.options.get("inner"))
-        return self.options if "inner" not in self.options else get_method(inner).options | self.options
+        return self.options if "inner" not in self.options else {**get_method(inner).options, **self.options}
 
     def reduction(self, options: Mapping[str, Any]) -> Reduction:
         """Return the reduction of attributions to a map: that of the inner method, if any."""

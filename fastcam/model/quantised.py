@@ -5,12 +5,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fastcam.model import memory
+
 _PER_TENSOR = (torch.per_tensor_affine, torch.per_tensor_symmetric)
 
 
 def holds_quantised(model: nn.Module) -> bool:
     """Whether a model has quantised layers, which have no derivative."""
-    return any("quantized" in cls.__module__ for module in model.modules() for cls in type(module).__mro__)
+    classes = set(map(type, memory.all_modules(model)))
+    return any("quantized" in base.__module__ for cls in classes for base in cls.__mro__)
 
 
 def float_class(module: nn.Module) -> type[nn.Module] | None:

@@ -1,6 +1,7 @@
 """Runs a model without lasting changes: compiled parts eagerly, buffers and the random state preserved."""
 
 import contextlib
+import operator
 import threading
 from collections.abc import Iterator
 
@@ -8,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.model.elements import ModelOutput
+from fastcam.model.memory import all_modules
+
+_training_of = operator.attrgetter("training")
+_compiled_call_of = operator.attrgetter("_compiled_call_impl")
 
 _training_lock = threading.RLock()
 _stance_lock = threading.RLock()  # the stance of torch.compile is per process
@@ -17,7 +22,7 @@ def call(model: nn.Module, images: Tensor | tuple[object, ...]) -> ModelOutput:
     """Return the model's output; compiled parts run uncompiled, since compiled code ignores the hooks."""
     arguments = [_copy_tensor(argument) for argument in (images if isinstance(images, tuple) else (images,))]
     modules = all_modules(model)
-    if any(module._compiled_call_impl is not None or "_orig_mod" in module._modules for module in modules):
+    if any(map(_compiled_call_of, modules)) or any("_orig_mod" in module._modules for module in modules):
         with _stance_lock, torch.compiler.set_stance("force_eager"):
             return model(*arguments)
     if torch.is_grad_enabled() and any(isinstance(module, torch.jit.ScriptModule) for module in modules):
@@ -32,21 +37,9 @@ def _copy_tensor(argument: object) -> object:
     return argument.clone() if isinstance(argument, Tensor) else argument
 
 
-def all_modules(model: nn.Module) -> list[nn.Module]:
-    """Return all of ``model.modules()`` in any order, several times faster, for use in every call."""
-    modules: dict[int, nn.Module] = {}
-    pending = [model]
-    while pending:
-        module = pending.pop()
-        if id(module) not in modules:
-            modules[id(module)] = module
-            pending += [child for child in module._modules.values() if child is not None]
-    return list(modules.values())
-
-
 def is_training(model: nn.Module) -> bool:
     """Whether any part of the model is in training mode."""
-    return any(module.training for module in all_modules(model))
+    return any(map(_training_of, all_modules(model)))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fastcam.model.inputs import Inputs
-from fastcam.model.running import all_modules
+from fastcam.model.memory import all_modules
 from fastcam.model.split_model import SplitModel
 from fastcam.preparation.batch_norm import FoldReport
 from fastcam.preparation.compiled_parts import Arguments, ModelOutput, Parts

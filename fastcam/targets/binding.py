@@ -54,6 +54,12 @@ class Bound:
         """Where a target is no class, in the shape of the scores; None where all are known to be."""
         return None if self.indices is None else self.indices.is_unknown
 
+    def check_classes(self) -> None:
+        """Raise for targets that are no class; on a GPU the host waits for them."""
+        if self.indices is not None and self.indices.is_unknown is not None and bool(self.indices.is_unknown.any()):
+            shown = self.indices.shown.tolist()
+            raise ValueError(f"`target` holds indices that are no class of the model's output, -1 in {shown}")
+
     def __call__(self, output: ModelOutput, rows: Tensor) -> Tensor:
         """Return the scores of copies; ``rows`` holds the image of each copy."""
         return self.function(output, rows)

@@ -78,7 +78,7 @@ def class_indices(output: ModelOutput, classes: Classes | None, count: int) -> C
             raise ValueError(f'`target` must be a class index, a callable, None or "all", got {classes!r}')
         return ClassIndices(torch.arange(total, device=logits.device).expand(count, total))
     if isinstance(classes, Tensor) and classes.device == logits.device and classes.device.type != "cpu":
-        return _checked_later(_shaped(classes, count), total)
+        return unread(_shaped(classes, count), total)
     indices = _shaped(_on_host(classes, count), count)
     if int(indices.min()) < 0 or int(indices.max()) >= total:
         raise ValueError(f"`target` must lie in [0, {total}), got {np.asarray(classes).tolist()}")
@@ -92,8 +92,8 @@ def class_indices(output: ModelOutput, classes: Classes | None, count: int) -> C
     return ClassIndices(send(torch.from_numpy(indices.astype(np.int64)), logits.device))
 
 
-def _checked_later(indices: Tensor, total: int) -> ClassIndices:
-    """Return indices on the device without reading them."""
+def unread(indices: Tensor, total: int) -> ClassIndices:
+    """Return indices (N,) or (N, K) on a device, of that many classes, without reading them."""
     indices = indices.to(dtype=torch.int64, copy=True)  # it may be of inference mode, which autograd cannot save
     is_unknown = (indices < 0) | (indices >= total) | _looks_one_hot(indices, total)
     return ClassIndices(indices.clamp(0, total - 1), is_unknown)
