@@ -12,6 +12,7 @@ from fastcam import artefacts, ragged, targets
 from fastcam.engine import evidence, image_groups, per_image, true_causes
 from fastcam.engine.assembly import Explanations, explanations
 from fastcam.engine.first_pass import first_pass
+from fastcam.engine.graphs import GraphReport, Graphs
 from fastcam.engine.notes import Notes, warn
 from fastcam.engine.settings import Reshape, Settings
 from fastcam.explanation import Explanation
@@ -75,6 +76,9 @@ class Explainer(Generic[Result]):
             second, and the map of a video is (T, H, W).
         strict: raise an error where the engine would have to guess, and for classes in a tensor on a GPU that the
             output lacks; otherwise guesses are in :attr:`.Explanation.notes`, and warned of once.
+        graph: on a GPU, record the explanation as one CUDA graph when a shape of images is seen for the second time,
+            and replay it from then on: without Python, and with equal maps. For methods of one pass and class indices
+            as target; :attr:`graphs` says what was recorded. Memory stays reserved for every recorded shape, up to 8.
         options: of the method's rule, for example ``window`` of occlusion.
 
     Raises:
@@ -92,7 +96,7 @@ class Explainer(Generic[Result]):
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
         compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
         shared: int | str | Sequence[int | str] = ..., channel_axis: int | None = ..., strict: bool = ...,
-        **options: object,
+        graph: bool = ..., **options: object,
     ) -> None: ...
 
     @overload
@@ -104,7 +108,7 @@ class Explainer(Generic[Result]):
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
         compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
         shared: int | str | Sequence[int | str] = ..., channel_axis: int | None = ..., strict: bool = ...,
-        **options: object,
+        graph: bool = ..., **options: object,
     ) -> None: ...
 
     @overload
@@ -116,7 +120,7 @@ class Explainer(Generic[Result]):
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
         compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
         shared: int | str | Sequence[int | str] = ..., channel_axis: int | None = ..., strict: bool = ...,
-        **options: object,
+        graph: bool = ..., **options: object,
     ) -> None: ...
     # fmt: on
 
@@ -142,6 +146,7 @@ class Explainer(Generic[Result]):
         shared: int | str | Sequence[int | str] = (),
         channel_axis: int | None = None,
         strict: bool = False,
+        graph: bool = False,
         **options: object,
     ) -> None:
         model = artefacts.as_module(model)
@@ -178,6 +183,7 @@ class Explainer(Generic[Result]):
                 raise ValueError("differentiable maps are of the model's own parameters: not of a prepared copy's")
         self.precision: Precision | None = "fp32" if compile and precision is None else precision
         self.compile = compile
+        self._graphs = Graphs(self.settings) if graph else None
         self._preparing = threading.Lock()
 
     def __call__(self, images: Images, target: targets.Target = None, *, out: Tensor | None = None) -> Result:
@@ -221,7 +227,9 @@ class Explainer(Generic[Result]):
         _warn_of_training(self.model)
         self._prepare(inputs)
         try:
-            return self._with_class_names(self._explain_all(inputs, target))
+            if self._graphs is None:
+                return self._with_class_names(self._explain_all(inputs, target))
+            return self._with_class_names(self._graphs.explain(self.model, inputs, target, self._explain_all))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             cause = true_causes.find(error, self.model, inputs)
             if cause is None:
@@ -256,6 +264,11 @@ class Explainer(Generic[Result]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Do nothing: between calls nothing is attached to the model."""
+
+    @property
+    def graphs(self) -> list[GraphReport]:
+        """What became of every form of call with ``graph=True``: seen once, recorded, or why there is no graph."""
+        return [] if self._graphs is None else self._graphs.report()
 
     def _prepare(self, inputs: Inputs) -> None:
         """Prepare the model once, if the settings require it."""

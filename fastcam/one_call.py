@@ -87,10 +87,14 @@ def explain(
 ) -> Explanations:
     """Compute the maps of a batch in one call; the arguments are those of :class:`fastcam.Explainer` and of its call.
 
+    All but ``graph``, which later calls of the same explainer replay.
+
     Example:
         >>> explanation = fastcam.explain(model, images)
         >>> explanation.maps  # (N, H, W) in [0, 1]
     """
+    if "graph" in options:
+        raise TypeError("`graph` is for the later calls of a fastcam.Explainer: explain() makes one call")
     explainer = Explainer(
         model,
         method,
@@ -111,6 +115,7 @@ def explain(
         shared=shared,
         channel_axis=channel_axis,
         strict=strict,
+        graph=False,
         **options,
     )
     return explainer(images, target, out=out)

@@ -159,7 +159,10 @@ class Logit(Score):
 
     def bind(self, output: ModelOutput, count: int) -> Bound:
         """Find the classes of every image."""
-        indices = class_indices(output, self.classes, count)
+        return self.bind_to(class_indices(output, self.classes, count))
+
+    def bind_to(self, indices: ClassIndices) -> Bound:
+        """Return the score of these classes."""
         return Bound(
             lambda out, rows: self.pick(self.scale(class_scores(out, len(rows))), indices, rows), indices, True
         )

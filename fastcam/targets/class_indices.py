@@ -34,6 +34,17 @@ class ClassIndices:
         """The indices (N,) or (N, K), -1 for those that are no class."""
         return self.values if self.is_unknown is None else self.values.masked_fill(self.is_unknown, -1)
 
+    def static(self) -> "ClassIndices":
+        """Return copies in tensors of their own, which can be written."""
+        is_unknown = torch.zeros_like(self.values, dtype=torch.bool) if self.is_unknown is None else self.is_unknown
+        return ClassIndices(self.values.clone(), is_unknown.clone())
+
+    def write(self, other: "ClassIndices") -> None:
+        """Copy the indices of another into the tensors of these."""
+        self.values.copy_(other.values, non_blocking=True)
+        if self.is_unknown is not None:
+            self.is_unknown.zero_() if other.is_unknown is None else self.is_unknown.copy_(other.is_unknown)
+
     def expand(self, count: int) -> "ClassIndices":
         """Return the indices of one image for that many."""
 

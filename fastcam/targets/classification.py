@@ -12,9 +12,9 @@ from fastcam.targets.class_indices import Classes, ClassIndices, class_indices, 
 class Probability(Logit):
     """Softmax probability of a class; the argument is that of :class:`Logit`."""
 
-    def bind(self, output: ModelOutput, count: int) -> Bound:
-        """Find the classes of every image."""
-        bound = super().bind(output, count)
+    def bind_to(self, indices: ClassIndices) -> Bound:
+        """Return the score of these classes, which is no entry of the output."""
+        bound = super().bind_to(indices)
         return Bound(bound.function, bound.indices)
 
     def scale(self, logits: Tensor) -> Tensor:

@@ -1,0 +1,327 @@
+"""Explanations of a shape that was seen before, replayed as one recorded graph.
+
+The whole of a one-pass explanation, from the images to the maps, is recorded with tensors that stay in place: images
+and classes are copied into them, the graph is replayed, and its results are copied out. It is recorded when a shape is
+seen for the second time, and used if its results agree with those of the explanation that was made without it.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, fields, replace
+from typing import TypeGuard, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from fastcam import targets
+from fastcam.engine.assembly import Explanations
+from fastcam.engine.model_state import ModelState, has_hooks, side_effects
+from fastcam.engine.notes import warn
+from fastcam.engine.recorders import Recorder, Recording, recorder_for
+from fastcam.engine.settings import Settings
+from fastcam.explanation import Explanation
+from fastcam.model.elements import ModelOutput
+from fastcam.model.inputs import Inputs
+from fastcam.model.running import is_training
+from fastcam.targets.binding import Bound
+from fastcam.targets.class_indices import Classes, ClassIndices, class_indices
+
+MAX_GRAPHS = 8  # kept by an explainer; of more, the one that was not used for longest goes
+TOLERANCE = 1e-2  # of maps in [0, 1], and relative for scores: libraries may choose other algorithms for a graph
+
+Explain = Callable[[Inputs, targets.Target], Explanations]
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """What became of one form of call.
+
+    Attributes:
+        shape: of the images.
+        target: the form of the target, "highest", "all", "indices (N,)" or "indices (N, K)".
+        state: "seen" once, "recorded", or why there is no graph.
+    """
+
+    shape: tuple[int, ...]
+    target: str
+    state: str
+
+
+class Graphs:
+    """The recorded explanations of one explainer.
+
+    Args:
+        settings: of the explainer.
+        recorder_for: from a device to its recorder, or to None.
+    """
+
+    def __init__(
+        self, settings: Settings, recorder_for: Callable[[torch.device], Recorder | None] = recorder_for
+    ) -> None:
+        self.settings, self.recorder_for = settings, recorder_for
+        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def explain(self, model: nn.Module, inputs: Inputs, target: targets.Target, explain: Explain) -> Explanations:
+        """Return what ``explain`` does, replayed if it was recorded."""
+        recorder = self.recorder_for(inputs.images.device)
+        call = None if recorder is None else _Call.of(inputs, target)
+        if recorder is None or call is None or not self._is_recordable(model):
+            return explain(inputs, target)
+        state = ModelState.of(model)
+        if state is None:
+            return explain(inputs, target)
+        with self._lock:
+            entry = self._entries.get(call.key)
+            if entry is None or entry.state != state:
+                self._remember(call.key, _Entry(state))
+            elif entry.graph is not None:
+                self._entries.move_to_end(call.key)
+                return entry.graph.replay(call)
+            elif not entry.refusal:
+                return self._record(recorder, model, call, entry, explain)
+        return explain(inputs, target)
+
+    def report(self) -> list[GraphReport]:
+        """Return what became of every form of call, the latest last."""
+        with self._lock:
+            return [GraphReport(key.shape, key.target, entry.described) for key, entry in self._entries.items()]
+
+    def _is_recordable(self, model: nn.Module) -> bool:
+        settings = self.settings
+        return settings.is_one_pass and not settings.differentiable and not is_training(model) and not has_hooks(model)
+
+    def _remember(self, key: "_Key", entry: "_Entry") -> None:
+        self._entries[key] = entry
+        self._entries.move_to_end(key)
+        while len(self._entries) > MAX_GRAPHS:
+            self._entries.popitem(last=False)
+
+    @staticmethod
+    def _record(recorder: Recorder, model: nn.Module, call: "_Call", entry: "_Entry", explain: Explain) -> Explanations:
+        """Explain without a graph, and record the same."""
+        before = side_effects(model, call.inputs.images.device)
+        expected = explain(call.inputs, call.target)
+        if before != side_effects(model, call.inputs.images.device):
+            entry.refuse("the model draws random numbers or changes its buffers")
+            return expected
+        try:
+            graph = _Graph.record(recorder, call, expected, explain)
+        except (RuntimeError, TypeError, ValueError) as error:  # it reads values of tensors, for example
+            entry.refuse(str(error).partition("\n")[0])
+            return expected
+        if _agree(graph.replay(call), expected):
+            entry.graph = graph
+        else:
+            entry.refuse("the recorded explanation differs from the one before it")
+        return expected
+
+
+@dataclass(frozen=True)
+class _Key:
+    """Of what a graph depends, besides the model: calls of one key differ in the values of tensors alone."""
+
+    shape: tuple[int, ...]
+    target: str
+    others: tuple[Hashable, ...]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of an explainer.
+
+    Attributes:
+        key: which other calls one graph serves.
+        tensors: the images, and the tensors among the model's other arguments.
+        score: the target without its classes.
+        classes: the target's class indices; None where it has none.
+    """
+
+    key: _Key
+    inputs: Inputs
+    target: targets.Target
+    tensors: list[Tensor]
+    score: targets.Logit
+    classes: Classes | None
+
+    @classmethod
+    def of(cls, inputs: Inputs, target: targets.Target) -> "_Call | None":
+        """Return the call; None for a target that is a function of its own, or arguments of unknown kind."""
+        score = target if isinstance(target, targets.Logit) else None
+        classes = score.classes if score is not None else target
+        if isinstance(target, targets.Score) and score is None:
+            return None
+        if not _are_classes(classes):
+            return None
+        leaves, structure = tree_flatten((inputs.images, inputs.others))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        plain = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+        if not all(isinstance(leaf, str | int | float | None) for leaf in plain):
+            return None
+        layouts = [(leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in tensors]
+        places = (inputs.position, inputs.shared, inputs.channel_axis, str(structure), *plain)
+        others = (*layouts, *places, type(score), _numerics(inputs.images.device))
+        name = _form(classes)
+        key = _Key(tuple(inputs.images.shape), name, others)
+        return cls(key, inputs, target, tensors, score or targets.Logit(), classes if "indices" in name else None)
+
+    def indices(self, output: ModelOutput) -> ClassIndices | None:
+        """Return the class indices for an output (N, classes); None for a target without any."""
+        return None if self.classes is None else class_indices(output, self.classes, len(self.inputs))
+
+    def with_tensors(self, tensors: list[Tensor]) -> Inputs:
+        """Return the inputs with other tensors in the places of the call's."""
+        leaves, structure = tree_flatten((self.inputs.images, self.inputs.others))
+        given = iter(tensors)
+        images, others = tree_unflatten(
+            [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
+        )
+        return replace(self.inputs, images=images, others=others)
+
+
+def _are_classes(target: targets.Target) -> TypeGuard[Classes | None]:
+    return not callable(target) and not (isinstance(target, list | tuple) and any(map(callable, target)))
+
+
+def _form(classes: Classes | None) -> str:
+    """Return the form of class indices; one index for all images is as one for each."""
+    if classes is None:
+        return "highest"
+    if isinstance(classes, str):
+        return classes
+    axes = classes.dim() if isinstance(classes, Tensor) else np.ndim(classes)
+    return "indices (N, K)" if axes > 1 else "indices (N,)"
+
+
+def _numerics(device: torch.device) -> tuple[Hashable, ...]:
+    """Return the modes that decide which kernels PyTorch calls."""
+    return (
+        torch.is_autocast_enabled(device.type),
+        torch.get_autocast_dtype(device.type),
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def _agree(replayed: Explanations, expected: Explanations) -> bool:
+    def singles(result: Explanations) -> list[Explanation]:
+        return [result] if isinstance(result, Explanation) else list(result.values())
+
+    pairs = [
+        pair
+        for one, other in zip(singles(replayed), singles(expected), strict=True)
+        for pair in ((one.maps, other.maps), (one.scores, other.scores))
+    ]
+    return all(torch.allclose(one, other, TOLERANCE, TOLERANCE, equal_nan=True) for one, other in pairs)
+
+
+@dataclass
+class _Entry:
+    """What became of a key: seen, refused or recorded."""
+
+    state: ModelState
+    graph: "_Graph | None" = None
+    refusal: str = ""
+
+    @property
+    def described(self) -> str:
+        return self.refusal or ("seen" if self.graph is None else "recorded")
+
+    def refuse(self, reason: str) -> None:
+        """Note why there is no graph, and warn."""
+        self.refusal = reason
+        warn(f"explanations of this shape are not made by a recorded graph: {reason}")
+
+
+class _StaticClasses(targets.Logit):
+    """The score of class indices in tensors that stay in place, which every replay reads."""
+
+    def __init__(self, score: targets.Logit, indices: ClassIndices) -> None:
+        super().__init__()
+        self.score, self.indices = score, indices
+
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        return self.score.bind_to(self.indices)
+
+
+@dataclass(frozen=True)
+class _Results:
+    """Explanations as tensors, and how to make explanations of other tensors."""
+
+    tensors: list[Tensor]
+    leaves: list[object]
+    structure: TreeSpec
+
+    @classmethod
+    def of(cls, result: Explanations) -> "_Results":
+        """Take explanations with their maps apart."""
+        singles = {None: result} if isinstance(result, Explanation) else result
+        taken = {
+            key: ({each.name: getattr(single, each.name) for each in fields(single)}, single.maps)
+            for key, single in singles.items()
+        }
+        leaves, structure = tree_flatten(taken)
+        return cls([leaf for leaf in leaves if isinstance(leaf, Tensor)], leaves, structure)
+
+    def explanations(self, images: Tensor) -> Explanations:
+        """Return explanations of copies of the tensors, for these images."""
+        copies = iter([tensor.clone() for tensor in self.tensors])
+        leaves = [next(copies) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        result: dict[object, Explanation] = {}
+        for key, (values, maps) in tree_unflatten(leaves, self.structure).items():
+            result[key] = Explanation(**{**values, "images": images})
+            result[key].__dict__["maps"] = maps
+        return cast("Explanations", result.get(None, result))
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A recorded explanation.
+
+    Attributes:
+        recording: of it.
+        inputs: the tensors that it reads in place of the call's.
+        indices: the classes that it reads, if any.
+        output: the model's output, for the number of classes.
+        results: what it writes.
+    """
+
+    recording: Recording
+    inputs: list[Tensor]
+    indices: ClassIndices | None
+    output: ModelOutput
+    results: _Results
+
+    @classmethod
+    def record(cls, recorder: Recorder, call: _Call, expected: Explanations, explain: Explain) -> "_Graph":
+        """Record a call, whose explanations without a graph are known."""
+        first = expected if isinstance(expected, Explanation) else next(iter(expected.values()))
+        results: list[_Results] = []
+        with torch.inference_mode(False):
+            inputs = [tensor.detach().clone() for tensor in call.tensors]
+            indices = call.indices(first.output)
+            static = None if indices is None else indices.static()
+            target = call.target if static is None else _StaticClasses(call.score, static)
+
+            def run() -> list[Tensor]:
+                results[:] = [_Results.of(explain(call.with_tensors(inputs), target))]
+                return results[0].tensors
+
+            recording = recorder(run)
+        return cls(recording, inputs, static, first.output, results[0])
+
+    def replay(self, call: _Call) -> Explanations:
+        """Return the explanations of a call of the same key."""
+        indices = call.indices(self.output)
+        with torch.inference_mode(False), torch.no_grad(), self.recording.in_turn():
+            for static, tensor in zip(self.inputs, call.tensors, strict=True):
+                static.copy_(tensor, non_blocking=True)
+            if self.indices is not None and indices is not None:
+                self.indices.write(indices)
+            self.recording.replay()
+            return self.results.explanations(call.inputs.images.detach())

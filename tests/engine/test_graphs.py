@@ -1,0 +1,365 @@
+"""Recorded explanations, with a tape of operators in place of CUDA graphs: all but the calls into torch.cuda."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fastcam
+from fastcam import targets
+from fastcam.engine.graphs import MAX_GRAPHS, Graphs
+from fastcam.methods.registry import get_method
+from tests.support import tape
+from tests.support.conv_net import Call, conv_net
+
+ONE_PASS = [method.name for method in map(get_method, fastcam.list_methods()) if method.is_one_pass]
+METHODS = [name for name in ONE_PASS if name != "gmp_cam"]
+
+
+def images_for(seed, count=3, size=(12, 10)):
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def recorded(model, method="grad_cam", **options):
+    """An explainer whose graphs are tapes, and the recordings that it makes."""
+    explainer, made = fastcam.Explainer(model, method, graph=True, **options), []
+
+    def recorder(function):
+        made.append(tape.record(function))
+        return made[-1]
+
+    explainer._graphs = Graphs(explainer.settings, lambda device: recorder)
+    return explainer, made
+
+
+def assert_same(found, expected):
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, single in expected.items():
+            assert_same(found[name], single)
+        return
+    for name in ("maps", "native", "scores", "raw", "output", "images"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), msg=name)
+    assert (found.targets is None) == (expected.targets is None)
+    if expected.targets is not None:
+        assert found.targets.tolist() == expected.targets.tolist()
+    if expected.attributions is not None:
+        torch.testing.assert_close(found.attributions, expected.attributions)
+    assert found.status == expected.status
+    assert found.causes == expected.causes
+    assert found.notes == expected.notes
+    assert (found.method, found.layer) == (expected.method, expected.layer)
+
+
+TARGETS = {
+    "highest": [None, None, None],
+    "one": [1, 3, 0],
+    "indices": [[0, 1, 2], [4, 4, 4], np.array([1, 2, 3])],
+    "several": [[[0, 1], [2, 3], [4, 0]], torch.tensor([[1, 1], [2, 2], [3, 3]]), [[4, 3], [2, 1], [0, 0]]],
+    "all": ["all"] * 3,
+    "probability": [targets.Probability(2), targets.Probability([0, 3, 4]), targets.Probability(1)],
+    "highest probability": [targets.LogProbability()] * 3,
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_replays_are_explanations(method, target):
+    """Seen, recorded, and replayed for other images and classes."""
+    model = conv_net()
+    explainer, made = recorded(model, method)
+    for seed, chosen in enumerate([*TARGETS[target], TARGETS[target][0]]):
+        images = images_for(seed)
+        assert_same(explainer(images, chosen), fastcam.explain(model, images, method, chosen))
+    assert [recording.replays for recording in made] == [3]  # one of them to compare
+    assert [entry.state for entry in explainer.graphs] == ["recorded"]
+
+
+def test_results_of_a_replay_stay():
+    model = conv_net()
+    explainer, _ = recorded(model)
+    for seed in range(2):
+        explainer(images_for(seed), 1)
+    kept = explainer(images_for(2), 1)
+    explainer(images_for(3), 4)
+    assert_same(kept, fastcam.explain(model, images_for(2), "grad_cam", 1))
+
+
+@pytest.mark.parametrize("fuse", ["mean", None])
+def test_several_methods_layers_and_targets_in_one_graph(fuse):
+    model, options = conv_net(), {"target_layer": ["stem", "features"], "fuse": fuse}
+    methods = ["grad_cam", "layer_cam", "saliency"]
+    explainer, made = recorded(model, methods, **options)
+    for seed in range(4):
+        expected = fastcam.explain(model, images_for(seed), methods, [[0, 1]] * 3, **options)
+        assert_same(explainer(images_for(seed), [[0, 1]] * 3), expected)
+    assert len(made) == 1
+
+
+def test_shapes_have_their_own_graphs_and_the_oldest_goes():
+    model = conv_net()
+    explainer, made = recorded(model)
+    for count in range(1, MAX_GRAPHS + 2):
+        for seed in range(3):
+            assert_same(
+                explainer(images_for(seed, count), 1), fastcam.explain(model, images_for(seed, count), target=1)
+            )
+    assert len(made) == MAX_GRAPHS + 1
+    assert [entry.shape[0] for entry in explainer.graphs] == list(range(2, MAX_GRAPHS + 2))
+    explainer(images_for(0, 2), 1)
+    assert explainer.graphs[-1].shape[0] == 2
+    assert len(made) == MAX_GRAPHS + 1
+
+
+def test_layouts_dtypes_and_modes_have_their_own_graphs():
+    model = conv_net()
+    explainer, made = recorded(model)
+    for seed in range(3):
+        images = images_for(seed)
+        explainer(images, 1)
+        explainer(images.contiguous(memory_format=torch.channels_last), 1)
+        with torch.autocast("cpu"):
+            explainer(images, 1)
+        with torch.inference_mode():
+            explainer(images, 1)
+    assert len(made) == 3
+    with torch.inference_mode():
+        assert_same(explainer(images_for(7), 1), fastcam.explain(model, images_for(7), target=1))
+
+
+# Changes of the model between calls, and whether a graph goes on to hold.
+CHANGES = {
+    "a parameter changed in place": (lambda model: model.features[0].weight.data.mul_(-1), True),
+    "a buffer changed in place": (lambda model: model.stem[1].running_mean.add_(1), True),
+    "a new parameter": (
+        lambda model: setattr(model.classifier, "weight", nn.Parameter(-model.classifier.weight.detach())), False
+    ),
+    "new data of a parameter": (
+        lambda model: setattr(model.classifier.weight, "data", -model.classifier.weight.data), False
+    ),
+    "another module": (lambda model: setattr(model, "probe", nn.Tanh().eval()), False),
+    "a module around it": (lambda model: setattr(model, "stem", nn.Sequential(model.stem, nn.Tanh()).eval()), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_models(change):
+    model = conv_net()
+    explainer, made = recorded(model)
+    for seed in range(3):
+        explainer(images_for(seed), 1)
+    function, holds = CHANGES[change]
+    function(model)
+    for seed in range(3, 6):
+        assert_same(explainer(images_for(seed), 1), fastcam.explain(model, images_for(seed), target=1))
+    assert len(made) == 1 if holds else 2
+
+
+def drop(model):
+    model.probe = Call(lambda x: nn.functional.dropout(x, 0.5, True)).eval()
+
+
+def count(model):
+    model.register_buffer("calls", torch.zeros(()))
+    model.probe = Call(lambda x: x + 0 * model.calls.add_(1)).eval()
+
+
+def read(model):
+    model.probe = Call(lambda x: x if x.sum().item() > -1e9 else -x).eval()
+
+
+# What cannot be recorded, and what is said.
+REFUSALS = {
+    "random numbers": (drop, "draws random numbers or changes its buffers"),
+    "buffers that change": (count, "draws random numbers or changes its buffers"),
+    "values that are read": (read, "operation not permitted when stream is capturing"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_cannot_be_recorded_is_said_once(case):
+    model = conv_net()
+    change, text = REFUSALS[case]
+    change(model)
+    explainer, made = recorded(model)
+    explainer(images_for(0), 1)
+    with pytest.warns(UserWarning, match=text):
+        explainer(images_for(1), 1)
+    before = len(made)
+    for seed in range(2, 5):
+        torch.manual_seed(seed)
+        found = explainer(images_for(seed), 1)
+        torch.manual_seed(seed)
+        assert_same(found, fastcam.explain(model, images_for(seed), target=1))
+    assert len(made) == before
+    assert text in explainer.graphs[0].state
+
+
+def test_a_recording_that_differs_is_not_used():
+    """The model reads state of Python, which no graph sees."""
+    model, turn = conv_net(), [0]
+
+    def alternate(x):
+        turn[0] += 1
+        return x if turn[0] % 2 else -x.flip(-1)
+
+    model.probe = Call(alternate).eval()
+    explainer, _ = recorded(model, target_layer="features")
+    explainer(images_for(0), 1)
+    with pytest.warns(UserWarning, match="differs from the one before it"):
+        explainer(images_for(0), 1)
+
+
+HOOKS = {
+    "a hook": lambda model: model.stem.register_forward_hook(lambda *_: None),
+    "a hook before": lambda model: model.stem.register_forward_pre_hook(lambda *_: None),
+    "a hook of all modules": lambda model: nn.modules.module.register_module_forward_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_hooks_are_called_in_every_explanation(hook):
+    model = conv_net()
+    explainer, made = recorded(model)
+    for seed in range(3):
+        explainer(images_for(seed), 1)
+    handle = HOOKS[hook](model)
+    try:
+        replays = made[0].replays
+        explainer(images_for(3), 1)
+        assert made[0].replays == replays
+    finally:
+        handle.remove()
+    explainer(images_for(3), 1)
+    assert made[0].replays == replays + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "target"),
+    [
+        ({"method": "score_cam"}, 1),
+        ({"differentiable": True}, 1),
+        ({}, lambda output: output[:, 1]),
+        ({}, targets.Difference(1, 2)),
+        ({}, [lambda output: output[0]] * 3),
+    ],
+)
+def test_what_is_never_recorded(options, target):
+    explainer, made = recorded(conv_net(), **options)
+    for seed in range(4):
+        explainer(images_for(seed), target)
+    assert made == []
+
+
+def test_training_mode_is_never_recorded():
+    model = conv_net()
+    explainer, made = recorded(model)
+    for seed in range(3):
+        explainer(images_for(seed), 1)
+    model.train()
+    replays = made[0].replays
+    with pytest.warns(UserWarning, match="training mode"):
+        explainer(images_for(3), 1)
+    assert made[0].replays == replays
+
+
+def test_bad_targets_raise_in_replays_too():
+    explainer, _ = recorded(conv_net())
+    for seed in range(3):
+        explainer(images_for(seed), [0, 1, 2])
+    with pytest.raises(ValueError, match=r"`target` must lie in \[0, 5\), got \[0, 1, 7\]"):
+        explainer(images_for(3), [0, 1, 7])
+    with pytest.raises(ValueError, match="must be one class index, 3 of them"):
+        explainer(images_for(3), [0, 1])
+
+
+def test_other_arguments_are_copied_in():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = conv_net()
+
+        def forward(self, images, scale):
+            return self.net(images) * scale
+
+    model = Two().eval()
+    explainer, made = recorded(model, target_layer="net.features")
+    for seed in range(4):
+        arguments = images_for(seed), torch.rand(3, 5, generator=torch.Generator().manual_seed(seed))
+        assert_same(explainer(arguments, 1), fastcam.explain(model, arguments, target=1, target_layer="net.features"))
+    assert len(made) == 1
+
+
+def test_prepared_models():
+    model = conv_net()
+    explainer, made = recorded(model, precision="fp32")
+    for seed in range(4):
+        torch.testing.assert_close(
+            explainer(images_for(seed), 1).maps,
+            fastcam.explain(model, images_for(seed), target=1).maps,
+            rtol=1e-3,
+            atol=1e-4,
+        )
+    assert len(made) == 1
+
+
+def test_threads_share_a_graph():
+    model = conv_net()
+    explainer, made = recorded(model)
+    for seed in range(3):
+        explainer(images_for(seed), 1)
+    expected = [fastcam.explain(model, images_for(seed), target=1).maps for seed in range(40)]
+    wrong = []
+
+    def work(seeds):
+        for seed in seeds:
+            if not torch.allclose(explainer(images_for(seed), 1).maps, expected[seed], atol=1e-5):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(range(start, 40, 4),)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(made) == 1
+
+
+def test_without_a_recorder_nothing_changes():
+    """On the CPU there is none."""
+    model = conv_net()
+    explainer = fastcam.Explainer(model, graph=True)
+    for seed in range(3):
+        assert_same(explainer(images_for(seed), 1), fastcam.explain(model, images_for(seed), target=1))
+    assert explainer.graphs == []
+    assert fastcam.Explainer(model).graphs == []
+    with pytest.raises(TypeError, match="`graph` is for the later calls"):
+        fastcam.explain(model, images_for(0), graph=True)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("method", METHODS)
+def test_cuda_graphs(method):
+    model = conv_net().cuda()
+    explainer = fastcam.Explainer(model, method, graph=True)
+    for target in ("one", "several", "highest"):
+        for seed in range(4):
+            images, chosen = images_for(seed).cuda(), TARGETS[target][seed % 3]
+            with torch.cuda.stream(torch.cuda.Stream()):
+                found = explainer(images, chosen)
+            torch.cuda.synchronize()
+            assert_same(found, fastcam.explain(model, images, method, chosen))
+    assert [entry.state for entry in explainer.graphs] == ["recorded"] * 3
+
+
+def test_out():
+    model = conv_net()
+    explainer, _ = recorded(model)
+    out = torch.empty(3, 12, 10)
+    for seed in range(4):
+        explanation = explainer(images_for(seed), 1, out=out)
+        assert explanation.maps is out
+        torch.testing.assert_close(out, fastcam.explain(model, images_for(seed), target=1).maps)
