@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from fastcam.classifiers.models import Classifier
 from fastcam.targets.binding import Bound, Logit, Score
+from fastcam.targets.class_indices import ClassIndices
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class ChosenClasses(Score):
     def bind(self, output: Tensor, count: int) -> Bound:
         """Find the classes of every image."""
         names = self.classifier.class_names(class_count(output))
-        return self.score(self.choice.indices(output, names)).bind(output, count)
+        indices = torch.tensor(self.choice.indices(output, names), device=output.device)
+        return self.score().bind_to(ClassIndices(indices))  # known to be classes, though 0, 1, 0 looks one-hot
 
 
 def class_count(output: object) -> int:

@@ -11,7 +11,7 @@ from torch import nn
 Known = dict[tuple[Hashable, ...], object]
 
 _mapping_of = operator.attrgetter("_modules")
-_names_in, _modules_in = operator.methodcaller("keys"), operator.methodcaller("values")
+_joined = itertools.chain.from_iterable
 
 
 @dataclass(frozen=True)
@@ -77,5 +77,8 @@ def _remember(model: nn.Module) -> tuple[_Tree, list[nn.Module]]:
 def _children_of(modules: Iterable[nn.Module]) -> tuple[list[str], list[int]]:
     # Without a loop in Python: a network of 160 modules is checked in every call.
     mappings = list(map(_mapping_of, modules))
-    names = list(itertools.chain.from_iterable(map(_names_in, mappings)))
-    return names, list(map(id, itertools.chain.from_iterable(map(_modules_in, mappings))))
+    try:
+        return list(_joined(map(dict.keys, mappings))), list(map(id, _joined(map(dict.values, mappings))))
+    except TypeError:  # scripted modules have mappings of their own
+        mappings = [dict(mapping.items()) for mapping in mappings]
+        return list(_joined(mappings)), list(map(id, _joined(map(dict.values, mappings))))
