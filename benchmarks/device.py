@@ -2,11 +2,11 @@
 
 Compiles the kernels for this GPU alone, runs the op tests on it, and measures every op beside eager PyTorch and beside
 a copy of as many bytes. Kernels are timed as replayed CUDA graphs, calls by themselves. The table ends with what falls
-short of the goals; everything is kept as results/device_<name>.json.
+short of the goals; everything is kept as results/device_<name>.json. Whole explanations follow, beside the peers
+(`benchmarks.device_explanations`).
 """
 
 import os
-import re
 import subprocess
 import sys
 import time
@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.results_io import write
+from benchmarks.results_io import gpu_name, write
 from fastcam import ops
 from fastcam.bench.op_cases import OpCase, op_cases
 from fastcam.bench.ops import measure
@@ -64,9 +64,14 @@ def main() -> None:
     _run(
         "compiling", [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"], TORCH_CUDA_ARCH_LIST=capability
     )
-    tests = _run("op tests", [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-n", "8", "tests/ops"], check=False)
+    tests = _run(
+        "op tests",
+        [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-n", "8", "tests/ops", "tests/engine"],
+        check=False,
+    )
     # Another process, which loads what was compiled.
     subprocess.run([sys.executable, "-m", "benchmarks.device", "measure", tests], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.device_explanations"], cwd=ROOT, check=True)
 
 
 def measure_all(tests: str) -> None:
@@ -78,8 +83,7 @@ def measure_all(tests: str) -> None:
     console.print("a call on the host, us: " + ", ".join(f"{name} {value:.1f}" for name, value in calls.items()))
     console.print(f"tests: {tests}")
     console.print("\n".join(missed) if missed else "every goal is reached")
-    name = re.sub(r"\W+", "_", torch.cuda.get_device_name()).lower()
-    console.print(f"written: {write(f'device_{name}', rows, calls=calls, tests=tests, missed=missed)}")
+    console.print(f"written: {write(f'device_{gpu_name()}', rows, calls=calls, tests=tests, missed=missed)}")
 
 
 def call_microseconds(calls: int = 2000) -> dict[str, float]:

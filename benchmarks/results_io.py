@@ -1,12 +1,20 @@
 """Where results are kept."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from fastcam.bench.hardware import hardware
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def gpu_name() -> str:
+    """The GPU's name as a part of a file's."""
+    return re.sub(r"\W+", "_", torch.cuda.get_device_name()).lower()
 
 
 def write(name: str, rows: list[dict[str, Any]], **more: Any) -> Path:

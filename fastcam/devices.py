@@ -1,4 +1,4 @@
-"""Data of the host for the device, without the host waiting for what the device still has to do."""
+"""What is special about devices: data are sent without waiting for what they still do, and GPUs round products."""
 
 import functools
 
@@ -24,3 +24,9 @@ def all_rows(count: int) -> Tensor:
 def take_rows(values: Tensor, rows: Tensor) -> Tensor:
     """Return ``values[rows]`` for rows (M,) on the CPU; the values themselves for ``all_rows`` of them."""
     return values if rows is all_rows(len(values)) else values[send(rows, values.device)]
+
+
+def uses_tf32(device: torch.device) -> bool:
+    """Whether factors of products in float32 are rounded to the 11 bits of TF32, as GPUs do for convolutions."""
+    is_allowed = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return device.type == "cuda" and is_allowed and torch.cuda.get_device_capability(device)[0] >= 8

@@ -17,6 +17,7 @@ from fastcam.engine.notes import Notes, warn
 from fastcam.engine.settings import Reshape, Settings
 from fastcam.explanation import Explanation
 from fastcam.methods.registry import Method, Reduction, get_method
+from fastcam.model import memory
 from fastcam.model.batching import Batches, BatchSize, Block
 from fastcam.model.elements import Select
 from fastcam.model.inputs import Images, Inputs
@@ -224,12 +225,13 @@ class Explainer(Generic[Result]):
         """Explain images of one size."""
         settings = self.settings
         inputs = Inputs.of(images, self.model, settings.explain_input, settings.shared, settings.channel_axis)
-        _warn_of_training(self.model)
         self._prepare(inputs)
         try:
-            if self._graphs is None:
-                return self._with_class_names(self._explain_all(inputs, target))
-            return self._with_class_names(self._graphs.explain(self.model, inputs, target, self._explain_all))
+            with memory.checked_once(self.model):
+                _warn_of_training(self.model)
+                if self._graphs is None:
+                    return self._with_class_names(self._explain_all(inputs, target))
+                return self._with_class_names(self._graphs.explain(self.model, inputs, target, self._explain_all))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             cause = true_causes.find(error, self.model, inputs)
             if cause is None:

@@ -63,7 +63,7 @@ ALLOWED = {
     "explanation": "pictures postprocess",
     "ragged": "explanation pictures postprocess",
     "engine": "devices explanation graph incremental methods model ops postprocess reshape targets",
-    "preparation": "artefacts graph model ops targets",
+    "preparation": "artefacts devices graph model ops targets",
     "explainer": "artefacts engine explanation graph methods model postprocess preparation ragged targets",
     "one_call": "engine explainer explanation methods model postprocess preparation targets",
     "classifiers": "artefacts targets",

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from fastcam.devices import uses_tf32
 from fastcam.incremental.sweep import NotIncrementalError, Sweep
 from fastcam.model.batching import Batches, Block
 
@@ -131,6 +132,7 @@ def _check_agreement(sweep: Sweep, windows: Tensor, output: Tensor) -> None:
     if not isinstance(expected, Tensor) or output.shape[1:] != expected.shape[1:]:
         raise NotIncrementalError("the model's output for several images has another type or shape")
     scale = float(expected.float().abs().max())
-    tolerance = torch.finfo(expected.dtype).eps ** 0.5
+    is_tf32 = expected.dtype == torch.float32 and uses_tf32(expected.device)
+    tolerance = torch.finfo(torch.float16 if is_tf32 else expected.dtype).eps ** 0.5  # TF32 has float16's bits
     if not torch.allclose(output[middle], expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
         raise NotIncrementalError("whole images give another output: it depends on more than the model's operations")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,15 @@ from fastcam.model.elements import Select
 from fastcam.model.gradients import gradients
 from fastcam.model.inputs import Inputs
 from fastcam.targets.binding import select_output
+
+Rounding: TypeAlias = Literal["fp32", "tf32", "half"]  # of products
+# Of outputs and maps as shares of their range, and 1 minus the correlation of the maps' ranks. TF32 rounds factors to
+# 2^-11 of their size, so that models that round in other places differ by some of that.
+_LIMITS: dict[Rounding, tuple[float, float | None, float | None]] = {
+    "fp32": (1e-4, 1e-4, None),
+    "tf32": (5e-3, 5e-3, None),
+    "half": (0.1, None, 0.01),
+}
 
 
 @dataclass(frozen=True)
@@ -29,9 +39,9 @@ class Difference:
     maps: float | None = None
     rank: float | None = None
 
-    def excess(self, tolerance: float | None, is_half: bool) -> str | None:
+    def excess(self, tolerance: float | None, rounding: Rounding) -> str | None:
         """Describe the first difference above its limit; None where there is none. See :func:`fastcam.prepare`."""
-        outputs, maps, ranks = (0.1, None, 0.01) if is_half else (1e-4, 1e-4, None)
+        outputs, maps, ranks = _LIMITS[rounding]
         limits = [("outputs", self.outputs, outputs), ("maps", self.maps, maps)]
         limits.append(("the ranks of the maps", None if self.rank is None else 1 - self.rank, ranks))
         for name, difference, default in limits:

@@ -18,7 +18,6 @@ FlatFunction: TypeAlias = Callable[..., tuple[Leaf, ...]]
 
 # Weights become constants, packed for the CPU. As an option of torch.compile it takes effect too late for that.
 _FREEZING = {"freezing": True}
-_CUDA_GRAPHS: dict[str, str | int | bool | Callable[..., object]] = {"triton.cudagraphs": True}
 
 
 class NotCompilableError(RuntimeError):
@@ -75,15 +74,14 @@ def compile_parts(model: nn.Module, inputs: Inputs, layer: str | None, sizes: Co
     Raises:
         NotCompilableError: for a model that cannot be exported or cut; the compiler may raise other errors.
     """
-    device = inputs.images.device
     if layer is None:
-        return _warm_up(Parts(None, _compile(model, device), None, None, None, frozenset(sizes)), inputs)
+        return _warm_up(Parts(None, _compile(model), None, None, None, frozenset(sizes)), inputs)
     program = _export(model, inputs)
     module = program.module()
     if not isinstance(module, fx.GraphModule) or program.call_spec.out_spec is None:
         raise NotCompilableError("torch.export returned no graph")
     trunk, head = cut(module, layer)
-    compiled = _compile(trunk, device), _compile(head, device)
+    compiled = _compile(trunk), _compile(head)
     parts = Parts(layer, *compiled, head, program.call_spec.out_spec, frozenset(sizes))
     return _warm_up(parts, inputs)
 
@@ -173,8 +171,10 @@ def _subgraph(
     return part
 
 
-def _compile(module: nn.Module, device: torch.device) -> FlatFunction:
-    return torch.compile(module, dynamic=False, options=_CUDA_GRAPHS if device.type == "cuda" else None)
+def _compile(module: nn.Module) -> FlatFunction:
+    # Without the compiler's own CUDA graphs, which reuse the memory of activations that are kept:
+    # ``Explainer(graph=True)`` records the whole explanation, compiled parts included.
+    return torch.compile(module, dynamic=False)
 
 
 def _first_line(error: Exception) -> str:

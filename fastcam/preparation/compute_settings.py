@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from fastcam.devices import uses_tf32
+from fastcam.preparation.agreement import Rounding
 from fastcam.preparation.compiled_parts import Arguments
 
 
@@ -26,10 +28,11 @@ class ComputeSettings:
     autocast: torch.dtype | None = None
     channels_last: bool = False
 
-    @property
-    def is_half(self) -> bool:
-        """Whether anything is computed in half precision."""
-        return self.dtype is not None or self.autocast is not None
+    def rounding(self, device: torch.device) -> Rounding:
+        """Return how products are rounded on a device."""
+        if self.dtype is not None or self.autocast is not None:
+            return "half"
+        return "tf32" if uses_tf32(device) else "fp32"
 
     def to_layout(self, tensor: Tensor) -> Tensor:
         """Return the tensor in the memory layout of these settings."""

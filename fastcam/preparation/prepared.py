@@ -32,21 +32,19 @@ class Prepared(SplitModel):
     _parts: Parts | None
     _report: PreparationReport
     _example_signature: Signature
-    _names: weakref.WeakKeyDictionary[nn.Module, str]
+    _names: "_Names"
 
     @staticmethod
     def of(
         copied: nn.Module, model: nn.Module, settings: ComputeSettings, fold_report: FoldReport, inputs: Inputs
     ) -> "Prepared":
         """Turn a copy of a model, its weights already converted to the settings, into a prepared model."""
-        original_class = type(copied)
-        class_name = f"Prepared{original_class.__name__}"
-        copied.__class__ = type(class_name, (Prepared, original_class), {"__doc__": original_class.__doc__})
+        copied.__class__ = _prepared_class(type(copied))
         prepared = cast("Prepared", copied)
         prepared._compute_settings, prepared._fold_report, prepared._parts = settings, fold_report, None
         prepared.batch_size = None
         prepared._example_signature = _signature(inputs.arguments)
-        prepared._names = weakref.WeakKeyDictionary({module: name for name, module in model.named_modules()})
+        prepared._names = _Names({module: name for name, module in model.named_modules()})
         return prepared
 
     def report(self) -> PreparationReport:
@@ -87,9 +85,11 @@ class Prepared(SplitModel):
             raise RuntimeError("a prepared model stays in evaluation mode; train the one it was made from")
         return super().train(mode)
 
-    def __getstate__(self) -> dict[str, object]:
-        """Return the state for copies, without the compiled code, which would be compiled again."""
-        return {**super().__getstate__(), "_parts": None}
+    def __reduce__(self) -> tuple[object, ...]:
+        """Return what copies are made of, and other processes: all but the compiled code, which belongs to this one."""
+        state = {**super().__getstate__(), "_parts": None}
+        state.pop("_observed_modules", None)
+        return _new_prepared, (type(self).__bases__[1],), state
 
     def name_of(self, module: nn.Module) -> str | None:
         """Return the name, the same in both, of a module of the untouched model."""
@@ -136,6 +136,22 @@ class Prepared(SplitModel):
     @functools.cached_property
     def _observed_modules(self) -> list[nn.Module]:
         return [module for module in all_modules(self) if module is not self]
+
+
+class _Names(weakref.WeakKeyDictionary[nn.Module, str]):
+    """Names of the untouched model's modules, which mean nothing in another process."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _Names, ()
+
+
+def _prepared_class(original: type[nn.Module]) -> type[Prepared]:
+    return type(f"Prepared{original.__name__}", (Prepared, original), {"__doc__": original.__doc__})
+
+
+def _new_prepared(original: type[nn.Module]) -> Prepared:
+    """Return an empty prepared model of a class of models, for pickle and copies."""
+    return object.__new__(_prepared_class(original))
 
 
 def _signature(arguments: Arguments) -> Signature:

@@ -59,6 +59,18 @@ def test_a_module_at_the_place_of_one_that_is_gone():
         assert same_modules(model)
 
 
+def test_modules_are_checked_once_in_a_call():
+    model, other = conv_net(), conv_net()
+    with memory.checked_once(model):
+        model.probe = nn.Tanh()
+        assert not same_modules(model)
+        assert same_modules(other)
+        with memory.checked_once(other):
+            assert same_modules(other)
+        assert not same_modules(model)
+    assert same_modules(model)
+
+
 def test_modes_are_read_in_every_call():
     model = conv_net()
     assert not is_training(model)

@@ -43,21 +43,23 @@ def test_outputs_of_other_shapes_are_infinitely_far():
 
 
 @pytest.mark.parametrize(
-    ("difference", "tolerance", "is_half", "excess"),
+    ("difference", "tolerance", "rounding", "excess"),
     [
-        (Difference(9e-5, 9e-5, 0.5), None, False, None),
-        (Difference(2e-4, 0.0, 1.0), None, False, "outputs differ by 2.0e-04, more than 1e-04"),
-        (Difference(0.0, 2e-4, 1.0), None, False, "maps differ by 2.0e-04, more than 1e-04"),
-        (Difference(0.0, 2e-4, 1.0), 1e-3, False, None),
-        (Difference(0.05, 0.5, 0.995), None, True, None),
-        (Difference(0.05, 0.5, 0.98), None, True, "the ranks of the maps differ by 2.0e-02, more than 1e-02"),
-        (Difference(0.2, 0.5, 1.0), None, True, "outputs differ by 2.0e-01, more than 1e-01"),
-        (Difference(math.nan), None, True, "outputs differ by nan, more than 1e-01"),
-        (Difference(0.0), None, False, None),
+        (Difference(9e-5, 9e-5, 0.5), None, "fp32", None),
+        (Difference(2e-4, 0.0, 1.0), None, "fp32", "outputs differ by 2.0e-04, more than 1e-04"),
+        (Difference(0.0, 2e-4, 1.0), None, "fp32", "maps differ by 2.0e-04, more than 1e-04"),
+        (Difference(0.0, 2e-4, 1.0), 1e-3, "fp32", None),
+        (Difference(0.05, 0.5, 0.995), None, "half", None),
+        (Difference(0.05, 0.5, 0.98), None, "half", "the ranks of the maps differ by 2.0e-02, more than 1e-02"),
+        (Difference(0.2, 0.5, 1.0), None, "half", "outputs differ by 2.0e-01, more than 1e-01"),
+        (Difference(math.nan), None, "half", "outputs differ by nan, more than 1e-01"),
+        (Difference(0.0), None, "fp32", None),
+        (Difference(4e-3, 4e-3, 0.9), None, "tf32", None),
+        (Difference(0.0, 6e-3, 1.0), None, "tf32", "maps differ by 6.0e-03, more than 5e-03"),
     ],
 )
-def test_what_is_too_much(difference, tolerance, is_half, excess):
-    assert difference.excess(tolerance, is_half) == excess
+def test_what_is_too_much(difference, tolerance, rounding, excess):
+    assert difference.excess(tolerance, rounding) == excess
 
 
 def test_observed_maps_are_grad_cam_of_the_highest_class():

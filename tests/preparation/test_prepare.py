@@ -1,13 +1,19 @@
 """Prepared models: the same function and maps, the user's model untouched, and a report of every step."""
 
 import copy
+import pickle
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastcam
+from fastcam.model.inputs import Inputs
+from fastcam.preparation import speed
 from fastcam.preparation.agreement import spearman
 from tests.support.conv_net import Call, conv_net, images_for, suited
 from tests.support.engine_cases import METHODS, cheap
@@ -272,6 +278,54 @@ def test_a_copy_of_a_prepared_model_is_one():
     prepared, images = fastcam.prepare(conv_net(), images_for()), images_for()
     twin = copy.deepcopy(prepared)
     assert torch.equal(twin(images), prepared(images))
+
+
+SENT = """
+import pickle, sys, torch, fastcam
+prepared, images = pickle.load(sys.stdin.buffer)
+assert isinstance(prepared, fastcam.Prepared)
+explanation = fastcam.explain(prepared, images, "grad_cam", 1, "features")
+pickle.dump((explanation.maps, str(prepared.report()), prepared.batch_size), sys.stdout.buffer)
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_prepared_model_can_be_sent_to_another_process(precision):
+    images = images_for()
+    prepared = fastcam.prepare(conv_net(), images, precision=precision, target_layer="features")
+    sent, root = pickle.dumps((prepared, images)), Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", SENT], input=sent, cwd=root, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    maps, report, size = pickle.loads(done.stdout)
+    assert_same(maps, fastcam.explain(prepared, images, "grad_cam", 1, "features").maps)
+    assert (report, size) == (str(prepared.report()), prepared.batch_size)
+
+
+def test_a_precision_that_is_not_faster_alone_is_tried_with_its_layout(monkeypatch):
+    """As on GPUs, whose tensor cores want the channels side by side."""
+    model, images = conv_net(), images_for()
+
+    def gain(before, after, inputs):
+        settings = after._compute_settings
+        return 2.0 if settings.dtype is not None and settings.channels_last else 0.5
+
+    monkeypatch.setattr(speed, "gain", gain)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    prepared = fastcam.prepare(model, images, precision="auto")
+    assert not step(prepared, "bf16").done
+    assert step(prepared, "bf16, channels_last").done
+    assert [each.name for each in prepared.report().steps] == ["fold", "bf16", "bf16, channels_last"]
+    assert prepared(images).dtype == torch.float32
+
+
+def test_sizes_of_batches(monkeypatch):
+    """The smallest of equally fast ones on a processor, the largest on a GPU."""
+    inputs = Inputs.of(images_for())
+    seconds = {1: 1.0, 2: 1.4, 4: 2.0, 8: 4.0, 16: 8.1, 32: 16.0, 64: 32.0, 128: 64.0, 256: 128.0, 512: 400.0}
+    monkeypatch.setattr(speed, "_seconds", lambda model, copies: seconds[len(copies.images)])
+    assert speed.fastest_batch_size(conv_net(), inputs) == 4
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    assert speed.fastest_batch_size(conv_net(), inputs) == 256
 
 
 def test_the_explainer_prepares_with_its_first_images():
