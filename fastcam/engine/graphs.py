@@ -32,6 +32,7 @@ from fastcam.targets.class_indices import Classes, ClassIndices, class_indices
 MAX_GRAPHS = 8  # kept by an explainer; of more, the one that was not used for longest goes
 TOLERANCE = 1e-2  # of maps in [0, 1], and relative for scores: libraries may choose other algorithms for a graph
 
+_SCORES = (targets.Logit, targets.Probability, targets.LogProbability)  # which their classes define
 Explain = Callable[[Inputs, targets.Target], Explanations]
 
 
@@ -41,7 +42,7 @@ class GraphReport:
 
     Attributes:
         shape: of the images.
-        target: the form of the target, "highest", "all", "indices (N,)" or "indices (N, K)".
+        target: the form of the target, "highest", "all", "indices (N,)" or "indices (N, 3)".
         state: "seen" once, "recorded", or why there is no graph.
     """
 
@@ -150,23 +151,21 @@ class _Call:
     @classmethod
     def of(cls, inputs: Inputs, target: targets.Target) -> "_Call | None":
         """Return the call; None for a target that is a function of its own, or arguments of unknown kind."""
-        score = target if isinstance(target, targets.Logit) else None
-        classes = score.classes if score is not None else target
-        if isinstance(target, targets.Score) and score is None:
+        score = target if isinstance(target, targets.Logit) and type(target) in _SCORES else targets.Logit()
+        classes = score.classes if score is target else target
+        if isinstance(classes, targets.Score) or not _are_classes(classes):
             return None
-        if not _are_classes(classes):
-            return None
+        name = _form(classes)
         leaves, structure = tree_flatten((inputs.images, inputs.others))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         plain = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
-        if not all(isinstance(leaf, str | int | float | None) for leaf in plain):
+        if name is None or not all(isinstance(leaf, str | int | float | None) for leaf in plain):
             return None
         layouts = [(leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in tensors]
         places = (inputs.position, inputs.shared, inputs.channel_axis, str(structure), *plain)
         others = (*layouts, *places, type(score), _numerics(inputs.images.device))
-        name = _form(classes)
         key = _Key(tuple(inputs.images.shape), name, others)
-        return cls(key, inputs, target, tensors, score or targets.Logit(), classes if "indices" in name else None)
+        return cls(key, inputs, target, tensors, score, classes if "indices" in name else None)
 
     def indices(self, output: ModelOutput) -> ClassIndices | None:
         """Return the class indices for an output (N, classes); None for a target without any."""
@@ -186,14 +185,15 @@ def _are_classes(target: targets.Target) -> TypeGuard[Classes | None]:
     return not callable(target) and not (isinstance(target, list | tuple) and any(map(callable, target)))
 
 
-def _form(classes: Classes | None) -> str:
-    """Return the form of class indices; one index for all images is as one for each."""
-    if classes is None:
-        return "highest"
-    if isinstance(classes, str):
-        return classes
-    axes = classes.dim() if isinstance(classes, Tensor) else np.ndim(classes)
-    return "indices (N, K)" if axes > 1 else "indices (N,)"
+def _form(classes: Classes | None) -> str | None:
+    """Return the form of class indices, one for all images as one for each; None for what is none."""
+    if classes is None or isinstance(classes, str):
+        return classes or "highest"
+    try:
+        shape = tuple(classes.shape) if isinstance(classes, Tensor) else np.shape(classes)
+    except ValueError:  # lists of several lengths
+        return None
+    return f"indices (N, {shape[1]})" if len(shape) > 1 else "indices (N,)"
 
 
 def _numerics(device: torch.device) -> tuple[Hashable, ...]:

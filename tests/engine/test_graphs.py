@@ -236,6 +236,13 @@ def test_hooks_are_called_in_every_explanation(hook):
     assert made[0].replays == replays + 1
 
 
+class Tempered(targets.Logit):
+    """A score of a user's own, which may depend on more than its classes."""
+
+    def scale(self, logits):
+        return logits / 3
+
+
 @pytest.mark.parametrize(
     ("options", "target"),
     [
@@ -243,6 +250,7 @@ def test_hooks_are_called_in_every_explanation(hook):
         ({"differentiable": True}, 1),
         ({}, lambda output: output[:, 1]),
         ({}, targets.Difference(1, 2)),
+        ({}, Tempered(1)),
         ({}, [lambda output: output[0]] * 3),
     ],
 )
@@ -273,6 +281,22 @@ def test_bad_targets_raise_in_replays_too():
         explainer(images_for(3), [0, 1, 7])
     with pytest.raises(ValueError, match="must be one class index, 3 of them"):
         explainer(images_for(3), [0, 1])
+
+
+def test_numbers_of_targets_have_their_own_graphs():
+    model = conv_net()
+    explainer, made = recorded(model)
+    for seed in range(3):
+        for chosen in ([[0, 1]] * 3, [[2, 3, 4]] * 3, 2, [[0], [1, 2], [3]]):
+            if isinstance(chosen, list) and len({len(each) for each in chosen}) > 1:
+                with pytest.raises(TypeError, match="3 equally long lists"):
+                    explainer(images_for(seed), chosen)
+            else:
+                assert_same(
+                    explainer(images_for(seed), chosen), fastcam.explain(model, images_for(seed), target=chosen)
+                )
+    assert len(made) == 3
+    assert [entry.target for entry in explainer.graphs] == ["indices (N, 2)", "indices (N, 3)", "indices (N,)"]
 
 
 def test_other_arguments_are_copied_in():
