@@ -13,6 +13,7 @@ from fastcam.engine.graphs import MAX_GRAPHS, Graphs
 from fastcam.methods.registry import get_method
 from tests.support import tape
 from tests.support.conv_net import Call, conv_net
+from tests.support.tiers import slow
 
 ONE_PASS = [method.name for method in map(get_method, fastcam.list_methods()) if method.is_one_pass]
 METHODS = [name for name in ONE_PASS if name != "gmp_cam"]
@@ -64,8 +65,11 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("method", METHODS)
+PAIRS = [(method, target) for method in METHODS for target in TARGETS]
+DAILY = [pair for pair in PAIRS if pair[0] in ("cam", "grad_cam", "saliency") or pair[1] == "several"]
+
+
+@pytest.mark.parametrize(("method", "target"), [*DAILY, *slow(*(pair for pair in PAIRS if pair not in DAILY))])
 def test_replays_are_explanations(method, target):
     """Seen, recorded, and replayed for other images and classes."""
     model = conv_net()
