@@ -31,8 +31,8 @@ from fastcam.targets.class_indices import Classes, ClassIndices, class_indices
 
 MAX_GRAPHS = 8  # kept by an explainer; of more, the one that was not used for longest goes
 TOLERANCE = 1e-2  # of maps in [0, 1], and relative for scores: libraries may choose other algorithms for a graph
-
 _SCORES = (targets.Logit, targets.Probability, targets.LogProbability)  # which their classes define
+
 Explain = Callable[[Inputs, targets.Target], Explanations]
 
 

@@ -90,9 +90,10 @@ def class_indices(output: ModelOutput, classes: Classes | None, count: int) -> C
         return ClassIndices(torch.arange(total, device=logits.device).expand(count, total))
     if isinstance(classes, Tensor) and classes.device == logits.device and classes.device.type != "cpu":
         return unread(_shaped(classes, count), total)
-    indices = _shaped(_on_host(classes, count), count)
+    given = _on_host(classes, count)
+    indices = _shaped(given, count)
     if int(indices.min()) < 0 or int(indices.max()) >= total:
-        raise ValueError(f"`target` must lie in [0, {total}), got {np.asarray(classes).tolist()}")
+        raise ValueError(f"`target` must lie in [0, {total}), got {given.tolist()}")
     if _looks_one_hot(indices, total):
         raise ValueError(
             f"`target` looks like one-hot labels {indices.shape}: class indices are expected; pass target.argmax(1)"
