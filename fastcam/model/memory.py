@@ -5,11 +5,13 @@ import itertools
 import operator
 import threading
 import weakref
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 from torch import nn
 
+Value = TypeVar("Value")
 Known = dict[tuple[Hashable, ...], object]
 
 _mapping_of = operator.attrgetter("_modules")
@@ -74,6 +76,14 @@ def of(model: nn.Module) -> Known:
     """
     all_modules(model)
     return _trees[model].known
+
+
+def derived(model: nn.Module, name: str, derive: Callable[[list[nn.Module]], Value]) -> Value:
+    """Return what follows from a model's modules alone, derived once as long as they stay."""
+    known = of(model)
+    if (name,) not in known:
+        known[name,] = derive(all_modules(model))
+    return cast("Value", known[name,])
 
 
 def _remember(model: nn.Module) -> list[nn.Module]:

@@ -12,8 +12,11 @@ _PER_TENSOR = (torch.per_tensor_affine, torch.per_tensor_symmetric)
 
 def holds_quantised(model: nn.Module) -> bool:
     """Whether a model has quantised layers, which have no derivative."""
-    classes = set(map(type, memory.all_modules(model)))
-    return any("quantized" in base.__module__ for cls in classes for base in cls.__mro__)
+    return memory.derived(model, "holds quantised layers", _include_quantised)
+
+
+def _include_quantised(modules: list[nn.Module]) -> bool:
+    return any("quantized" in cls.__module__ for module in modules for cls in type(module).__mro__)
 
 
 def float_class(module: nn.Module) -> type[nn.Module] | None:

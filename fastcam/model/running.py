@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.model.elements import ModelOutput
-from fastcam.model.memory import all_modules
+from fastcam.model.memory import all_modules, derived
 
 _training_of = operator.attrgetter("training")
 _compiled_call_of = operator.attrgetter("_compiled_call_impl")
@@ -22,14 +22,22 @@ def call(model: nn.Module, images: Tensor | tuple[object, ...]) -> ModelOutput:
     """Return the model's output; compiled parts run uncompiled, since compiled code ignores the hooks."""
     arguments = [_copy_tensor(argument) for argument in (images if isinstance(images, tuple) else (images,))]
     modules = all_modules(model)
-    if any(map(_compiled_call_of, modules)) or any("_orig_mod" in module._modules for module in modules):
+    if any(map(_compiled_call_of, modules)) or derived(model, "wraps for torch.compile", _wrap_for_compilation):
         with _stance_lock, torch.compiler.set_stance("force_eager"):
             return model(*arguments)
-    if torch.is_grad_enabled() and any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+    if torch.is_grad_enabled() and derived(model, "has scripts", _include_scripts):
         # Otherwise TorchScript may fuse several nodes of the graph, including ReLUs, into one.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             return model(*arguments)
     return model(*arguments)
+
+
+def _wrap_for_compilation(modules: list[nn.Module]) -> bool:
+    return any("_orig_mod" in module._modules for module in modules)
+
+
+def _include_scripts(modules: list[nn.Module]) -> bool:
+    return any(isinstance(module, torch.jit.ScriptModule) for module in modules)
 
 
 def _copy_tensor(argument: object) -> object:
