@@ -36,10 +36,14 @@ test-all: $(VENV)/developing  ## whole products of shapes, layouts, dtypes and n
 
 # How many cases of every test run with the oldest PyTorch: one in ONE_IN.
 ONE_IN ?= 1
-oldest:  ## the ops and the engine with the oldest PyTorch that is promised, in a copy and an environment of their own
+oldest: oldest-environment  ## the ops and the engine with the oldest PyTorch that is promised, in a copy and an environment of their own
+	@$(MAKE) --no-print-directory -C build/oldest TORCH='$(OLDEST)' ONE_IN=$(ONE_IN) oldest-tests
+
+.PHONY: oldest-environment
+oldest-environment:
 	@mkdir -p build/oldest
 	@tar -c --exclude=./.venv --exclude=./.git --exclude=./build --exclude='*.so' . | tar -x -C build/oldest
-	@$(MAKE) --no-print-directory -C build/oldest TORCH='$(OLDEST)' ONE_IN=$(ONE_IN) oldest-tests
+	@$(MAKE) --no-print-directory -C build/oldest TORCH='$(OLDEST)' .venv/testing
 
 .PHONY: oldest-tests
 oldest-tests: $(VENV)/testing
