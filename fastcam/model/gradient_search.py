@@ -128,7 +128,8 @@ class Search:
             probed += 1
             output = choice.observed
             verified = find_map(self.model, Layer(output.name, output.module, run=output.run), reached, self.inputs)
-            if verified is not None:
+            # Where other tokens follow the image's, the map lies elsewhere than the candidate, and may get no gradient.
+            if verified is not None and _share_reached(verified(choice.gradient)) > share:
                 return Found(output, verified)
             if probed == MAX_PROBED:
                 break

@@ -32,6 +32,7 @@ SAMPLE = [
     (_transformers, "SigLIP", None, "vision_model.post_layernorm", (8, 8), 0),
     (_transformers, "CLIP", None, "vision_model.encoder.layers.3", (8, 8), 1),
     (_transformers, "PoolFormer", None, "norm", (4, 4), None),
+    (_transformers, "YOLOS", None, "vit.encoder.layer.2", (8, 8), 1),  # tokens of detections behind those of the image
 ]
 
 
