@@ -53,18 +53,19 @@ def explainer_entrant(graph: bool, precision: Precision | None = None, compile: 
     return enter
 
 
-MODES: dict[str, Entrant] = {
-    "fastcam, one graph": explainer_entrant(graph=True),
+GRAPH: dict[str, Entrant] = {"fastcam, one graph": explainer_entrant(graph=True)}
+PREPARED: dict[str, Entrant] = {  # compiling takes most of a minute each: of the first network alone
     "fastcam, prepared": explainer_entrant(graph=False, precision="auto", compile=True),
     "fastcam, prepared, one graph": explainer_entrant(graph=True, precision="auto", compile=True),
 }
 
 
-def rows_of(name: str, batch: int, methods: tuple[str, ...], device: torch.device) -> list[MethodRow]:
+def rows_of(
+    name: str, batch: int, methods: tuple[str, ...], modes: dict[str, Entrant], device: torch.device
+) -> list[MethodRow]:
     """Measure methods on a network."""
     images = torch.randn(batch, 3, 224, 224, device=device)
     at = Setting.of(name, network(name).to(device), images)
-    modes = MODES if methods == ("grad_cam",) else {}
     return [row for case in every_case(at.size, methods) for row in measure(case, at, PATIENCE, modes)]
 
 
@@ -80,9 +81,13 @@ def main() -> None:
         sys.exit("benchmarks.device_explanations measures a GPU, and torch finds none here; --device cpu tries it out")
     warnings.filterwarnings("ignore")
     console, rows = Console(width=150), []
-    contests = [(name, batch, ("grad_cam",)) for name in at.networks for batch in at.batches]
-    for name, batch, methods in [*contests, (at.networks[0], min(8, *at.batches), COPYING)]:
-        found = rows_of(name, batch, methods, device)
+    contests: list[tuple[str, int, tuple[str, ...], dict[str, Entrant]]] = [
+        (name, batch, ("grad_cam",), GRAPH | PREPARED if name == at.networks[0] else GRAPH)
+        for name in at.networks
+        for batch in at.batches
+    ]
+    for name, batch, methods, modes in [*contests, (at.networks[0], min(8, *at.batches), COPYING, {})]:
+        found = rows_of(name, batch, methods, modes, device)
         console.print(method_table(found, f"{name}, batch {batch}"))
         rows += found
     if device.type == "cuda":
