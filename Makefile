@@ -43,7 +43,7 @@ oldest: oldest-environment  ## the ops and the engine with the oldest PyTorch th
 oldest-environment:
 	@mkdir -p build/oldest
 	@tar -c --exclude=./.venv --exclude=./.git --exclude=./build --exclude='*.so' . | tar -x -C build/oldest
-	@$(MAKE) --no-print-directory -C build/oldest TORCH='$(OLDEST)' .venv/testing
+	@$(MAKE) --no-print-directory -C build/oldest TORCH='$(OLDEST)' .venv/installed
 
 .PHONY: oldest-tests
 oldest-tests: $(VENV)/testing
