@@ -229,7 +229,8 @@ class Explainer(Generic[Result]):
         try:
             with memory.checked_once(self.model):
                 _warn_of_training(self.model)
-                if self._graphs is None:
+                # A graph would take the whole batch at once, and the memory for it.
+                if self._graphs is None or self._groups(inputs, target) is not None:
                     return self._with_class_names(self._explain_all(inputs, target))
                 return self._with_class_names(self._graphs.explain(self.model, inputs, target, self._explain_all))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:

@@ -69,13 +69,7 @@ class Separable:
             return send(matrix.to(windows.dtype), windows.device)
 
         rows, columns = (
-            _blocks(
-                send(matrix.to(windows.dtype), windows.device),
-                output.origin[:, axis],
-                output.size[axis],
-                origins[:, axis],
-                length,
-            )
+            _blocks(on_device(matrix), output.origin[:, axis], output.size[axis], origins[:, axis], length)
             for axis, (matrix, length) in enumerate(zip((self.rows, self.columns), windows.shape[2:], strict=True))
         )
         return torch.einsum("mij,mcjk,mlk->mcil", rows, windows, columns)

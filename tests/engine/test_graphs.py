@@ -265,6 +265,17 @@ def test_what_is_never_recorded(options, target):
     assert made == []
 
 
+@pytest.mark.parametrize("target", [None, 1, [0, 1, 2, 3, 4, 0]])
+def test_batches_that_are_divided_are_not_recorded(target):
+    """The memory of a whole batch is what `batch_size` is for."""
+    model = conv_net()
+    explainer, made = recorded(model, batch_size=4)
+    for seed in range(4):
+        images = images_for(seed, 6)
+        assert_same(explainer(images, target), fastcam.explain(model, images, "grad_cam", target))
+    assert made == []
+
+
 def test_training_mode_is_never_recorded():
     model = conv_net()
     explainer, made = recorded(model)
