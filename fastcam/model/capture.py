@@ -162,7 +162,11 @@ class Observed:
 
 
 def observe(
-    model: nn.Module, images: Tensor | tuple[object, ...], *, with_graph: bool = False, only: Layer | None = None
+    model: nn.Module,
+    images: Tensor | tuple[object, ...],
+    *,
+    with_graph: bool = False,
+    only: Sequence[Layer] | None = None,
 ) -> Observed:
     """Run the model once and record the outputs of the modules that return a tensor.
 
@@ -170,7 +174,7 @@ def observe(
         model: any module.
         images: (N, ...) input, or the model's positional arguments.
         with_graph: record the graph, from the images on.
-        only: the one layer to record; None for all modules.
+        only: the layers to record; None for all modules.
     """
     outputs: list[Output] = []
     runs: dict[str, int] = defaultdict(lambda: -1)
@@ -184,12 +188,12 @@ def observe(
 
         return hook
 
-    modules = model.named_modules() if only is None else [(only.name, only.module)]
+    modules = dict(model.named_modules()) if only is None else {layer.name: layer.module for layer in only}
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(with_graph))
         stack.enter_context(running.preserve_state(model))
-        for name, module in modules:
+        for name, module in modules.items():
             if not isinstance(module, torch.jit.ScriptModule):
                 stack.callback(module.register_forward_hook(recording_hook(name)).remove)
         output = running.call(model, images)

@@ -140,7 +140,7 @@ def runs_on_images(model: nn.Module, layer: Layer, inputs: Inputs) -> list[int]:
     first = inputs.first()
     noise = token_maps.noise_like(first.images)
     before, after = (
-        observe(model, first.replace_images(images).arguments, only=layer).outputs for images in (first.images, noise)
+        observe(model, first.replace_images(images).arguments, only=[layer]).outputs for images in (first.images, noise)
     )
     return [
         run

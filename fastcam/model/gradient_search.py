@@ -15,6 +15,7 @@ from fastcam.model.capture import Layer, Output, observe
 from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
 from fastcam.model.token_maps import TokenMap
+from fastcam.model.verification import Verification
 
 _LINEAR_NODES = ("Convolution", "Addmm", "Mm", "Bmm", "Linear", "Baddbmm")  # of the autograd graph
 MAX_PROBED = 8  # outputs whose maps are looked for on the model
@@ -40,6 +41,10 @@ class _Choice:
     def reached(self, share: float) -> list[TokenMap]:
         """Return the maps in which more than a share of the positions get a gradient."""
         return [each for each in self.candidates if _share_reached(each(self.gradient)) > share]
+
+    def layer(self) -> Layer:
+        """Return the module as a layer, in the observed run."""
+        return Layer(self.observed.name, self.observed.module, run=self.observed.run)
 
     def gets_gradient(self) -> bool:
         """Whether the gradient of every image is not zero."""
@@ -77,8 +82,9 @@ class Search:
         else:
             of_all = [each for each in preferred if each.gets_gradient()]
             attempts = [(of_all, 0.0), (preferred, 0.0), (choices, 0.0), (choices, -1.0)]
+        verification = Verification(self.model, self.inputs)
         for candidates, share in attempts:
-            found = self._first_verified(candidates, share)
+            found = self._first_verified(candidates, share, verification)
             if found is not None:
                 return found
         return self._assumed(preferred or choices, attempts[-1][1])
@@ -116,24 +122,30 @@ class Search:
     def _is_map(self, choice: _Choice) -> bool:
         return is_map(choice.observed.module, choice.observed.tensor.shape, self.inputs.images)
 
-    def _first_verified(self, choices: Sequence[_Choice], share: float) -> Found | None:
+    def _first_verified(self, choices: Sequence[_Choice], share: float, verification: Verification) -> Found | None:
         """Return the first output with a map in which more than a share of the positions get a gradient."""
-        probed = 0
-        for choice in choices:
-            reached = choice.reached(share)
-            if not reached:
-                continue
+        probed = self._probed(choices, share)
+        for choice, reached in probed:
+            verification.ask(choice.layer(), reached)
+        for choice, reached in probed:
             if self._is_map(choice):
                 return Found(choice.observed, None)
-            probed += 1
-            output = choice.observed
-            verified = find_map(self.model, Layer(output.name, output.module, run=output.run), reached, self.inputs)
+            verified = token_maps.find(reached, verification)
             # Where other tokens follow the image's, the map lies elsewhere than the candidate, and may get no gradient.
             if verified is not None and _share_reached(verified(choice.gradient)) > share:
-                return Found(output, verified)
-            if probed == MAX_PROBED:
-                break
+                return Found(choice.observed, verified)
         return None
+
+    def _probed(self, choices: Sequence[_Choice], share: float) -> list[tuple[_Choice, list[TokenMap]]]:
+        """Return the first ``MAX_PROBED`` choices with maps that are reached, up to one that is a map as it is."""
+        probed: list[tuple[_Choice, list[TokenMap]]] = []
+        for choice in choices:
+            reached = choice.reached(share)
+            if reached:
+                probed.append((choice, reached))
+                if self._is_map(choice) or len(probed) == MAX_PROBED:
+                    break
+        return probed
 
     def _assumed(self, choices: Sequence[_Choice], share: float) -> Found | None:
         """Return the first output of tokens that is a map if its positions are in row order."""
@@ -197,14 +209,3 @@ def is_map(module: nn.Module, shape: Sequence[int], images: Tensor) -> bool:
     if len(shape) != images.dim() or module_kinds.has_channels_last(module):
         return False
     return module_kinds.has_channels_second(module) or token_maps.is_map(shape, images.shape[2:])
-
-
-def find_map(model: nn.Module, layer: Layer, candidates: Sequence[TokenMap], inputs: Inputs) -> TokenMap | None:
-    """Return the map in a layer's output, verified on the model with the first image; None if it is none of these."""
-
-    def probe(copies: Tensor) -> Tensor:
-        rows = torch.zeros(len(copies), dtype=torch.int64)
-        seen = observe(model, inputs.with_copies(copies, rows).arguments, only=layer)
-        return seen.outputs[-1 if layer.run is None else layer.run].tensor
-
-    return token_maps.find(candidates, probe, inputs.images[:1].detach())

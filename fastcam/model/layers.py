@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fastcam.model import default_layer, gradient_search, memory, token_maps
+from fastcam.model import default_layer, gradient_search, memory, token_maps, verification
 from fastcam.model.capture import Layer
 from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
@@ -132,7 +132,7 @@ def with_token_map(model: nn.Module, layer: Layer, output: Tensor, inputs: Input
     known, key = memory.of(model), ("token map", layer.name, layer.run, tuple(output.shape[1:]), tuple(size))
     if key not in known:
         found = token_maps.candidates(output.shape, size)
-        verified = gradient_search.find_map(model, layer, found, inputs)
+        verified = verification.find_map(model, layer, found, inputs)
         known[key] = verified or (None if has_axes else token_maps.assumed(output.shape, size))
     token_map = cast("TokenMap | None", known[key])
     is_itself = token_map is None or (has_axes and token_map.channel_axis == 1)

@@ -17,7 +17,7 @@ MAX_OTHERS = 128  # tokens beside those of the image: YOLOS has 100 for its dete
 MIN_CORRELATION = 0.8  # of the cells that the positions follow with their own, along every axis
 MAX_GRIDS = 4  # tried for one number of positions of an image; for a signal every number of prefix tokens is
 
-Probe = Callable[[Tensor], Tensor]  # from copies (M, C, *S) of one image to the layer's output (M, ...)
+Verify = Callable[["TokenMap"], "tuple[TokenMap | None, float]"]  # see :func:`verify`
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,51 +143,57 @@ def _difference_of_strides(grid: Sequence[int], size: Sequence[int]) -> float:
     return max(strides) - min(strides)
 
 
-def find(found: Sequence[TokenMap], probe: Probe, image: Tensor) -> TokenMap | None:
+def find(found: Sequence[TokenMap], verified: Verify) -> TokenMap | None:
     """Return the first of the candidates that is verified on the model; of a signal's, the one that fits best.
 
     A signal has a candidate for every number of prefix tokens, and all but the right one are off by a few positions.
     """
     best, least = None, math.inf
     for candidate in found:
-        verified, error = verify(candidate, probe, image)
-        if verified is not None and error < least:
-            best, least = verified, error
-            if image.dim() > 3 or candidate.channel_axis == 1:
+        confirmed, error = verified(candidate)
+        if confirmed is not None and error < least:
+            best, least = confirmed, error
+            if len(candidate.grid) > 1 or candidate.channel_axis == 1:
                 break
     return best
 
 
-def verify(candidate: TokenMap, probe: Probe, image: Tensor) -> tuple[TokenMap | None, float]:
+def exchange_cells(image: Tensor, grid: Sequence[int]) -> Tensor:
+    """Return copies of an image (1, C, *S) in which the cells of a grid are exchanged for noise.
+
+    The cells are numbered along every axis. The first copy is the image, the second noise, and two come for each bit of
+    the numbers: one has noise in the cells with the bit set, the other in the rest.
+
+    Returns:
+        (2 + 2 bits, C, *S).
+    """
+    noise = noise_like(image)
+    codes = [_cell_numbers(pixels, cells) for pixels, cells in zip(image.shape[2:], grid, strict=True)]
+    copies = [image, noise]
+    for axis, bit in _bits(grid):
+        mask = ((codes[axis] >> bit) & 1).bool().reshape([-1 if axis == other else 1 for other in range(len(codes))])
+        mask = mask.to(image.device)
+        copies += [torch.where(mask, noise, image), torch.where(mask, image, noise)]
+    return torch.cat(copies)
+
+
+def verify(candidate: TokenMap, output: Tensor) -> tuple[TokenMap | None, float]:
     """Return the candidate if its positions follow their cells of the image; otherwise one in the order found, or None.
 
-    The number is the mean distance between the numbers of the cells that the positions follow and of their own.
-
-    The cells are numbered along every axis, and for each bit of the numbers two copies of the image are made: one has
-    noise in the cells with the bit set, the other in the rest. A position belongs to the cells whose exchange it
-    follows.
+    A position belongs to the cells whose exchange it follows. The number is the mean distance between the numbers of
+    the cells that the positions follow and of their own.
 
     Args:
         candidate: see :func:`candidates`.
-        probe: the layer's output for copies of the image.
-        image: (1, C, *S).
+        output: of the layer, for the copies of :func:`exchange_cells`.
     """
-    noise = noise_like(image)
-    codes = [_cell_numbers(pixels, cells) for pixels, cells in zip(image.shape[2:], candidate.grid, strict=True)]
-    masks = [
-        ((codes[axis] >> bit) & 1).bool().reshape([-1 if axis == other else 1 for other in range(len(codes))])
-        for axis, bit in _bits(candidate.grid)
-    ]
-    copies = [image, noise]
-    for mask in masks:
-        copies += [torch.where(mask.to(image.device), noise, image), torch.where(mask.to(image.device), image, noise)]
-    output = probe(torch.cat(copies))
-    if len(output) != len(copies):
+    bits = _bits(candidate.grid)
+    if len(output) != 2 + 2 * len(bits):
         return None, math.inf  # its rows are not the images
     output = output.movedim(candidate.channel_axis, 1).flatten(2).double()  # (2 + 2 bits, C, T)
     clean, noisy, *pairs = output
     cells = torch.zeros(output.shape[-1], dtype=torch.int64, device=output.device)
-    for (axis, bit), first, second in zip(_bits(candidate.grid), pairs[::2], pairs[1::2], strict=True):
+    for (axis, bit), first, second in zip(bits, pairs[::2], pairs[1::2], strict=True):
         follows = _distance(first, noisy) + _distance(second, clean) < _distance(first, clean) + _distance(
             second, noisy
         )

@@ -17,8 +17,10 @@ from tests.support.conv_net import ConvNet
 class Slow(ConvNet):
     """Takes a while over every batch, so that there is a middle in which something can happen."""
 
+    seconds = 0.3
+
     def forward(self, images: Tensor) -> Tensor:
-        time.sleep(0.3)
+        time.sleep(self.seconds)
         return super().forward(images)
 
 
@@ -45,7 +47,4 @@ def drive(source: Path, out: Path, address: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        drive(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
-    except fastcam.dataset.InterruptedRunError as error:
-        sys.exit(f"stopped: {error}")
+    drive(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

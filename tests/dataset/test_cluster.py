@@ -23,7 +23,6 @@ from fastcam.dataset.driver import Driver
 from fastcam.dataset.records import Span
 from tests.dataset.nodes import Deadly, Slow, as_kind
 from tests.dataset.small import SETTINGS, contents, folder, network
-from tests.support.tiers import slow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -56,22 +55,37 @@ def run(source, out, model=None, **options):
     return fastcam.dataset.run(source, model or network(), out, **{**SETTINGS, **options})
 
 
+def run_alone(source, out):
+    """Make the maps of a slow network in this process, where it does not wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Slow, "seconds", 0)
+        run(source, out, as_kind(Slow))
+
+
 def maps_of(path):
     """Return the committed files of a folder of maps."""
     return {name: data for name, data in contents(path).items() if name.startswith(("shards/part", "commits/part"))}
 
 
 def test_a_cluster_makes_the_same_files_as_one_machine(tmp_path, address):
+    """By the command line, with its summary."""
     source = folder(tmp_path / "in", 30)
-    run(source, tmp_path / "alone")
-    seen = []
-    done = run(source, tmp_path / "out", ray=address, report=lambda progress: seen.append(progress.commit.span))
-    assert (done.total, done.done, done.new, done.failed) == (30, 30, 30, 0)
-    assert sorted(seen) == [Span(start, min(start + 4, 30)) for start in range(0, 30, 4)]
+    arguments = ["map", str(source), "--model", "tests.dataset.small:network", "--layer", "features", "--size", "16"]
+    arguments += ["--shard-size", "4"]
+
+    def map_to(out, *more):
+        return CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / out), *more])
+
+    assert map_to("alone").exit_code == 0
+    done = map_to("out", "--ray", address)
+    assert done.exit_code == 0, done.output
+    assert "30 images in" in done.stdout
+    assert len(fastcam.dataset.open(tmp_path / "out").commits) == 8
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
-    assert run(source, tmp_path / "out", ray=address).new == 0
-    assert run(source, tmp_path / "out").new == 0
     assert not ray.is_initialized()
+    nowhere = map_to("none", "--ray", "127.0.0.1:1")
+    assert nowhere.exit_code == 2
+    assert nowhere.stderr.startswith("fastcam: there is no Ray cluster at '127.0.0.1:1': ")
 
 
 def test_ray_reads_the_maps(tmp_path, address):
@@ -90,7 +104,7 @@ def test_ray_reads_the_maps(tmp_path, address):
 
 def test_a_killed_node_costs_only_the_shards_in_progress(tmp_path, nodes, address):
     source = folder(tmp_path / "in", 40)
-    run(source, tmp_path / "alone", as_kind(Slow))
+    run_alone(source, tmp_path / "alone")
     killed = []
 
     def kill(progress):
@@ -105,8 +119,27 @@ def test_a_killed_node_costs_only_the_shards_in_progress(tmp_path, nodes, addres
     assert fastcam.dataset.verify(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, *slow(signal.SIGKILL)])
-def test_a_run_resumes_after_the_death_of_its_driver(tmp_path, address, end):
+def test_a_run_stops_at_a_signal_and_is_resumed(tmp_path, address):
+    source, out, seen = folder(tmp_path / "in", 40), tmp_path / "out", []
+
+    def stop(progress):
+        seen.append(progress.commit.span)
+        if len(seen) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(fastcam.dataset.InterruptedRunError, match="the run was interrupted: committed shards are kept"):
+        run(source, out, as_kind(Slow), ray=address, report=stop)
+    assert not ray.is_initialized()
+    before = maps_of(out)
+    assert 0 < len(list((out / "commits").glob("part-*"))) < 10
+    done = run(source, out, as_kind(Slow), ray=address, report=lambda progress: seen.append(progress.commit.span))
+    assert 0 < done.new < 40
+    assert done.done == 40
+    assert_resumed(source, out, before)
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_after_its_driver_was_killed(tmp_path, address):
     source, out = folder(tmp_path / "in", 40), tmp_path / "out"
     driver = subprocess.Popen(
         [sys.executable, "-m", "tests.dataset.nodes", source, out, address], stderr=subprocess.PIPE, text=True
@@ -115,19 +148,21 @@ def test_a_run_resumes_after_the_death_of_its_driver(tmp_path, address, end):
     while not (commits.exists() and list(commits.glob("part-*"))):
         assert driver.poll() is None, driver.stderr.read()
         time.sleep(0.05)
-    driver.send_signal(end)
-    message = driver.communicate(timeout=60)[1]
-    if end == signal.SIGTERM:
-        assert driver.returncode == 1
-        assert "stopped: the run was interrupted: committed shards are kept" in message
+    driver.kill()
+    driver.communicate(timeout=60)
     before = maps_of(out)
     assert 0 < len(list(commits.glob("part-*"))) < 10
-    done = run(source, out, as_kind(Slow), ray=address)
-    assert 0 < done.new < 40
+    assert 0 < run(source, out, as_kind(Slow), ray=address).new < 40
+    assert_resumed(source, out, before)
+
+
+def assert_resumed(source, out, before):
+    """Check that the files are those of one run on one machine, and that none was made twice."""
     after = maps_of(out)
     assert all(after[name] == data for name, data in before.items())
-    run(source, tmp_path / "alone", as_kind(Slow))
-    assert after == maps_of(tmp_path / "alone")
+    alone = out.with_name("alone")
+    run_alone(source, alone)
+    assert after == maps_of(alone)
 
 
 def test_an_image_that_kills_processes_is_a_row_and_the_others_have_maps(tmp_path, address):
@@ -150,18 +185,6 @@ def test_errors_on_a_node_are_raised_in_the_driver(tmp_path, address):
     script = torch.jit.trace(small, torch.zeros(1, 3, 16, 16))
     with pytest.raises(RuntimeError, match="cannot be sent to the nodes"):
         run(source, tmp_path / "script", script, ray=address, method="saliency", target_layer=None)
-
-
-def test_the_command_line(tmp_path, address):
-    source = folder(tmp_path / "in", 6)
-    arguments = ["map", str(source), "--model", "tests.dataset.small:network", "--layer", "features", "--size", "16"]
-    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out"), "--shard-size", "3", "--ray", address])
-    assert done.exit_code == 0, done.output
-    assert "6 images in" in done.stdout
-    assert len(fastcam.dataset.open(tmp_path / "out").commits) == 2
-    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "none"), "--ray", "127.0.0.1:1"])
-    assert done.exit_code == 2
-    assert done.stderr.startswith("fastcam: there is no Ray cluster at '127.0.0.1:1': ")
 
 
 def test_a_node_that_does_not_see_the_files_refuses(tmp_path):

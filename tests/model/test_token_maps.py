@@ -101,6 +101,18 @@ def test_the_order_is_that_of_every_image_and_found_once(monkeypatch):
     torch.testing.assert_close(again.native, first.native.flip(0), rtol=1e-9, atol=1e-12)
 
 
+def test_the_layers_that_are_searched_share_their_forward_passes():
+    """Each token is made from all cells, so that no layer has a map; one pass per grid and way to choose tells that."""
+    scramble = torch.randn(24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    model, passes = TokenNetwork(), []
+    norms = [nn.LayerNorm(CHANNELS).double() for _ in range(6)]
+    model.tokens = nn.Sequential(Call(lambda tokens: scramble @ tokens), *norms).eval()
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    found = fastcam.explain(model, pictures(16, 24), "grad_cam", 3)
+    assert found.layer == "embed"
+    assert len(passes) < len(norms) + token_maps.MAX_GRIDS
+
+
 @pytest.mark.parametrize("tokens", [nn.LayerNorm(CHANNELS), nn.Sequential(nn.Linear(CHANNELS, CHANNELS), nn.Tanh())])
 @pytest.mark.parametrize("prefix", [0, 1, 5])
 def test_tokens_of_a_signal(prefix, tokens):

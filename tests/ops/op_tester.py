@@ -244,7 +244,7 @@ class ReductionTester:
     @pytest.mark.parametrize(
         ("shape", "dtype", "layout"),
         covering(
-            [(7, 301, 7, 7), (7, 67, 17, 17), (7, 37, 1, 1), (7, 515, 3, 5), (7, 35, 35, 32)],
+            [(5, 301, 7, 7), (5, 67, 17, 17), (5, 37, 1, 1), (5, 515, 3, 5), (5, 35, 35, 32)],
             DTYPES,
             [contiguous, channels_last, spatial_slice],
         ),
@@ -287,7 +287,7 @@ class ReductionTester:
         if relu:  # both sides of the kink
             assert {-1, 1} <= set(self.call(activations, gradients).sign().flatten().tolist())
         assert gradcheck(call, (activations, gradients))
-        assert gradgradcheck(call, (activations, gradients))
+        assert gradgradcheck(call, (activations, gradients), fast_mode=True)
 
     @staticmethod
     def away_from_kinks(shape, targets):

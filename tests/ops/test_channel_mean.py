@@ -83,7 +83,7 @@ def test_registration_and_gradients(shape):
     torch.library.opcheck(torch.ops.fastcam.channel_mean.default, (values,))
     torch.library.opcheck(torch.ops.fastcam.channel_mean.default, (values.detach().bfloat16(),))
     assert gradcheck(ops.channel_mean, values)
-    assert gradgradcheck(ops.channel_mean, values)
+    assert gradgradcheck(ops.channel_mean, values, fast_mode=True)
 
 
 def test_gradients_keep_dtype():

@@ -230,7 +230,7 @@ def test_gradients(shape, map_shape, normalize):
     images = random_images(shape, torch.float64).requires_grad_()
     maps = random_maps(map_shape, torch.float64).requires_grad_()
     assert gradcheck(lambda x, m: ops.mask_images(x, m, normalize), (images, maps))
-    assert gradgradcheck(lambda x, m: ops.mask_images(x, m, normalize), (images, maps))
+    assert gradgradcheck(lambda x, m: ops.mask_images(x, m, normalize), (images, maps), fast_mode=True)
     assert gradcheck(lambda x: ops.mask_images(x, maps.detach(), normalize), images)
     assert gradcheck(lambda m: ops.mask_images(images.detach(), m, normalize), maps)
 

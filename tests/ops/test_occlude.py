@@ -170,7 +170,7 @@ def test_gradients(shape, which):
     windows = some_windows(len(shape) - 2)[::9]
     assert gradcheck(lambda x, b: ops.occlude(x, windows, b), (images, baseline))
     if len(shape) == 4:
-        assert gradgradcheck(lambda x, b: ops.occlude(x, windows, b), (images, baseline))
+        assert gradgradcheck(lambda x, b: ops.occlude(x, windows, b), (images, baseline), fast_mode=True)
 
 
 @pytest.mark.parametrize("which", [0, 1, 5])
