@@ -176,7 +176,7 @@ def read_photograph(
         ValueError: for a file that is missing, not an image, damaged or too large.
     """
     with open_photograph(file, formats) as image:
-        check_pixels(image, max_pixels)
+        check_pixels(image.size, max_pixels)
         return to_rgb(image)
 
 
@@ -199,13 +199,13 @@ def open_photograph(file: str | Path | BinaryIO, formats: tuple[str, ...] | None
         raise ValueError(f"this is not a picture in {known}") from None
 
 
-def check_pixels(image: Image.Image, limit: int | None) -> None:
-    """Refuse an image that is too large, from its header.
+def check_pixels(size: tuple[int, int], limit: int | None) -> None:
+    """Refuse an image of a size that is too large.
 
     Raises:
         ValueError: for more than ``limit`` pixels.
     """
-    pixels = image.width * image.height
+    pixels = size[0] * size[1]
     if limit is not None and pixels > limit:
         raise ValueError(f"the picture has {pixels:,} pixels, more than {limit:,}")
 
@@ -253,6 +253,8 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: Interpolation) 
 
     Torch's uint8 resampling is several times faster than Pillow's; a few pixels in a thousand differ by one level.
     """
+    if size == (pixels.shape[1], pixels.shape[0]):
+        return pixels
     if interpolation not in ("bilinear", "bicubic"):
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling[interpolation.upper()]))
     planes = torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1)[None]

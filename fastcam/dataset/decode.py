@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastcam.classifiers.preprocessing import Pixels, check_pixels, open_photograph, to_rgb
+from fastcam.dataset.jpeg_header import read_header
 
 Decoder: TypeAlias = Literal["torchcodec", "pillow"]
 
@@ -40,14 +41,18 @@ class Limits:
         if count > self.bytes:
             raise ValueError(f"the file has {count:,} bytes, more than {self.bytes:,}")
 
-    def check(self, image: Image.Image, count: int) -> None:
+    def check(self, size: tuple[int, int], count: int) -> None:
         """Refuse an image that is too large, from its header.
+
+        Args:
+            size: (width, height), in pixels.
+            count: bytes of the file.
 
         Raises:
             ValueError: for too many bytes or pixels.
         """
         self.check_bytes(count)
-        check_pixels(image, self.pixels)
+        check_pixels(size, self.pixels)
 
 
 def default_decoder() -> Decoder:
@@ -89,17 +94,21 @@ def decode_pixels(data: bytes, limits: Limits, decoder: Decoder) -> Pixels:
         ValueError: for data that cannot be decoded or exceed the limits.
     """
     decode_jpeg = _find_decode_jpeg() if decoder == "torchcodec" else None
-    if decode_jpeg is not None and _check_header(data, limits) == "JPEG":
+    if decode_jpeg is not None and _is_jpeg(data, limits):
         with contextlib.suppress(RuntimeError, ValueError):  # Pillow's error message is better
             return decode_jpeg(data, mode="RGB").permute(1, 2, 0).numpy()
     return np.array(decode_image(data, limits))
 
 
-def _check_header(data: bytes, limits: Limits) -> str | None:
-    """Check the limits; return the format of an RGB or grey image, None for other modes."""
+def _is_jpeg(data: bytes, limits: Limits) -> bool:
+    """Whether the data are an RGB or grey JPEG file, whose size is checked here."""
+    header = read_header(data) if "JPEG" in limits.formats else None
+    if header is not None:
+        limits.check((header.width, header.height), len(data))
+        return True
     with _without_warnings(), open_photograph(io.BytesIO(data), limits.formats) as image:
-        limits.check(image, len(data))
-        return image.format if image.mode in ("RGB", "L") else None
+        limits.check(image.size, len(data))
+        return image.format == "JPEG" and image.mode in ("RGB", "L")
 
 
 def decode_image(data: bytes, limits: Limits) -> Image.Image:
@@ -109,7 +118,7 @@ def decode_image(data: bytes, limits: Limits) -> Image.Image:
         ValueError: for data that cannot be decoded or exceed the limits.
     """
     with _without_warnings(), open_photograph(io.BytesIO(data), limits.formats) as image:
-        limits.check(image, len(data))
+        limits.check(image.size, len(data))
         return to_rgb(image)
 
 

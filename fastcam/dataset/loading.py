@@ -1,8 +1,9 @@
 """Loading of images as model inputs: on threads, in order."""
 
 import hashlib
+import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset.decode import Decoder, Limits, decode_pixels
 from fastcam.dataset.records import Span
 from fastcam.dataset.sources import Item, Source
+
+MAX_IMAGES_PER_TASK = 8  # of a thread
+MIN_TASKS = 16  # for an even load of the threads
 
 
 @dataclass(frozen=True)
@@ -107,24 +111,36 @@ def load_in_order(
         threads: run the loader.
         window: maximum number of images loaded ahead.
     """
-    pending: deque[tuple[Span, Future[LoadedImage]]] = deque()
-    items = ((span, item) for span in spans for item in source.items(span.start, span.stop))
+    # Several images a task: handing a task to a thread costs as much as reading a small picture.
+    size = max(1, min(MAX_IMAGES_PER_TASK, window // MIN_TASKS))
+    pending: deque[tuple[Span, Future[list[LoadedImage]]]] = deque()
+    tasks = ((span, items) for span in spans for items in _groups(source.items(span.start, span.stop), size))
 
     def fill() -> None:
-        while len(pending) < window:
-            entry = next(items, None)
-            if entry is None:
+        while len(pending) * size < window:
+            task = next(tasks, None)
+            if task is None:
                 return
-            span, item = entry
-            pending.append((span, threads.submit(loader, item)))
+            span, items = task
+            pending.append((span, threads.submit(_load, loader, items)))
 
     def images_of(span: Span) -> Iterator[LoadedImage]:
         while pending and pending[0][0] == span:
             future = pending.popleft()[1]
             fill()
-            yield future.result()
+            yield from future.result()
 
     fill()
     while pending:
         span = pending[0][0]
         yield span, images_of(span)
+
+
+def _load(loader: Loader, items: Sequence[Item]) -> list[LoadedImage]:
+    return [loader(item) for item in items]
+
+
+def _groups(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    """Yield so many items together, and the rest."""
+    while group := list(itertools.islice(items, size)):
+        yield group

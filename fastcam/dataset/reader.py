@@ -1,10 +1,11 @@
 """Reader for a folder of maps: rows and full-size maps by image id, counts, mean maps."""
 
 import json
-from collections import Counter
-from collections.abc import Iterator
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,10 +20,11 @@ from fastcam.dataset.records import Commit, JsonObject
 from fastcam.dataset.store import Store
 from fastcam.dataset.table import SCHEMA, Map, Row, decode_map, read_shard
 
-MAX_CACHED_SHARDS = 8
+MAX_CACHED_BYTES = 512 * 2**20  # of shards in memory: those of ImageNet with maps of 7 x 7
 READ_BATCH_SIZE = 64  # rows
 
 MapGroup: TypeAlias = tuple[str, str, int | None]  # (method, layer, explained class)
+Shard: TypeAlias = tuple[pa.Table, tuple[int, ...]]  # its rows, and the size of the model's input
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Maps:
 
     def __init__(self, folder: str | Path) -> None:
         self.store = Store(folder)
-        self._shard = lru_cache(MAX_CACHED_SHARDS)(self._read)
+        self._shard = _ShardCache(self._read)
 
     @cached_property
     def commits(self) -> list[Commit]:
@@ -152,7 +154,7 @@ class Maps:
             raise KeyError(f"there are no maps of an image {image_id!r}")
         return self._locations[image_id]
 
-    def _read(self, commit: Commit) -> tuple[pa.Table, tuple[int, ...]]:
+    def _read(self, commit: Commit) -> Shard:
         table = read_shard(self.store.data(commit))
         return table, tuple(json.loads(table.schema.metadata[b"fastcam"])["size"])
 
@@ -183,3 +185,26 @@ class Maps:
                 sums[key] = sums.get(key, 0.0) + values.astype(np.float64)
                 counts[key] += 1
         return {key: (total / counts[key]).astype(np.float32) for key, total in sums.items()}
+
+
+class _ShardCache:
+    """The shards that were read last, up to ``MAX_CACHED_BYTES``.
+
+    Args:
+        read: reads a shard.
+    """
+
+    def __init__(self, read: Callable[[Commit], Shard]) -> None:
+        self._read, self._shards, self._bytes = read, OrderedDict[Commit, Shard](), 0
+        self._lock = threading.Lock()
+
+    def __call__(self, commit: Commit) -> Shard:
+        """Return a shard."""
+        with self._lock:
+            if commit not in self._shards:
+                self._shards[commit] = self._read(commit)
+                self._bytes += self._shards[commit][0].nbytes
+            self._shards.move_to_end(commit)
+            while self._bytes > MAX_CACHED_BYTES and len(self._shards) > 1:
+                self._bytes -= self._shards.popitem(last=False)[1][0].nbytes
+            return self._shards[commit]

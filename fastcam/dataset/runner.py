@@ -10,14 +10,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import pyarrow as pa
 import torch
 
 from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
 from fastcam.dataset.records import Commit, Span
+from fastcam.dataset.rows import rows_of_failures, rows_of_maps
 from fastcam.dataset.signals import InterruptedRunError, raise_if_set
 from fastcam.dataset.sources import Source
 from fastcam.dataset.store import Store
-from fastcam.dataset.table import MapFormat, Row, make_rows
+from fastcam.dataset.table import MapFormat
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.model.batching import is_out_of_memory
@@ -27,7 +29,6 @@ from fastcam.targets import Target
 MAX_DEFAULT_WORKERS = 8
 
 Report: TypeAlias = Callable[["Progress"], None]
-RowsById: TypeAlias = dict[str, list[Row]]
 
 
 @dataclass
@@ -88,6 +89,7 @@ class Runner:
     progress: Progress = field(init=False, default_factory=lambda: Progress(0))
     _start: float = field(init=False, default_factory=time.monotonic)
     _input_size: tuple[int, ...] = field(init=False, default=())  # of the model's input, in the current shard
+    _numbers: dict[str, int] = field(init=False, default_factory=dict)  # of the images by id, in the current shard
     _outputs: int = field(init=False, default=0)  # classes of the model, in the current shard
     _has_worked: bool = field(init=False, default=False)  # whether any image was ever explained with these settings
 
@@ -152,24 +154,29 @@ class Runner:
         self.progress.commit = commit
         self.report(self.progress)
 
-    def _make_rows(self, images: Iterator[LoadedImage], stop: threading.Event) -> list[Row]:
-        """Return the rows of a shard, in the order of its images."""
-        rows_by_id: RowsById = {}
+    def _make_rows(self, images: Iterator[LoadedImage], stop: threading.Event) -> list[pa.Table]:
+        """Return the rows of a shard."""
+        tables: list[pa.Table] = []
         batch: list[LoadedImage] = []
-        self._input_size, self._outputs = (), 0
+        self._input_size, self._outputs, self._numbers = (), 0, {}
         for image in images:
-            rows_by_id[image.item.id] = [_failure_row(image, image.reason)]  # replaced after the batch is explained
-            batch += [] if image.tensor is None else [image]
+            self._numbers[image.item.id] = len(self._numbers)
+            if image.tensor is None:
+                tables.append(self._failures([image], [image.reason]))
+                self._count([image])
+            else:
+                batch.append(image)
             if len(batch) >= self.batch_size:
-                rows_by_id |= self._explain(batch)
+                tables += self._explain(batch)
                 self._count(batch)
                 batch = []
-            if image.tensor is None:
-                self._count([image])
             raise_if_set(stop)
-        rows_by_id |= self._explain(batch)
+        tables += self._explain(batch)
         self._count(batch)
-        return [row for rows in rows_by_id.values() for row in rows]
+        return tables
+
+    def _failures(self, images: Sequence[LoadedImage], reasons: Sequence[str]) -> pa.Table:
+        return rows_of_failures(images, [self._numbers[image.item.id] for image in images], reasons)
 
     def _count(self, images: Sequence[LoadedImage]) -> None:
         self.progress.new += len(images)
@@ -177,54 +184,52 @@ class Runner:
         self.progress.failed += sum(image.tensor is None for image in images)
         self._report()
 
-    def _explain(self, batch: Sequence[LoadedImage]) -> RowsById:
-        """Return rows by image id; after an error the images are explained one by one."""
+    def _explain(self, batch: Sequence[LoadedImage]) -> list[pa.Table]:
+        """Return the rows of images; after an error they are explained one by one."""
         if not batch:
-            return {}
+            return []
         try:
-            return self._explain_batch(batch)
+            return [self._explain_batch(batch)]
         except InterruptedRunError:
             raise
         except Exception as error:
             if is_out_of_memory(error) and len(batch) > 1:
                 return self._explain_halves(batch)
-            rows_by_id = self._explain_one_by_one(batch, error)
+            tables = self._explain_one_by_one(batch, error)
             if not self._has_worked:
                 raise  # the settings are wrong, not the images
-            return rows_by_id
+            return tables
 
-    def _explain_one_by_one(self, batch: Sequence[LoadedImage], error: Exception) -> RowsById:
-        """Return rows by image id, every image explained alone; a single one is known to fail with ``error``."""
-        rows_by_id: RowsById = {}
+    def _explain_one_by_one(self, batch: Sequence[LoadedImage], error: Exception) -> list[pa.Table]:
+        """Return the rows of images, each explained alone; a single one is known to fail with ``error``."""
+        tables = []
         for image in batch:
             try:
                 if len(batch) == 1:
                     raise error
-                rows_by_id |= self._explain_batch([image])
+                tables.append(self._explain_batch([image]))
             except InterruptedRunError:
                 raise
             except Exception as reason:
                 self.progress.failed += 1
-                rows_by_id[image.item.id] = [_failure_row(image, f"{type(reason).__name__}: {_first_line(reason)}")]
-        return rows_by_id
+                tables.append(self._failures([image], [f"{type(reason).__name__}: {_first_line(reason)}"]))
+        return tables
 
-    def _explain_halves(self, batch: Sequence[LoadedImage]) -> RowsById:
+    def _explain_halves(self, batch: Sequence[LoadedImage]) -> list[pa.Table]:
         half = len(batch) // 2
         self.batch_size = max(1, min(self.batch_size, half))
-        return self._explain(batch[:half]) | self._explain(batch[half:])
+        return self._explain(batch[:half]) + self._explain(batch[half:])
 
-    def _explain_batch(self, batch: Sequence[LoadedImage]) -> RowsById:
+    def _explain_batch(self, batch: Sequence[LoadedImage]) -> pa.Table:
         tensors = [image.tensor for image in batch if image.tensor is not None]
         inputs = torch.stack(tensors).to(self.device, non_blocking=True)
         explanations: Mapping[object, Explanation] = self.explainer(inputs, self.target)
         output = next(iter(explanations.values())).output
         self._outputs = output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else 0
-        rows_by_explanation = [make_rows(explanation, self.map_format) for explanation in explanations.values()]
+        numbers = [self._numbers[image.item.id] for image in batch]
+        rows = rows_of_maps(list(explanations.values()), self.map_format, batch, numbers)
         self._input_size, self._has_worked = tuple(inputs.shape[2:]), True
-        return {
-            image.item.id: [{**_image_columns(image), **row} for rows in rows_by_explanation for row in rows[index]]
-            for index, image in enumerate(batch)
-        }
+        return rows
 
     @property
     def _recipe(self) -> dict[str, object]:
@@ -236,14 +241,6 @@ class Runner:
             "interpolation": "linear, corners not aligned",
             "normalization": "min-max",
         }
-
-
-def _image_columns(image: LoadedImage) -> Row:
-    return {"image_id": image.item.id, "path": image.item.path, "sha256": image.sha256, "label": image.label}
-
-
-def _failure_row(image: LoadedImage, reason: str) -> Row:
-    return {**_image_columns(image), "status": reason}
 
 
 def _first_line(error: Exception) -> str:

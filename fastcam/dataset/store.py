@@ -8,14 +8,17 @@ process, and a power failure on a file system that honours fsync.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
+import pyarrow as pa
+
 from fastcam.dataset.durable_files import is_only_lock, open_locked, set_aside, sweep, sync_folder, write_once
 from fastcam.dataset.records import Commit, DamagedError, JsonObject, Span, encode_json, read_json
-from fastcam.dataset.table import Row, causes_by_row, encode_shard, read_shard
+from fastcam.dataset.rows import in_order
+from fastcam.dataset.table import encode_shard, read_shard
 
 MAX_SHOWN_LENGTH = 40  # of a value in a message
 PARQUET_MAGIC = b"PAR1"  # the last bytes of a Parquet file
@@ -99,18 +102,25 @@ class Store:
         """Whether there is a commit record."""
         return self.record(span).exists()
 
-    def commit(self, span: Span, rows: list[Row], recipe: Mapping[str, object]) -> Commit:
+    def commit(self, span: Span, rows: Sequence[pa.Table], recipe: Mapping[str, object]) -> Commit:
         """Write a shard, then its record; if another process wrote the shard first, that one is kept.
+
+        Args:
+            span: the images.
+            rows: of the images, in tables of :data:`fastcam.dataset.rows.COLUMNS`.
+            recipe: for full-size maps.
 
         Raises:
             OSError: if the disk is full, broken or read-only; committed shards are kept.
         """
-        place, causes = {"run": self.run, "start": span.start, "stop": span.stop}, causes_by_row(rows)
+        table, causes = in_order(rows)
+        place = {"run": self.run, "start": span.start, "stop": span.stop}
         metadata = {"fastcam": json.dumps({**place, **recipe, **({"causes": causes} if causes else {})})}
-        data = encode_shard(rows, metadata)
+        data = encode_shard(table, metadata)
         if not write_once(self.shard(span), data):
-            data = self._keep_or_replace(span, data)
-        write_once(self.record(span), encode_json(asdict(self._make_record(span, data))))
+            kept = self._keep_or_replace(span, data)
+            data, table = (data, table) if kept == data else (kept, read_shard(kept, ["image_id", "map"]))
+        write_once(self.record(span), encode_json(asdict(self._make_record(span, data, table))))
         return self.read_commit(span)
 
     def _keep_or_replace(self, span: Span, data: bytes) -> bytes:
@@ -135,8 +145,7 @@ class Store:
         metadata: JsonObject = json.loads((read_shard(data).schema.metadata or {}).get(b"fastcam", b"{}"))
         return {"run": None, **metadata}["run"]
 
-    def _make_record(self, span: Span, data: bytes) -> Commit:
-        table = read_shard(data, ["image_id", "map"])
+    def _make_record(self, span: Span, data: bytes, table: pa.Table) -> Commit:
         failed = table["map"].null_count
         sha256 = hashlib.sha256(data).hexdigest()
         return Commit(span.start, span.stop, table.num_rows, failed, len(data), sha256, self.run)

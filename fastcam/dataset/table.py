@@ -1,7 +1,7 @@
-"""The rows of a shard as an Arrow table: one per image, method, layer and target."""
+"""The format of a shard: its columns, the values of its maps, and the Parquet file."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from fastcam import postprocess
 from fastcam.explanation import Explanation
@@ -91,72 +90,10 @@ def decode_map(row: Row, size: Sequence[int]) -> Map:
     return postprocess.resize(tensor, tuple(size), True)[0].numpy()
 
 
-def make_rows(explanation: Explanation, map_format: MapFormat) -> list[list[Row]]:
-    """Return a list of rows for each image, one row per target, without the columns of the image.
-
-    Of it, "cause" is no column of a shard, see :func:`causes_by_row`.
-    """
-    values, scales = map_format.encode(explanation)
-    count = len(explanation)
-    shape = (count, -1)
-    per_target = values.reshape(count, -1, *values.shape[explanation.scores.dim() :])
-    scores = explanation.scores.detach().float().cpu().reshape(shape).tolist()
-    width = len(scores[0])
-    classes: list[list[int | None]] = [[None] * width] * count
-    if explanation.targets is not None:
-        classes = explanation.targets.cpu().reshape(shape).tolist()
-    causes = [cause if isinstance(cause, list) else [cause] for cause in explanation.causes]
-    statuses = [status if isinstance(status, list) else [status] for status in explanation.status]
-    predicted = _predicted_classes(explanation.output, count)
-    return [
-        [
-            {
-                "target": classes[i][k],
-                "predicted": predicted[i],
-                "score": scores[i][k],
-                "method": explanation.method,
-                "layer": explanation.layer,
-                "status": statuses[i][k],
-                "cause": causes[i][k],
-                "map": per_target[i, k].tobytes(),
-                "map_shape": list(per_target.shape[2:]),
-                "map_dtype": map_format.dtype,
-                "map_scale": None if scales is None else float(scales.reshape(shape)[i, k]),
-            }
-            for k in _unique_positions(classes[i])
-        ]
-        for i in range(count)
-    ]
-
-
-def causes_by_row(rows: Sequence[Row]) -> dict[str, str]:
-    """Return why maps show nothing by the number of their row, where that says more than the status.
-
-    A shard has them in its metadata: a column would part its schema from that of earlier shards of the same folder, and
-    other programs read such files together only if they are told to.
-    """
-    return {str(i): row["cause"] for i, row in enumerate(rows) if row.get("cause", "") not in ("", row["status"])}
-
-
-def _unique_positions(classes: list[int | None]) -> Iterator[int]:
-    """Yield the positions of classes, without repeated classes."""
-    for k, index in enumerate(classes):
-        if index is None or index not in classes[:k]:
-            yield k
-
-
-def _predicted_classes(output: object, count: int) -> list[int | None]:
-    if isinstance(output, Tensor) and output.dim() == 2 and len(output) == count:
-        predicted: list[int | None] = output.argmax(1).cpu().tolist()
-        return predicted
-    return [None] * count
-
-
-def encode_shard(rows: list[Row], metadata: dict[str, str]) -> bytes:
+def encode_shard(rows: pa.Table, metadata: dict[str, str]) -> bytes:
     """Return a Parquet file of the rows: the same bytes for the same rows, with a checksum in every page."""
-    table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata)
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    pq.write_table(rows.replace_schema_metadata(metadata), buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
@@ -167,8 +104,8 @@ def read_shard(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         ValueError: for damaged bytes.
     """
     try:
-        return pq.read_table(
-            io.BytesIO(data), columns=None if columns is None else list(columns), page_checksum_verification=True
-        )
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        # On one thread: a shard is small, and threads for its columns take longer to start than to read.
+        return file.read(None if columns is None else list(columns), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(str(error).strip().split("\n", maxsplit=1)[0]) from error

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from fastcam.classifiers import models
+from fastcam.classifiers import models, preprocessing
 from fastcam.classifiers.preprocessing import Preprocessing, read_photograph, write_png
 
 skimage_data = pytest.importorskip("skimage.data")
@@ -153,3 +154,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         write_png(Broken(), file)
     assert Image.open(file).getpixel((0, 0)) == (255, 0, 0)
     assert [each.name for each in tmp_path.iterdir()] == ["map.png"]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resizing_to_the_same_size_changes_nothing(interpolation):
+    """It is left out, and torch's own resampling shows that nothing is lost."""
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    resampled = torch.nn.functional.interpolate(planes, (21, 34), mode=interpolation, antialias=True)
+    assert np.array_equal(resampled[0].permute(1, 2, 0).numpy(), pixels)
+    assert np.array_equal(preprocessing.resize(pixels, (34, 21), interpolation), pixels)
+    assert not np.array_equal(preprocessing.resize(pixels, (21, 34), interpolation)[:21, :21], pixels[:, :21])

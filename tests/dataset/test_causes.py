@@ -9,6 +9,7 @@ import torch
 
 import fastcam.dataset
 from fastcam.dataset import store
+from fastcam.dataset.rows import in_order
 from fastcam.dataset.summary import count_causes, problems
 from tests.dataset.small import SETTINGS, folder, network
 
@@ -37,7 +38,7 @@ def test_causes_are_those_of_the_explanation(tmp_path):
 def test_a_folder_from_before_is_read_and_resumed(tmp_path, monkeypatch):
     source, out = folder(tmp_path / "in", 6), tmp_path / "out"
     with monkeypatch.context() as before:
-        before.setattr(store, "causes_by_row", lambda rows: {})
+        before.setattr(store, "in_order", lambda rows: (in_order(rows)[0], {}))
         run(source, out)
     first, second = sorted((out / "shards").glob("*.parquet"))
     old = first.read_bytes()

@@ -8,6 +8,7 @@ import polars
 import pytest
 
 import fastcam.dataset
+from fastcam.dataset import reader
 from tests.dataset.small import SETTINGS, folder, network
 
 COLUMNS = [
@@ -75,3 +76,22 @@ def test_hugging_face(out, expected, tmp_path):
     files = sorted(map(str, (out / "shards").glob("*.parquet")))
     found = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
     check(list(found), expected)
+
+
+def test_shards_stay_in_memory_up_to_a_limit(out, expected, monkeypatch):
+    read = []
+
+    class Watched(fastcam.dataset.Maps):
+        def _read(self, commit):
+            read.append(commit.start)
+            return super()._read(commit)
+
+    def rows_of_all(maps):
+        return [row for name in [*maps, *maps] for row in maps.rows(name)]
+
+    assert rows_of_all(Watched(out)) == expected * 2
+    assert read == [0, 4, 8]
+    read.clear()
+    monkeypatch.setattr(reader, "MAX_CACHED_BYTES", 1)
+    assert rows_of_all(Watched(out)) == expected * 2
+    assert read == [0, 4, 8] * 2

@@ -1,16 +1,18 @@
 """The conversion of what a user passes as `source` to an image source."""
 
-import functools
+import posixpath
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import fsspec
+from fsspec import AbstractFileSystem
 
 from fastcam.dataset.sources.base import IMAGE_SUFFIXES, Source
-from fastcam.dataset.sources.files import FileSource
+from fastcam.dataset.sources.files import FileSource, join, names_below
 from fastcam.dataset.sources.parquet import ParquetSource
+from fastcam.dataset.sources.path_list import PathList
 from fastcam.dataset.sources.torch_dataset import SizedDataset, TorchDatasetSource
 from fastcam.dataset.sources.webdataset import WebDatasetSource
 
@@ -34,7 +36,7 @@ def source_of(source: SourceLike) -> Source:
     if isinstance(source, str | Path):
         return _resolve_name(str(source))
     if isinstance(source, Sequence) and all(isinstance(path, str | Path) for path in source):
-        return FileSource.from_list([str(path) for path in source])
+        return FileSource.from_list(map(str, source))
     dataset: object = source
     if hasattr(source, "batch_sampler"):  # a DataLoader
         from torch.utils.data import SequentialSampler
@@ -55,43 +57,45 @@ def _resolve_name(name: str) -> Source:
     names = _expand_range(name)
     if len(names) == 1 and name.endswith(".txt"):
         with fsspec.open(name, "rt", encoding="utf-8") as lines:
-            return FileSource.from_list([line.strip() for line in lines if line.strip()])
+            return FileSource.from_list(line.strip() for line in lines if line.strip())
     system, root = fsspec.core.url_to_fs(names[0])
-    if len(names) == 1 and system.isdir(root):
-        paths = sorted(system.find(root), key=lambda path: PurePosixPath(path).parts)
-        paths = [path for path in paths if not _is_hidden(path[len(root) :])]
-    else:
-        patterns = [fsspec.core.url_to_fs(pattern)[1] for pattern in names]
-        paths = [
-            path for pattern in patterns for path in (sorted(system.glob(pattern)) if "*" in pattern else [pattern])
-        ]
     if not system.exists(root) and "*" not in root:
         raise ValueError(f"there is nothing at {name!r}")
-    kinds: dict[str, tuple[list[str], Callable[[list[str]], Source]]] = {
-        "pictures": (
-            [path for path in paths if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES],
-            lambda images: FileSource(system, images, root if system.isdir(root) else ""),
-        ),
-        ".tar files": (
-            [path for path in paths if path.endswith(".tar")],
-            functools.partial(WebDatasetSource, system),
-        ),
-        ".parquet files": (
-            [path for path in paths if path.endswith(".parquet")],
-            functools.partial(ParquetSource, system),
-        ),
+    folder = root if len(names) == 1 and system.isdir(root) else ""
+    pictures, tars, tables = _by_kind(names_below(system, folder) if folder else _matching(system, names))
+    kinds: dict[str, tuple[Sized, Callable[[], Source]]] = {
+        "pictures": (pictures, lambda: FileSource(system, pictures, folder)),
+        ".tar files": (tars, lambda: WebDatasetSource(system, [join(folder, tar) for tar in tars])),
+        ".parquet files": (tables, lambda: ParquetSource(system, [join(folder, table) for table in tables])),
     }
-    present = [kind for kind, (matches, _) in kinds.items() if matches]
+    present = [kind for kind, (found, _) in kinds.items() if len(found)]
     if len(present) != 1:
         if present:
             raise ValueError(f"{name!r} holds {' and '.join(present)}: name one kind with a glob")
         raise ValueError(f"{name!r} holds no {', '.join(kinds)}")
-    matches, make_source = kinds[present[0]]
-    return make_source(matches)
+    return kinds[present[0]][1]()
 
 
-def _is_hidden(relative: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(relative).parts)
+def _matching(system: AbstractFileSystem, patterns: Sequence[str]) -> Iterator[str]:
+    """Yield the paths that patterns name, in the order of the patterns, then of the names."""
+    for pattern in (fsspec.core.url_to_fs(pattern)[1] for pattern in patterns):
+        yield from sorted(system.glob(pattern)) if "*" in pattern else [pattern]
+
+
+def _by_kind(names: Iterable[str]) -> tuple[PathList, list[str], list[str]]:
+    """Return the names of pictures, tar files and Parquet files."""
+    others: dict[str, list[str]] = {".tar": [], ".parquet": []}
+
+    def pictures() -> Iterator[str]:
+        for name in names:
+            suffix = posixpath.splitext(name)[1]
+            if suffix.lower() in IMAGE_SUFFIXES:
+                yield name
+            elif suffix in others:
+                others[suffix].append(name)
+
+    found = PathList(pictures())
+    return found, others[".tar"], others[".parquet"]
 
 
 def _expand_range(name: str) -> list[str]:

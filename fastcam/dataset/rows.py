@@ -1,0 +1,136 @@
+"""The rows of a shard while it is made, in columns: one row per image, method, layer and target."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from torch import Tensor
+
+from fastcam.dataset.loading import LoadedImage
+from fastcam.dataset.table import SCHEMA, MapFormat
+from fastcam.explanation import Explanation
+
+# Beside the columns of a shard: the number of the image in it, and why a map shows nothing.
+COLUMNS = pa.schema([*SCHEMA, pa.field("number", pa.int64()), pa.field("cause", pa.string())])
+
+
+def rows_of_maps(
+    explanations: Sequence[Explanation], map_format: MapFormat, images: Sequence[LoadedImage], numbers: Sequence[int]
+) -> pa.Table:
+    """Return the rows of explained images.
+
+    Args:
+        explanations: of the same N images, by methods or layers.
+        map_format: format of the stored maps.
+        images: the N images.
+        numbers: of the images, in the shard.
+
+    Returns:
+        A table of ``COLUMNS``, in no order.
+    """
+    described = _describe(images, numbers)
+    return pa.concat_tables([_rows_of_one(explanation, map_format, described) for explanation in explanations])
+
+
+def rows_of_failures(images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
+    """Return the rows of images without maps, each with the reason as its status, as a table of ``COLUMNS``."""
+    columns = {**_describe(images, numbers), "status": pa.array(reasons, pa.string())}
+    return _table(columns, len(images))
+
+
+def in_order(tables: Sequence[pa.Table]) -> tuple[pa.Table, dict[str, str]]:
+    """Return the table of a shard, in the order of its images, and the causes of the maps that show nothing.
+
+    The causes are by the number of their row, where they say more than the status. A shard has them in its metadata: a
+    column would part its schema from that of earlier shards of the same folder, and other programs read such files
+    together only if they are told to.
+    """
+    rows = pa.concat_tables(tables).combine_chunks() if tables else _table({}, 0)
+    numbers = rows["number"].to_numpy()
+    if (np.diff(numbers) < 0).any():
+        rows = rows.take(np.argsort(numbers, kind="stable"))
+    pairs = zip(rows["cause"].to_pylist(), rows["status"].to_pylist(), strict=True)
+    causes = {str(row): cause for row, (cause, status) in enumerate(pairs) if cause not in (None, "", status)}
+    return rows.select(SCHEMA.names).combine_chunks(), causes
+
+
+def _describe(images: Sequence[LoadedImage], numbers: Sequence[int]) -> dict[str, pa.Array]:
+    """Return the columns of the images themselves."""
+    return {
+        "image_id": pa.array([image.item.id for image in images], pa.string()),
+        "path": pa.array([image.item.path for image in images], pa.string()),
+        "sha256": pa.array([image.sha256 for image in images], pa.string()),
+        "label": pa.array([image.label for image in images], pa.string()),
+        "number": pa.array(numbers, pa.int64()),
+    }
+
+
+def _rows_of_one(explanation: Explanation, map_format: MapFormat, described: dict[str, pa.Array]) -> pa.Table:
+    count, per_image = len(explanation), explanation.scores.numel() // len(explanation)
+    values, scales = map_format.encode(explanation)
+    values = values.reshape(count * per_image, *values.shape[explanation.scores.dim() :])
+    classes = None if explanation.targets is None else explanation.targets.cpu().numpy().reshape(count, per_image)
+    kept = np.flatnonzero(_is_first(classes)) if classes is not None else np.arange(count * per_image)
+    image, size = kept // per_image, len(kept)
+    predicted = _predicted_classes(explanation.output, count)
+    columns = {
+        **(described if per_image == 1 else {name: column.take(image) for name, column in described.items()}),
+        "target": pa.nulls(size, pa.int32()) if classes is None else pa.array(classes.ravel()[kept], pa.int32()),
+        "predicted": pa.nulls(size, pa.int32()) if predicted is None else pa.array(predicted[image], pa.int32()),
+        "score": pa.array(explanation.scores.detach().float().cpu().numpy().ravel()[kept]),
+        "method": _repeat(explanation.method, size),
+        "layer": _repeat(explanation.layer, size),
+        "status": _texts(explanation.status, kept),
+        "cause": _texts(explanation.causes, kept),
+        "map": _binary(values[kept]),
+        "map_shape": _lists(values.shape[1:], size),
+        "map_dtype": _repeat(map_format.dtype, size),
+        "map_scale": pa.nulls(size, pa.float32()) if scales is None else pa.array(scales.ravel()[kept]),
+    }
+    return _table(columns, size)
+
+
+def _table(columns: dict[str, pa.Array], size: int) -> pa.Table:
+    """Return a table of ``COLUMNS``; those that are not given are null."""
+    nulls = {field.name: pa.nulls(size, field.type) for field in COLUMNS if field.name not in columns}
+    return pa.table([{**nulls, **columns}[name] for name in COLUMNS.names], schema=COLUMNS)
+
+
+def _is_first(classes: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+    """Whether a class (N, K) is none of the image's classes before it."""
+    same = classes[:, :, None] == classes[:, None, :]
+    return ~np.tril(same, -1).any(-1)
+
+
+def _predicted_classes(output: object, count: int) -> npt.NDArray[np.int64] | None:
+    if isinstance(output, Tensor) and output.dim() == 2 and len(output) == count:
+        predicted: npt.NDArray[np.int64] = output.argmax(1).cpu().numpy()
+        return predicted
+    return None
+
+
+def _texts(values: Sequence[object], kept: npt.NDArray[np.int64]) -> pa.Array:
+    """Return some of the texts in a list of N, or in N lists of K."""
+    flat = [text for texts in values for text in (texts if isinstance(texts, list) else [texts])]
+    return pa.array([flat[index] for index in kept], pa.string())
+
+
+def _repeat(text: str | None, size: int) -> pa.Array:
+    return pa.repeat(pa.scalar(text, pa.string()), size)
+
+
+def _binary(values: npt.NDArray[np.number]) -> pa.Array:
+    """Return (R, ...) values as R strings of bytes."""
+    values = np.ascontiguousarray(values)
+    width = values.nbytes // len(values) if len(values) else 0
+    offsets = np.arange(len(values) + 1, dtype=np.int64) * width
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(values.view(np.uint8).reshape(-1))]
+    # With 64-bit offsets first: a batch of maps at the size of the input may have more than 2 GB.
+    return pa.Array.from_buffers(pa.large_binary(), len(values), buffers).cast(pa.binary())
+
+
+def _lists(numbers: Sequence[int], size: int) -> pa.Array:
+    """Return a list of numbers ``size`` times."""
+    offsets = np.arange(size + 1, dtype=np.int32) * len(numbers)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.tile(np.array(numbers, np.int32), size)))
