@@ -165,3 +165,16 @@ def test_resizing_to_the_same_size_changes_nothing(interpolation):
     assert np.array_equal(resampled[0].permute(1, 2, 0).numpy(), pixels)
     assert np.array_equal(preprocessing.resize(pixels, (34, 21), interpolation), pixels)
     assert not np.array_equal(preprocessing.resize(pixels, (21, 34), interpolation)[:21, :21], pixels[:, :21])
+
+
+@pytest.mark.parametrize("mean", [(0.485, 0.456, 0.406), (0.5,)])
+def test_every_value_is_normalised_in_single_precision(mean):
+    """In the order (value / 255 - mean) / std, so that the same picture gives the same bits everywhere."""
+    settings = Preprocessing(16, (16, 16), mean, (0.229,) * len(mean))
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    pixels = np.stack([values] * 3, -1) if len(mean) == 3 else values
+    found = settings.tensor(Image.fromarray(pixels))
+    for plane, average in zip(found.numpy(), mean, strict=True):
+        assert np.array_equal(plane, (values / np.float32(255) - np.float32(average)) / np.float32(0.229))
+    assert found.dtype == torch.float32
+    assert found.is_contiguous()
