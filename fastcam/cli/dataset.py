@@ -20,6 +20,7 @@ from fastcam.cli.console import print_error, report_errors
 
 if TYPE_CHECKING:
     from fastcam.dataset import Progress as RunProgress
+    from fastcam.dataset import Stages
     from fastcam.dataset.reader import Maps
 
 MAP_CODES = (
@@ -66,7 +67,7 @@ def map_(
         str, typer.Argument(help="Folder, .tar (WebDataset), .parquet or .txt list, a glob or an fsspec URL of such.")
     ],
     model: options.Model,
-    out: Annotated[Path, typer.Option(help="Output folder; the same command resumes in it.")],
+    out: Annotated[Path | None, typer.Option(help="Output folder; the same command resumes in it.")] = None,
     weights: options.Weights = None,
     trust_model: options.Trust = False,
     method: options.Methods = None,
@@ -102,9 +103,16 @@ def map_(
         int | None, typer.Option(min=1, help="Cores per actor without a GPU.", show_default="8")
     ] = None,
     json_log: Annotated[bool, typer.Option("--json-log", help="A JSON line per shard on standard output.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Measure for ten seconds what each stage can do here; write no maps.")
+    ] = False,
 ) -> None:
     """Write a map for every image of a dataset; run it again to resume after an interruption."""
     with report_errors():
+        if (out is None) == (not plan):
+            raise ValueError(
+                "--plan writes no maps: leave out --out" if plan else "--out is missing: a folder for the maps"
+            )
         methods = list(dict.fromkeys(method or ["grad_cam"]))
         options.check_methods(methods)
         options.check_model(model, weights)
@@ -131,6 +139,10 @@ def map_(
             **method_options,
         }
     try:
+        if out is None:
+            with report_errors():
+                typer.echo(_describe_plan(dataset.plan(source, classifier, **settings)))
+            return
         with report_errors(), _show_progress(json_log) as report:
             done = dataset.run(source, classifier, out, report=report, **settings)
     except dataset.InterruptedRunError as error:
@@ -141,12 +153,24 @@ def map_(
         failed = sum(commit.failed for commit in maps.commits)
     if not json_log:
         earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
-        typer.echo(f"{done.total} images in {out}: {failed} without a map{earlier}; {done.rate:.1f} images a second")
+        speed = f"{done.rate:.1f} images a second" + (f", limited by {done.stages.limit}" if done.stages.limit else "")
+        typer.echo(f"{done.total} images in {out}: {failed} without a map{earlier}; {speed}")
         if failed:
             typer.echo(_describe_failed(maps, failed))
         for line in _describe_causes(maps):
             typer.echo(line)
     raise typer.Exit(1 if failed else 0)
+
+
+def _describe_plan(stages: "Stages") -> str:
+    """Return a table of the stages, and what would help."""
+    from fastcam.dataset.stages import ADVICE
+
+    if stages.limit is None:
+        return "there were too few images to measure: a plan needs more than one batch"
+    lines = [f"{name:12}{rate:12,.0f} images a second" for name, rate in stages.rates.items()]
+    threads = f"read, decode and preprocess on {stages.workers} thread{'s' * (stages.workers > 1)}, each as if alone"
+    return "\n".join([*lines, threads, f"limited by {stages.limit}; what helps: {ADVICE[stages.limit]}"])
 
 
 def _describe_failed(maps: "Maps", count: int) -> str:
@@ -259,4 +283,5 @@ def _line_reporter() -> Callable[["RunProgress"], None]:
 def _log_commit(done: "RunProgress") -> None:
     if done.commit is not None:
         news = {"images": done.done, "of": done.total, "failed": done.failed, "rate": round(done.rate, 3)}
+        news["limit"] = done.stages.limit
         print(json.dumps({"event": "commit", **asdict(done.commit), **news}), flush=True)

@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     raise ImportError(f'fastcam.dataset needs {error.name}: pip install "fastcam[dataset]"') from error
 
-from fastcam.dataset.api import run, verify
+from fastcam.dataset.api import plan, run, verify
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Limits
 from fastcam.dataset.export import to_overlays, to_webdataset, to_zarr
@@ -19,6 +19,7 @@ from fastcam.dataset.reader import Maps, Stats
 from fastcam.dataset.records import Commit, DamagedError, Span
 from fastcam.dataset.runner import Progress
 from fastcam.dataset.signals import InterruptedRunError
+from fastcam.dataset.stages import Stages
 
 open = Maps  # for calls like fastcam.dataset.open(folder)
 
@@ -31,8 +32,10 @@ __all__ = [
     "Maps",
     "Progress",
     "Span",
+    "Stages",
     "Stats",
     "open",
+    "plan",
     "run",
     "to_overlays",
     "to_webdataset",

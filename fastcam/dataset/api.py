@@ -1,6 +1,8 @@
 """The public functions that run and verify."""
 
 import contextlib
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from fastcam.dataset.loading import Loader
 from fastcam.dataset.records import Span
 from fastcam.dataset.runner import Progress, Report
 from fastcam.dataset.sources import SourceLike, source_of
+from fastcam.dataset.stages import Stages
 from fastcam.dataset.store import Store
 from fastcam.model.layers import TargetLayer
 from fastcam.postprocess import Fusion
@@ -26,6 +29,7 @@ from fastcam.preparation.prepare import Precision
 
 DEFAULT_BATCH_SIZE = 64
 DEFAULT_CPU_BATCH_SIZE = 8
+PLAN_SHARD_SIZE = 64
 
 
 def run(
@@ -140,6 +144,42 @@ def _run_job(job: Job, report: Report, ray: Cluster | str | None) -> Progress:
         if ray is not None:
             return Cluster.of(ray).run(job, store, report)
         return job.make_runner(explainer, store, report).run(len(job.source), job.missing_spans(store))
+
+
+def plan(source: SourceLike, model: nn.Module | Classifier, seconds: float = 10.0, **settings: Any) -> Stages:
+    """Measure what the stages of a run can do on this machine, with the first images and without keeping maps.
+
+    Shards are small, so that writing is measured too; larger ones are written faster.
+
+    Args:
+        source: as for :func:`run`.
+        model: as for :func:`run`.
+        seconds: when to stop.
+        settings: of :func:`run`; ``report`` and ``ray`` are not possible.
+
+    Returns:
+        What was measured after the first batch.
+
+    Raises:
+        ValueError, TypeError, RuntimeError, OSError, InterruptedRunError: as :func:`run`.
+    """
+    refused = {"out", "report", "ray"} & {name for name, value in settings.items() if value is not None}
+    if refused:
+        raise ValueError(f"a plan is measured in this process and keeps nothing: `{refused.pop()}` is not possible")
+    start, stages = time.monotonic(), Stages()
+
+    class Measured(Exception):  # noqa: N818 - no error
+        pass
+
+    def stop(progress: Progress) -> None:
+        nonlocal stages
+        stages = progress.stages
+        if time.monotonic() - start >= seconds and stages.images:
+            raise Measured
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Measured):
+        stages = run(source, model, folder, **{**settings, "report": stop, "shard_size": PLAN_SHARD_SIZE}).stages
+    return stages
 
 
 def verify(folder: str | Path, repair: bool = False) -> list[tuple[Span, str]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -30,6 +31,7 @@ class LoadedImage:
         sha256: of the encoded bytes, or of the values of a PyTorch dataset's sample.
         tensor: (C, *S), or None.
         reason: one line, if there is no tensor.
+        seconds: that reading, decoding and preprocessing took.
     """
 
     item: Item
@@ -37,6 +39,7 @@ class LoadedImage:
     sha256: str | None
     tensor: Tensor | None
     reason: str = ""
+    seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Loader:
 
     def __call__(self, item: Item) -> LoadedImage:
         """Load one image; any error becomes the reason."""
-        label, sha256 = item.label, None
+        label, sha256, start = item.label, None, time.perf_counter()
         try:
             image = item.read(self.limits)
             if isinstance(image, tuple | list):
@@ -63,18 +66,16 @@ class Loader:
                 label = _label_text(rest[0]) if rest else label
             content = _check_type(image)
             sha256 = hashlib.sha256(_content_bytes(content)).hexdigest()
-            return LoadedImage(item, label, sha256, self._to_tensor(content))
+            read = time.perf_counter()
+            pixels = decode_pixels(content, self.limits, self.decoder) if isinstance(content, bytes) else content
+            decoded = time.perf_counter()
+            tensor = pixels if isinstance(pixels, Tensor) else self.preprocessing(pixels)
+            seconds = (read - start, decoded - read, time.perf_counter() - decoded)
+            return LoadedImage(item, label, sha256, tensor, seconds=seconds)
         except Exception as error:  # damaged files, or errors in the code of the user's dataset
             reason = " ".join(str(error).split()) or type(error).__name__
             expected = isinstance(error, ValueError | OSError)
             return LoadedImage(item, label, sha256, None, reason if expected else f"{type(error).__name__}: {reason}")
-
-    def _to_tensor(self, image: bytes | Tensor | Image.Image) -> Tensor:
-        if isinstance(image, Tensor):
-            return image
-        if isinstance(image, bytes):
-            return self.preprocessing(decode_pixels(image, self.limits, self.decoder))
-        return self.preprocessing(image)
 
 
 def _check_type(image: object) -> bytes | Tensor | Image.Image:

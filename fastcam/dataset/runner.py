@@ -18,6 +18,7 @@ from fastcam.dataset.records import Commit, Span
 from fastcam.dataset.rows import rows_of_failures, rows_of_maps
 from fastcam.dataset.signals import InterruptedRunError, raise_if_set
 from fastcam.dataset.sources import Source
+from fastcam.dataset.stages import Stages
 from fastcam.dataset.store import Store
 from fastcam.dataset.table import MapFormat
 from fastcam.explainer import Explainer
@@ -42,6 +43,7 @@ class Progress:
         failed: images without a map, in this run.
         seconds: since this run began.
         commit: the shard that was just committed, if this is the report of a commit.
+        stages: where the time went; of a run on a cluster, nothing.
     """
 
     total: int
@@ -50,6 +52,7 @@ class Progress:
     failed: int = 0
     seconds: float = 0.0
     commit: Commit | None = None
+    stages: Stages = field(default_factory=Stages)
 
     @property
     def rate(self) -> float:
@@ -91,6 +94,7 @@ class Runner:
     _input_size: tuple[int, ...] = field(init=False, default=())  # of the model's input, in the current shard
     _numbers: dict[str, int] = field(init=False, default_factory=dict)  # of the images by id, in the current shard
     _outputs: int = field(init=False, default=0)  # classes of the model, in the current shard
+    _is_warm: bool = field(init=False, default=False)  # whether a batch was explained by this runner
     _has_worked: bool = field(init=False, default=False)  # whether any image was ever explained with these settings
 
     def run(self, total: int, missing: Sequence[Span]) -> Progress:
@@ -105,7 +109,8 @@ class Runner:
             OSError: for a shard that cannot be written.
             ValueError, TypeError, RuntimeError: for a model, layers or targets that do not fit together.
         """
-        self.progress = Progress(total, total - sum(span.stop - span.start for span in missing))
+        done = total - sum(span.stop - span.start for span in missing)
+        self.progress = Progress(total, done, stages=Stages(max(1, self.workers)))
         with stop_event(STOPPING) as stop:
             for commit in self.make(missing, stop):
                 self._report(commit)
@@ -127,14 +132,26 @@ class Runner:
                     with cancelled_by(functools.partial(raise_if_set, stop)):  # between blocks of copies too
                         rows = self._make_rows(images, stop)
                     if pending is not None:
-                        yield pending.result()
-                    pending = writer.submit(self.store.commit, span, rows, self._recipe)
+                        with self._stages.timed("waited_for_writing"):
+                            commit = pending.result()
+                        yield commit
+                    pending = writer.submit(self._commit, span, rows, self._recipe)
                 if pending is not None:
                     yield pending.result()
             except InterruptedRunError:
                 if pending is not None:
                     pending.result()  # a write error takes precedence
                 raise
+
+    @property
+    def _stages(self) -> Stages:
+        return self.progress.stages
+
+    def _commit(self, span: Span, rows: Sequence[pa.Table], recipe: Mapping[str, object]) -> Commit:
+        with self._stages.timed("write"):
+            commit = self.store.commit(span, rows, recipe)
+        self._stages.written += span.stop - span.start
+        return commit
 
     @contextlib.contextmanager
     def _load(self, missing: Sequence[Span]) -> Iterator[Iterator[tuple[Span, Iterator[LoadedImage]]]]:
@@ -159,7 +176,7 @@ class Runner:
         tables: list[pa.Table] = []
         batch: list[LoadedImage] = []
         self._input_size, self._outputs, self._numbers = (), 0, {}
-        for image in images:
+        for image in self._stages.awaited(images):
             self._numbers[image.item.id] = len(self._numbers)
             if image.tensor is None:
                 tables.append(self._failures([image], [image.reason]))
@@ -182,6 +199,12 @@ class Runner:
         self.progress.new += len(images)
         self.progress.done += len(images)
         self.progress.failed += sum(image.tensor is None for image in images)
+        explained = [image for image in images if image.tensor is not None]
+        if explained and self._is_warm:
+            self._stages.add(explained)
+        elif explained:
+            self._stages.start_again()
+            self._is_warm = True
         self._report()
 
     def _explain(self, batch: Sequence[LoadedImage]) -> list[pa.Table]:
@@ -189,7 +212,8 @@ class Runner:
         if not batch:
             return []
         try:
-            return [self._explain_batch(batch)]
+            with self._stages.timed("explain"):
+                return [self._explain_batch(batch)]
         except InterruptedRunError:
             raise
         except Exception as error:

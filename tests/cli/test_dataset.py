@@ -203,3 +203,29 @@ def test_lines_of_progress_where_there_is_no_terminal(photos, monkeypatch):
     assert lines[0].startswith("fastcam: 4 of 6 images, ")
     assert lines[-1].startswith("fastcam: 6 of 6 images, ")
     assert lines[-1].endswith(" a second, 0 without a map")
+
+
+def test_a_plan_says_what_limits(photos):
+    done = run("map", "photos", *SMALL, "--plan", "--batch-size", 2)
+    assert done.exit_code == 0, done.output
+    *rates, threads, limit = done.stdout.splitlines()
+    assert [line.split()[0] for line in rates] == ["read", "decode", "preprocess", "explain", "write"]
+    assert all(line.endswith(" images a second") for line in rates)
+    assert threads.startswith("read, decode and preprocess on ")
+    assert limit.startswith("limited by ")
+    assert "; what helps: " in limit
+    assert not list(photos.rglob("*.parquet"))
+    few = run("map", "photos", *SMALL, "--plan")
+    assert few.stdout == "there were too few images to measure: a plan needs more than one batch\n"
+
+
+def test_a_plan_and_a_folder_exclude_each_other(photos):
+    missing = sentence(run("map", "photos", *SMALL), 2)
+    assert missing == "fastcam: --out is missing: a folder for the maps"
+    both = sentence(run("map", "photos", *SMALL, "--out", "maps", "--plan"), 2)
+    assert both == "fastcam: --plan writes no maps: leave out --out"
+
+
+def test_the_last_line_says_what_limited(photos):
+    done = run("map", "photos", *SMALL, "--out", "maps", "--batch-size", 2)
+    assert any(f", limited by {stage}\n" in done.stdout for stage in ("loading", "explaining", "writing"))
