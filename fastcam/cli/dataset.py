@@ -103,6 +103,13 @@ def map_(
         int | None, typer.Option(min=1, help="Cores per actor without a GPU.", show_default="8")
     ] = None,
     json_log: Annotated[bool, typer.Option("--json-log", help="A JSON line per shard on standard output.")] = False,
+    where: Annotated[
+        str | None, typer.Option(help="Only these images: \"label == 'cat' and '2024' in path\"; also id.")
+    ] = None,
+    ids: Annotated[Path | None, typer.Option(help="Only these images: a file with an id per line.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many of them.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Only so many of them, at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     plan: Annotated[
         bool, typer.Option("--plan", help="Measure for ten seconds what each stage can do here; write no maps.")
     ] = False,
@@ -138,13 +145,15 @@ def map_(
             "ray": dataset.Cluster(ray, ray_cores) if ray else None,
             **method_options,
         }
+        chosen = ids.read_text().splitlines() if ids else None
+        images = dataset.select(source, where=where, ids=chosen, limit=limit, sample=sample, seed=seed)
     try:
         if out is None:
             with report_errors():
-                typer.echo(_describe_plan(dataset.plan(source, classifier, **settings)))
+                typer.echo(_describe_plan(dataset.plan(images, classifier, **settings)))
             return
         with report_errors(), _show_progress(json_log) as report:
-            done = dataset.run(source, classifier, out, report=report, **settings)
+            done = dataset.run(images, classifier, out, report=report, **settings)
     except dataset.InterruptedRunError as error:
         print_error(str(error))
         raise typer.Exit(3) from None
@@ -283,5 +292,5 @@ def _line_reporter() -> Callable[["RunProgress"], None]:
 def _log_commit(done: "RunProgress") -> None:
     if done.commit is not None:
         news = {"images": done.done, "of": done.total, "failed": done.failed, "rate": round(done.rate, 3)}
-        news["limit"] = done.stages.limit
-        print(json.dumps({"event": "commit", **asdict(done.commit), **news}), flush=True)
+        limit = {"limit": done.stages.limit}
+        print(json.dumps({"event": "commit", **asdict(done.commit), **news, **limit}), flush=True)

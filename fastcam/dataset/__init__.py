@@ -19,6 +19,7 @@ from fastcam.dataset.reader import Maps, Stats
 from fastcam.dataset.records import Commit, DamagedError, Span
 from fastcam.dataset.runner import Progress
 from fastcam.dataset.signals import InterruptedRunError
+from fastcam.dataset.sources import select
 from fastcam.dataset.stages import Stages
 
 open = Maps  # for calls like fastcam.dataset.open(folder)
@@ -37,6 +38,7 @@ __all__ = [
     "open",
     "plan",
     "run",
+    "select",
     "to_overlays",
     "to_webdataset",
     "to_zarr",

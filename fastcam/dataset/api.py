@@ -64,7 +64,7 @@ def run(
     Args:
         source: a folder, ``.tar`` (WebDataset), ``.parquet`` or ``.txt`` file, a glob or fsspec URL of such, a list of
             paths, or a PyTorch dataset or unshuffled DataLoader (samples: PIL images or preprocessed tensors, alone or
-            with a label).
+            with a label); or a part of one of these, from :func:`fastcam.dataset.select`.
         model: a model in evaluation mode, on the device to run on.
         out: output folder.
         method: a registry name, or several that share a pass.

@@ -1,5 +1,6 @@
 """Export of a dataset's maps: overlays, a Zarr group, WebDataset tar files."""
 
+import contextlib
 import io
 import itertools
 import json
@@ -15,7 +16,7 @@ from fastcam import render
 from fastcam.classifiers.preprocessing import Preprocessing, write_png
 from fastcam.dataset.decode import Limits, decode_image
 from fastcam.dataset.reader import Maps
-from fastcam.dataset.sources import SourceLike, source_of
+from fastcam.dataset.sources import Source, SourceLike, select, source_of
 from fastcam.dataset.table import Row
 
 ZARR_CHUNK_SIZE = 64  # maps
@@ -40,9 +41,7 @@ def to_overlays(maps: Maps, out: str | Path, source: SourceLike, *, colormap: st
         ValueError: for a source other than that of the maps, or maps that do not fit its images.
         OSError: if the folder cannot be written.
     """
-    images = source_of(source)
-    if images.digest() != maps.identity["source"]:
-        raise ValueError("`source` is not the one that the maps were made of")
+    images = _source_of_maps(maps, source)
     preprocessing = _read_preprocessing(maps.identity["preprocessing"])
     limits, count = Limits(**{**maps.identity["limits"], "formats": tuple(maps.identity["limits"]["formats"])}), 0
     for commit in maps.commits:
@@ -64,6 +63,17 @@ def to_overlays(maps: Maps, out: str | Path, source: SourceLike, *, colormap: st
                 write_png(Image.fromarray(pixels), file)
                 count += 1
     return count
+
+
+def _source_of_maps(maps: Maps, source: SourceLike) -> Source:
+    """Return the source of maps, which may be a part of the source that is given."""
+    images = source_of(source)
+    if images.digest() != maps.identity["source"]:
+        with contextlib.suppress(ValueError):  # an image is missing
+            images = select(images, ids=set(maps))
+    if images.digest() != maps.identity["source"]:
+        raise ValueError("`source` is not the one that the maps were made of")
+    return images
 
 
 def to_zarr(maps: Maps, out: str | Path, dtype: str = "float16") -> int:

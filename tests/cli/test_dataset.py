@@ -229,3 +229,23 @@ def test_a_plan_and_a_folder_exclude_each_other(photos):
 def test_the_last_line_says_what_limited(photos):
     done = run("map", "photos", *SMALL, "--out", "maps", "--batch-size", 2)
     assert any(f", limited by {stage}\n" in done.stdout for stage in ("loading", "explaining", "writing"))
+
+
+def test_maps_of_a_part(photos):
+    (photos / "ids.txt").write_text("green/10.png\nred/01.png\n")
+    for options, expected in [
+        (("--where", "label == 'blue'"), ["blue/20.png", "blue/21.png"]),
+        (("--ids", "ids.txt"), ["green/10.png", "red/01.png"]),
+        (("--limit", 3), ["blue/20.png", "blue/21.png", "green/10.png"]),
+    ]:
+        out = f"maps {options[0]}"
+        done = run("map", "photos", *SMALL, "--out", out, *options)
+        assert done.exit_code == 0, done.output
+        assert list(fastcam.dataset.open(out)) == expected
+    sampled = run("map", "photos", *SMALL, "--out", "sample", "--sample", 2, "--seed", 3)
+    assert sampled.stdout.startswith("2 images in sample: 0 without a map")
+    wrong = sentence(run("map", "photos", *SMALL, "--out", "x", "--where", "colour == 'blue'"), 2)
+    assert wrong.startswith("fastcam: `where` must compare id, path, label with texts, as in ")
+    none = sentence(run("map", "photos", *SMALL, "--out", "x", "--where", "label == 'pink'"), 2)
+    assert none == "fastcam: none of the 6 images is selected"
+    assert not (photos / "x").exists()

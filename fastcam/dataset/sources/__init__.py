@@ -2,5 +2,6 @@
 
 from fastcam.dataset.sources.base import Item, Source
 from fastcam.dataset.sources.resolve import SourceLike, source_of
+from fastcam.dataset.sources.selection import select
 
-__all__ = ["Item", "Source", "SourceLike", "source_of"]
+__all__ = ["Item", "Source", "SourceLike", "select", "source_of"]

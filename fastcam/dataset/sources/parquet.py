@@ -1,7 +1,8 @@
 """Images of Parquet files."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,11 +49,27 @@ class ParquetSource:
             if first < stop and last > start:
                 yield from self._read_rows(path, max(start, first) - first, min(stop, last) - first)
 
+    def descriptions(self) -> Iterator[tuple[str, str, str]]:
+        """Yield (id, path, label) of all rows without reading their images; "" for no label."""
+        for path in self.paths:
+            with self._open(path) as file:
+                schema, name = file.schema_arrow, self.names[path]
+                image, label = _find_image_column(schema, path), _find_label_column(schema)
+                kind = schema.field(image).type
+                has_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+                columns = [f"{image}.path"] * has_path + [label] * (label is not None)
+                rows: Iterable[dict[str, Any]] = [{}] * file.metadata.num_rows
+                if columns:
+                    rows = (row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist())
+                for number, row in enumerate(rows):
+                    text, identity = row.get(label or ""), f"{name}:{number}"
+                    yield identity, (row.get(image) or {}).get("path") or identity, "" if text is None else str(text)
+
     def _read_rows(self, path: str, start: int, stop: int) -> Iterator[Item]:
         """Yield the rows of one file; row groups outside the range are not read."""
         with self._open(path) as file:
             image_column = _find_image_column(file.schema_arrow, path)
-            label_column = next((name for name in LABEL_COLUMNS if name in file.schema_arrow.names), None)
+            label_column = _find_label_column(file.schema_arrow)
             columns = [image_column] + ([label_column] if label_column else [])
             first = 0
             for group in range(file.num_row_groups):
@@ -94,6 +111,10 @@ def _find_image_column(schema: pa.Schema, path: str) -> str:
     if len(candidates) != 1:
         raise ValueError(f"{path!r} must have one column of image bytes, got {candidates or schema.names}")
     return candidates[0]
+
+
+def _find_label_column(schema: pa.Schema) -> str | None:
+    return next((name for name in LABEL_COLUMNS if name in schema.names), None)
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

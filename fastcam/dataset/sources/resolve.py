@@ -19,7 +19,9 @@ from fastcam.dataset.sources.webdataset import WebDatasetSource
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
 
-SourceLike: TypeAlias = "str | Path | Sequence[str | Path] | SizedDataset | Dataset[object] | DataLoader[object]"
+SourceLike: TypeAlias = (
+    "str | Path | Sequence[str | Path] | SizedDataset | Dataset[object] | DataLoader[object] | Source"
+)
 
 
 def source_of(source: SourceLike) -> Source:
@@ -28,7 +30,7 @@ def source_of(source: SourceLike) -> Source:
     Args:
         source: a folder, searched recursively; a ``.tar`` (WebDataset) or ``.parquet`` file, a folder or glob of such,
             with ``{000..123}`` for a range of numbers; a ``.txt`` file with one path per line; each a path or an
-            fsspec URL. Or a sequence of paths, or a PyTorch dataset with a length.
+            fsspec URL. Or a sequence of paths, a PyTorch dataset with a length, or a source itself.
 
     Raises:
         ValueError, TypeError: for a source that is empty or cannot be read from any position.
@@ -37,6 +39,8 @@ def source_of(source: SourceLike) -> Source:
         return _resolve_name(str(source))
     if isinstance(source, Sequence) and all(isinstance(path, str | Path) for path in source):
         return FileSource.from_list(map(str, source))
+    if hasattr(source, "items") and hasattr(source, "digest"):
+        return cast(Source, source)
     dataset: object = source
     if hasattr(source, "batch_sampler"):  # a DataLoader
         from torch.utils.data import SequentialSampler
