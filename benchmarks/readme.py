@@ -215,9 +215,17 @@ def _beside(package: str) -> str:
     return markdown(header, rows) + "\n\nResNet-18, two images. " + describe(result["hardware"])
 
 
+def dataset_costs() -> str:
+    """What a run costs beside the network and the pictures."""
+    result = load("dataset_costs")
+    rows = [[row["what"], f"{row['value']:.2g}"] for row in result["rows"]]
+    return markdown(["what", "value"], rows) + "\n\n" + describe(result["hardware"])
+
+
 TABLES = {
     README: (methods, end_to_end, prepared, methods_speed, occlusion, dataset, ops),
     README.parent / "fastcam" / "compat" / "README.md": (pytorch_grad_cam, torchcam, captum),
+    README.parent / "fastcam" / "dataset" / "README.md": (dataset_costs,),
 }
 
 
