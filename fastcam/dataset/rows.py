@@ -11,6 +11,8 @@ from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.table import SCHEMA, MapFormat
 from fastcam.explanation import Explanation
 
+MAX_CHUNK_BYTES = 2**31 - 1  # of Arrow's strings
+
 # Beside the columns of a shard: the number of the image in it, and why a map shows nothing.
 COLUMNS = pa.schema([*SCHEMA, pa.field("number", pa.int64()), pa.field("cause", pa.string())])
 
@@ -120,14 +122,18 @@ def _repeat(text: str | None, size: int) -> pa.Array:
     return pa.repeat(pa.scalar(text, pa.string()), size)
 
 
-def _binary(values: npt.NDArray[np.number]) -> pa.Array:
-    """Return (R, ...) values as R strings of bytes."""
+def _binary(values: npt.NDArray[np.number]) -> pa.ChunkedArray:
+    """Return (R, ...) values as R strings of bytes, in as many chunks as their 32-bit offsets need."""
     values = np.ascontiguousarray(values)
-    width = values.nbytes // len(values) if len(values) else 0
-    offsets = np.arange(len(values) + 1, dtype=np.int64) * width
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(values.view(np.uint8).reshape(-1))]
-    # With 64-bit offsets first: a batch of maps at the size of the input may have more than 2 GB.
-    return pa.Array.from_buffers(pa.large_binary(), len(values), buffers).cast(pa.binary())
+    width = max(1, values.nbytes // max(1, len(values)))
+    step = max(1, MAX_CHUNK_BYTES // width)
+    chunks = []
+    for start in range(0, len(values), step):
+        part = values[start : start + step]
+        offsets = np.arange(len(part) + 1, dtype=np.int32) * np.int32(part.nbytes // len(part))
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(part.view(np.uint8).reshape(-1))]
+        chunks.append(pa.Array.from_buffers(pa.binary(), len(part), buffers))
+    return pa.chunked_array(chunks, pa.binary())
 
 
 def _lists(numbers: Sequence[int], size: int) -> pa.Array:

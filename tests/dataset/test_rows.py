@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fastcam
+from fastcam.dataset import rows
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.rows import COLUMNS, in_order, rows_of_failures, rows_of_maps
 from fastcam.dataset.sources import Item
@@ -30,7 +31,7 @@ def explained(targets, methods=("grad_cam", "layer_cam"), **options):
 def test_every_value(map_format):
     targets = [[2, 0, 2], [1, 1, 1]]
     found = explained(targets)
-    rows, _ = in_order([rows_of_maps(found, map_format, [image(0), image(1, None)], [0, 1])])
+    made, _ = in_order([rows_of_maps(found, map_format, [image(0), image(1, None)], [0, 1])])
     values = [map_format.encode(each) for each in found]
     expected = [
         {
@@ -53,9 +54,18 @@ def test_every_value(map_format):
         for m in range(2)
         for k in classes
     ]
-    assert rows.to_pylist() == expected
-    assert rows.schema == SCHEMA
-    assert encode_shard(rows, {"a": "b"}) == encode_shard(pa.Table.from_pylist(expected, SCHEMA), {"a": "b"})
+    assert made.to_pylist() == expected
+    assert made.schema == SCHEMA
+    assert encode_shard(made, {"a": "b"}) == encode_shard(pa.Table.from_pylist(expected, SCHEMA), {"a": "b"})
+
+
+def test_maps_of_more_bytes_than_a_chunk_holds(monkeypatch):
+    tables = [rows_of_maps(explained([0, 1, 2]), MapFormat(), [image(i) for i in range(3)], [0, 1, 2])]
+    expected = in_order(tables)[0]
+    monkeypatch.setattr(rows, "MAX_CHUNK_BYTES", 2 * len(expected["map"][0].as_py()) + 1)
+    chunked = rows_of_maps(explained([0, 1, 2]), MapFormat(), [image(i) for i in range(3)], [0, 1, 2])
+    assert chunked["map"].num_chunks == 4  # two methods of three maps, two maps a chunk
+    assert encode_shard(in_order([chunked])[0], {}) == encode_shard(expected, {})
 
 
 def test_the_order_of_the_images_whatever_the_order_they_were_made_in():
@@ -66,10 +76,10 @@ def test_the_order_of_the_images_whatever_the_order_they_were_made_in():
         rows_of_maps(first, MapFormat(), [image(0)], [0]),
         rows_of_maps(second, MapFormat(), [image(2)], [2]),
     ]
-    rows, causes = in_order(tables)
-    assert rows["image_id"].to_pylist() == [f"{i}.jpg" for i in range(5)]
-    assert rows["status"].to_pylist() == ["ok", "too large", "ok", "damaged", "ok"]
-    assert rows["map"].null_count == rows["score"].null_count == rows["method"].null_count == 2
+    found, causes = in_order(tables)
+    assert found["image_id"].to_pylist() == [f"{i}.jpg" for i in range(5)]
+    assert found["status"].to_pylist() == ["ok", "too large", "ok", "damaged", "ok"]
+    assert found["map"].null_count == found["score"].null_count == found["method"].null_count == 2
     assert causes == {}
 
 
@@ -84,8 +94,8 @@ def test_causes_are_numbered_by_row():
         rows_of_failures([image(1)], [1], ["damaged"]),
         rows_of_maps(explained([[0, 1]], ["grad_cam"]), MapFormat(), [image(0)], [0]),
     ]
-    rows, causes = in_order(tables)
-    assert rows["status"].to_pylist() == ["ok", "ok", "damaged", "constant map"]
+    found, causes = in_order(tables)
+    assert found["status"].to_pylist() == ["ok", "ok", "damaged", "constant map"]
     assert causes == {"3": "all negative"}
 
 
@@ -93,13 +103,13 @@ def test_scores_and_scales_that_are_not_finite():
     (found,) = explained([0, 1], ["grad_cam"])
     found.native[1] = float("nan")
     found.scores[0] = float("inf")
-    rows, _ = in_order([rows_of_maps([found], MapFormat(), [image(0), image(1)], [0, 1])])
-    assert rows["score"].to_pylist()[0] == float("inf")
-    assert rows["map"].null_count == rows["map_scale"].null_count == 0
-    assert np.isnan(np.frombuffer(rows["map"][1].as_py(), np.float16)).all()
+    made, _ = in_order([rows_of_maps([found], MapFormat(), [image(0), image(1)], [0, 1])])
+    assert made["score"].to_pylist()[0] == float("inf")
+    assert made["map"].null_count == made["map_scale"].null_count == 0
+    assert np.isnan(np.frombuffer(made["map"][1].as_py(), np.float16)).all()
 
 
 def test_no_rows():
-    rows, causes = in_order([])
-    assert (rows.num_rows, causes, rows.schema) == (0, {}, SCHEMA)
+    found, causes = in_order([])
+    assert (found.num_rows, causes, found.schema) == (0, {}, SCHEMA)
     assert COLUMNS.names[: len(SCHEMA)] == SCHEMA.names
