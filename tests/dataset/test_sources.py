@@ -1,6 +1,7 @@
 """Sources: the same images in the same order, wherever they lie, from any position."""
 
 import io
+import pickle
 import tarfile
 
 import fsspec
@@ -10,7 +11,7 @@ import pytest
 
 import fastcam.dataset
 from fastcam.dataset import Limits
-from fastcam.dataset.sources import source_of
+from fastcam.dataset.sources import source_of, webdataset
 from tests.dataset.small import SETTINGS, folder, jpeg, network
 
 
@@ -137,6 +138,69 @@ def test_parquet_as_hugging_face_has_it(tmp_path):
     assert facts(source) == [(name, str(i % 3), jpeg(i)) for i, name in enumerate(names)]
     check_any_part(source)
     assert [each.path for each in source.items(5, 8)] == ["5.jpg", "6.jpg", "7.jpg"]
+
+
+def test_a_row_group_is_read_once(tmp_path, monkeypatch):
+    parquet(tmp_path / "a.parquet", 0, 9, row_group_size=5)
+    parquet(tmp_path / "b.parquet", 9, 4)
+    source, read = source_of(str(tmp_path)), []
+    batches = pq.ParquetFile.iter_batches
+
+    def watched(file, *arguments, row_groups, **options):
+        read.append(file.metadata.row_group(row_groups[0]).num_rows)
+        return batches(file, *arguments, row_groups=row_groups, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    parts = [fact for start in range(0, 13, 2) for fact in facts(source, start, min(start + 2, 13))]
+    assert read == [5, 4, 4]
+    assert parts == facts(source)
+    assert pickle.loads(pickle.dumps(source)).digest() == source.digest()
+    read.clear()
+    assert [each[0] for each in facts(source, 6, 8)] == [
+        "a.parquet:6",
+        "a.parquet:7",
+    ]
+    assert read == [4]
+
+
+@pytest.mark.parametrize(("most", "calls"), [(1, 6), (4 * 2**20, 1), (2 * len(jpeg(0)) + 2048, None)])
+def test_neighbours_in_a_tar_are_read_together(monkeypatch, most, calls):
+    buffer = io.BytesIO()
+    members = samples(0, 6)
+    with tarfile.open(fileobj=buffer, mode="w") as file:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/tars/a.tar", buffer.getvalue())
+    monkeypatch.setattr(webdataset, "MAX_BLOCK_BYTES", most)
+    try:
+        source, read, cat = source_of("memory://tars"), [], type(memory).cat_file
+
+        def watched(system, path, start=None, end=None, **options):
+            read.append((start, end))
+            return cat(system, path, start=start, end=end, **options)
+
+        monkeypatch.setattr(type(memory), "cat_file", watched)
+        assert [data for _, _, data in facts(source)] == [jpeg(i) for i in range(6)]
+        assert len(read) == calls if calls else 1 < len(read) < 6
+        check_any_part(source)
+
+        def failing(system, path, start=None, end=None, **options):
+            if start <= source.samples[2][2] < end:
+                raise OSError(5, "the disk is broken here")
+            return cat(system, path, start=start, end=end, **options)
+
+        monkeypatch.setattr(type(memory), "cat_file", failing)
+        for index, item in enumerate(source.items(0, 6)):
+            if index == 2:
+                with pytest.raises(OSError, match="the disk is broken here"):
+                    item.read(Limits())
+            else:
+                assert item.read(Limits()) == jpeg(index)
+    finally:
+        memory.rm("/tars", recursive=True)
 
 
 def test_files_of_one_name_in_two_folders_stay_apart(tmp_path):

@@ -1,6 +1,7 @@
 """Images of Parquet files."""
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,10 +18,14 @@ READ_BATCH_SIZE = 64  # rows
 
 
 class ParquetSource:
-    """Parquet files with a column of images: bytes, or {bytes, path} as in Hugging Face datasets."""
+    """Parquet files with a column of images: bytes, or {bytes, path} as in Hugging Face datasets.
+
+    Where parts are read one behind the other, as a run does, every row group is read once, however the parts cut it.
+    """
 
     def __init__(self, system: AbstractFileSystem, paths: Sequence[str]) -> None:
         self.system, self.paths = system, paths
+        self._open_rows: dict[int, Iterator[Item]] = {}  # by the position where they go on
         self.names, self.starts = relative_names(paths), [0]
         for path in paths:
             with self._open(path) as file:
@@ -45,9 +50,21 @@ class ParquetSource:
 
     def items(self, start: int, stop: int) -> Iterator[Item]:
         """Yield the rows from position ``start`` to ``stop``."""
+        rows = self._open_rows.pop(start, None) or self._rows_from(start)
+        self._open_rows.clear()
+        yield from itertools.islice(rows, max(0, min(stop, len(self)) - start))
+        if stop < len(self):
+            self._open_rows[stop] = rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without open files."""
+        return {**vars(self), "_open_rows": {}}
+
+    def _rows_from(self, start: int) -> Iterator[Item]:
+        """Yield all rows from a position on."""
         for path, first, last in zip(self.paths, self.starts, self.starts[1:], strict=False):
-            if first < stop and last > start:
-                yield from self._read_rows(path, max(start, first) - first, min(stop, last) - first)
+            if last > start:
+                yield from self._read_rows(path, max(start - first, 0))
 
     def descriptions(self) -> Iterator[tuple[str, str, str]]:
         """Yield (id, path, label) of all rows without reading their images; "" for no label."""
@@ -65,22 +82,22 @@ class ParquetSource:
                     text, identity = row.get(label or ""), f"{name}:{number}"
                     yield identity, (row.get(image) or {}).get("path") or identity, "" if text is None else str(text)
 
-    def _read_rows(self, path: str, start: int, stop: int) -> Iterator[Item]:
-        """Yield the rows of one file; row groups outside the range are not read."""
+    def _read_rows(self, path: str, start: int) -> Iterator[Item]:
+        """Yield the rows of one file from a row on; row groups before it are not read."""
         with self._open(path) as file:
             image_column = _find_image_column(file.schema_arrow, path)
             label_column = _find_label_column(file.schema_arrow)
             columns = [image_column] + ([label_column] if label_column else [])
             first = 0
             for group in range(file.num_row_groups):
-                last = first + file.metadata.row_group(group).num_rows
-                if first < stop and last > start:
+                count = file.metadata.row_group(group).num_rows
+                if first + count > start:
+                    row = first
                     for batch in file.iter_batches(READ_BATCH_SIZE, row_groups=[group], columns=columns):
-                        for index in range(len(batch)):
-                            if start <= first + index < stop:
-                                yield self._make_item(path, first + index, batch, index, image_column, label_column)
-                        first += len(batch)
-                first = last
+                        for index in range(max(0, start - row), len(batch)):
+                            yield self._make_item(path, row + index, batch, index, image_column, label_column)
+                        row += len(batch)
+                first += count
 
     def _make_item(
         self, path: str, row: int, batch: pa.RecordBatch, index: int, image_column: str, label_column: str | None

@@ -1,8 +1,12 @@
 """Images of WebDataset tar files."""
 
+import contextlib
 import functools
 import tarfile
+import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, cast
 
 from fsspec import AbstractFileSystem
 
@@ -10,12 +14,15 @@ from fastcam.dataset.decode import Limits
 from fastcam.dataset.sources.base import IMAGE_SUFFIXES, Item, check_unique, digest_lines, relative_names
 
 MAX_LABEL_BYTES = 4095
+MAX_BLOCK_BYTES = 4 * 2**20  # that are read at once
+
+Sample: TypeAlias = tuple[str, str, int, int, str | None]  # id, tar file, offset, size in bytes, label
 
 
 class WebDatasetSource:
     """WebDataset tar files: members whose names are equal up to the first dot form one sample.
 
-    Members are read by their offsets in the tar file; nothing is extracted.
+    Members are read by their offsets in the tar file, neighbours together; nothing is extracted.
     """
 
     def __init__(self, system: AbstractFileSystem, paths: Sequence[str]) -> None:
@@ -26,7 +33,7 @@ class WebDatasetSource:
             raise ValueError("there are no pictures in the tar files")
         check_unique([image_id for image_id, *_ in self.samples])
 
-    def _scan(self, path: str, tar_name: str) -> Iterator[tuple[str, str, int, int, str | None]]:
+    def _scan(self, path: str, tar_name: str) -> Iterator[Sample]:
         """Yield (id, tar path, offset, size in bytes, label) of every image, from the member headers."""
         images: dict[str, tuple[int, int]] = {}
         labels: dict[str, str] = {}
@@ -58,13 +65,52 @@ class WebDatasetSource:
 
     def items(self, start: int, stop: int) -> Iterator[Item]:
         """Yield the images from position ``start`` to ``stop``."""
-        for image_id, path, offset, size, label in self.samples[start:stop]:
-            yield Item(image_id, path, label, functools.partial(self._read_member, path, offset, size))
+        for block in _blocks(self.system, self.samples[start:stop]):
+            for image_id, path, offset, size, label in block.samples:
+                yield Item(image_id, path, label, functools.partial(block.read, offset, size))
 
-    def _read_member(self, path: str, offset: int, size: int, limits: Limits) -> bytes:
+
+@dataclass
+class _Block:
+    """Members that lie beside each other in a tar file, read at once when the first of them is wanted."""
+
+    system: AbstractFileSystem
+    samples: list[Sample]
+    _data: bytes | None = None
+    _is_tried: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, offset: int, size: int, limits: Limits) -> bytes:
+        """Return the bytes of one member."""
         limits.check_bytes(size)
-        data: bytes = self.system.cat_file(path, start=offset, end=offset + size)
-        return data
+        path, start = self.samples[0][1:3]
+        with self._lock:
+            if not self._is_tried and len(self.samples) > 1:
+                with contextlib.suppress(OSError):  # what can be read of it is read one by one
+                    self._data = self.system.cat_file(path, start=start, end=_end(self.samples[-1]))
+            self._is_tried = True
+        if self._data is not None:
+            return self._data[offset - start : offset - start + size]
+        return cast(bytes, self.system.cat_file(path, start=offset, end=offset + size))
+
+
+def _end(sample: Sample) -> int:
+    """Return where a member ends in its tar file."""
+    return sample[2] + sample[3]
+
+
+def _blocks(system: AbstractFileSystem, samples: Sequence[Sample]) -> Iterator[_Block]:
+    """Yield blocks of at most ``MAX_BLOCK_BYTES``; a larger member is one of its own."""
+    block: list[Sample] = []
+    for sample in samples:
+        if block and not (
+            sample[1] == block[0][1] and _end(block[-1]) <= sample[2] and _end(sample) - block[0][2] <= MAX_BLOCK_BYTES
+        ):
+            yield _Block(system, block)
+            block = []
+        block.append(sample)
+    if block:
+        yield _Block(system, block)
 
 
 def _read_text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
