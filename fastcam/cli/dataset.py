@@ -125,6 +125,8 @@ def map_(
         options.check_model(model, weights)
         method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
         dataset = import_dataset()
+        chosen = options.read_lines(ids, "ids") if ids else None
+        images = dataset.select(source, where=where, ids=chosen, limit=limit, sample=sample, seed=seed)
         torch_device = options.find_device(device)
         classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
         settings: dict[str, Any] = {
@@ -145,8 +147,6 @@ def map_(
             "ray": dataset.Cluster(ray, ray_cores) if ray else None,
             **method_options,
         }
-        chosen = ids.read_text().splitlines() if ids else None
-        images = dataset.select(source, where=where, ids=chosen, limit=limit, sample=sample, seed=seed)
     try:
         if out is None:
             with report_errors():

@@ -169,18 +169,25 @@ def find_device(name: str | None) -> "torch.device":
         raise ValueError(f"device {name!r} cannot be used: {first_line(error)}") from None
 
 
+def read_lines(file: Path, holds: str) -> list[str]:
+    """Read the lines of a text file, which a message says to hold something.
+
+    Raises:
+        ValueError: for a file that cannot be read.
+    """
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").strip().splitlines()]
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"the file of {holds} {str(file)!r} cannot be read as text") from None
+
+
 def read_class_names(file: Path | None) -> list[str]:
     """Read the lines of a file of class names; none without a file.
 
     Raises:
         ValueError: for a file that cannot be read.
     """
-    if file is None:
-        return []
-    try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").strip().splitlines()]
-    except (OSError, UnicodeDecodeError):
-        raise ValueError(f"the file of class names {str(file)!r} cannot be read as text") from None
+    return [] if file is None else read_lines(file, "class names")
 
 
 def override_preprocessing(

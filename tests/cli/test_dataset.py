@@ -246,6 +246,8 @@ def test_maps_of_a_part(photos):
     assert sampled.stdout.startswith("2 images in sample: 0 without a map")
     wrong = sentence(run("map", "photos", *SMALL, "--out", "x", "--where", "colour == 'blue'"), 2)
     assert wrong.startswith("fastcam: `where` must compare id, path, label with texts, as in ")
+    unreadable = sentence(run("map", "photos", *SMALL, "--out", "x", "--ids", "photos/red/00.png"), 2)
+    assert unreadable == "fastcam: the file of ids 'photos/red/00.png' cannot be read as text"
     none = sentence(run("map", "photos", *SMALL, "--out", "x", "--where", "label == 'pink'"), 2)
     assert none == "fastcam: none of the 6 images is selected"
     assert not (photos / "x").exists()
