@@ -72,8 +72,8 @@ frame = ordinary.index(b"\xff\xc0")
         ordinary[: frame + 4] + b"\x0c" + ordinary[frame + 5 :],  # 12 bits
         ordinary[: frame + 5] + b"\0\0" + ordinary[frame + 7 :],  # no height
         ordinary[:2] + b"\xff\xe0\0\1" + ordinary[2:],  # a length of 1
-        ordinary[:2] + b"\xff\x00\0\x10" + ordinary[2:],  # no marker: decoders look for the next one behind it
-        ordinary[:2] + b"\xff\xd9" + ordinary[2:],
+        ordinary[:2] + b"\xff\x00\0\2" + ordinary[2:],  # no marker: decoders look for the next one behind it
+        ordinary[:2] + b"\xff\xd9\0\2" + ordinary[2:],
         ordinary[:2] + b"." + ordinary[2:],
     ],
     ids=range(14),
