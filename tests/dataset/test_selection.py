@@ -80,6 +80,15 @@ def test_any_part_of_any_choice(tmp_path, monkeypatch, gap):
         assert all(item.read(Limits()) == JPEGS[i % 4] for item, i in zip(found, chosen[start:stop], strict=True))
 
 
+def test_what_lies_between_distant_images_is_not_looked_up(photos, monkeypatch):
+    monkeypatch.setattr(selection, "MAX_GAP", 2)
+    whole, asked = source_of(photos), []
+    items = type(whole).items
+    monkeypatch.setattr(type(whole), "items", lambda *arguments: asked.append(arguments[1:]) or items(*arguments))
+    assert len(ids(selection.Selection(whole, np.array([0, 2, 3, 6, 11])))) == 5
+    assert asked == [(0, 4), (6, 7), (11, 12)]
+
+
 def test_labels_of_parquet_files_are_known_without_their_images(tmp_path):
     source = source_of(parquet(tmp_path / "a.parquet"))
     described = list(source.descriptions())

@@ -11,6 +11,7 @@ from fastcam.dataset import Stages, runner
 from fastcam.dataset.loading import LoadedImage
 from tests.dataset.nodes import Slow, as_kind
 from tests.dataset.small import SETTINGS, folder, network
+from tests.support.conv_net import ConvNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PAUSE = 0.05
@@ -71,6 +72,20 @@ def test_a_slow_model_is_the_limit(tmp_path):
     assert stages.limit == "explaining"
     assert stages.rates["explain"] <= SETTINGS["batch_size"] / Slow.seconds
     assert {"read", "decode", "preprocess", "explain", "write"} == set(stages.rates)
+
+
+class SlowAtFirst(ConvNet):
+    """Takes two seconds over its first images, as a model does that is compiled with them."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "is_warm"):
+            self.is_warm = True
+            time.sleep(2)
+        return super().forward(images)
+
+
+def test_the_first_batch_is_not_counted(tmp_path):
+    assert run(folder(tmp_path / "in", 12), tmp_path / "out", as_kind(SlowAtFirst)).explain < 2
 
 
 def test_a_slow_disk_is_the_limit(tmp_path, monkeypatch):
