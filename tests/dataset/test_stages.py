@@ -14,7 +14,7 @@ from tests.dataset.small import SETTINGS, folder, network
 from tests.support.conv_net import ConvNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-PAUSE = 0.05
+PAUSE = 0.1
 
 
 class Pausing:
