@@ -101,6 +101,19 @@ def test_the_order_is_that_of_every_image_and_found_once(monkeypatch):
     torch.testing.assert_close(again.native, first.native.flip(0), rtol=1e-9, atol=1e-12)
 
 
+class RunsTwice(TokenNetwork):
+    """The layer runs on the tokens in reverse order first."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images).flatten(2).transpose(1, 2)
+        reverse, forward = self.tokens(tokens.flip(1)), self.tokens(tokens)
+        return self.head((self.query(forward).softmax(1) * (forward + 0.3 * reverse.flip(1))).sum(1).tanh())
+
+
+def test_a_map_is_verified_in_the_run_that_is_explained():
+    check(RunsTwice(), pictures(16, 24), "tokens", torch.arange(24), (4, 6), layer_run=1)
+
+
 def test_the_layers_that_are_searched_share_their_forward_passes():
     """Each token is made from all cells, so that no layer has a map; one pass per grid and way to choose tells that."""
     scramble = torch.randn(24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
