@@ -177,8 +177,10 @@ def plan(source: SourceLike, model: nn.Module | Classifier, seconds: float = 10.
         if time.monotonic() - start >= seconds and stages.images:
             raise Measured
 
+    batch_size = settings.get("batch_size")
+    size = max(PLAN_SHARD_SIZE, batch_size) if isinstance(batch_size, int) else PLAN_SHARD_SIZE  # for whole batches
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Measured):
-        stages = run(source, model, folder, **{**settings, "report": stop, "shard_size": PLAN_SHARD_SIZE}).stages
+        stages = run(source, model, folder, **{**settings, "report": stop, "shard_size": size}).stages
     return stages
 
 

@@ -59,11 +59,9 @@ class Stages:
         for image in images:
             self.images += 1
             read, decode, preprocess = image.seconds
-            self.read, self.decode, self.preprocess = (
-                self.read + read,
-                self.decode + decode,
-                self.preprocess + preprocess,
-            )
+            self.read += read
+            self.decode += decode
+            self.preprocess += preprocess
 
     @contextlib.contextmanager
     def timed(self, name: Literal["explain", "write", "waited_for_writing"]) -> Iterator[None]:

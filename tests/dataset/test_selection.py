@@ -153,6 +153,9 @@ def samples_of(samples):
         "label + 'x' == 'y'",
         "[1]",
         "(lambda: id)()",
+        "label < ('a', 'b')",
+        "label == 'a\0'",
+        "(" * 5000,
     ],
 )
 def test_expressions_that_are_none(photos, where):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastcam.dataset
-from fastcam.dataset import Stages, runner
+from fastcam.dataset import Stages, api, runner
 from fastcam.dataset.loading import LoadedImage
 from tests.dataset.nodes import Slow, as_kind
 from tests.dataset.small import SETTINGS, folder, network
@@ -106,6 +106,12 @@ def test_a_plan_keeps_nothing(tmp_path, monkeypatch):
     assert stages.limit
     assert not list(temporary.iterdir())
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_plan_has_batches_as_large_as_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "PLAN_SHARD_SIZE", 2)
+    stages = fastcam.dataset.plan(folder(tmp_path / "in", 12), network(), **{**SETTINGS, "batch_size": 6})
+    assert stages.images == 6
 
 
 def test_a_plan_ends_in_time():

@@ -129,7 +129,7 @@ def _compile(where: str) -> Condition:
     explanation = f"`where` must compare {', '.join(NAMES)} with texts, as in {example}; got {where!r}"
     try:
         tree = ast.parse(where.strip(), mode="eval")
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last three for zeros and for endless brackets
         raise ValueError(explanation) from None
     for node in ast.walk(tree):
         is_text = not isinstance(node, ast.Constant) or isinstance(node.value, str)
@@ -140,6 +140,9 @@ def _compile(where: str) -> Condition:
 
     def is_chosen(identity: str, path: str, label: str) -> bool:
         values = dict(zip(NAMES, (identity, path, label), strict=True))
-        return bool(eval(code, {"__builtins__": {}}, values))
+        try:
+            return bool(eval(code, {"__builtins__": {}}, values))
+        except TypeError:  # an order of a text and a list
+            raise ValueError(explanation) from None
 
     return is_chosen
