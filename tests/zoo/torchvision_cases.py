@@ -72,6 +72,8 @@ def detector(name: str, size: int | None) -> Built:
         options |= {"min_size": side, "max_size": side}
     if "rcnn" in name:
         options["rpn_post_nms_top_n_test"] = 100  # of 1000 boxes: their heads would take most of the time
+    if "keypoint" in name:  # torchvision resizes the 17 maps of each detection to its box, one after the other
+        options["box_detections_per_img"] = 2
     model = getattr(detection, name)(**options).eval()
     images = torch.rand(1, 3, side, side)
     with torch.no_grad():
