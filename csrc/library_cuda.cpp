@@ -16,8 +16,9 @@
 #if defined(FASTCAM_SIMULATOR)
 #include "schemas.h"
 #else
-#include <Python.h>
 #include <cuda_runtime_api.h>
+
+#include "python_module.h"
 #endif
 
 namespace fastcam {
@@ -256,9 +257,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastcam_sim, CPU, m) { fastcam::implement_ops(m); }
 #else
 STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m) { fastcam::implement_ops(m); }
 
-// Importing fastcam._C_cuda runs the registrations; the module itself is empty.
-PyMODINIT_FUNC PyInit__C_cuda() {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C_cuda", nullptr, -1, nullptr};
-  return PyModule_Create(&definition);
-}
+FASTCAM_PYTHON_MODULE(_C_cuda);
 #endif

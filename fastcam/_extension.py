@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import warnings
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -64,6 +65,17 @@ class CompiledRendering(Protocol):
 def has_extension() -> bool:
     """Whether the compiled ops are loaded."""
     return _reason is None
+
+
+def library_path() -> Path:
+    """Return the shared library of the ops, which any program with libtorch can load to run exported explainers.
+
+    Raises:
+        RuntimeError: without the compiled ops.
+    """
+    if not has_extension():
+        raise RuntimeError(f"there is no library of compiled ops: {_reason}")
+    return Path(cast("str", importlib.import_module("fastcam._C").__file__))
 
 
 def host() -> CompiledRendering | None:

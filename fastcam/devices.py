@@ -14,16 +14,23 @@ def send(values: Tensor, device: torch.device) -> Tensor:
     return pinned.to(device, non_blocking=True)
 
 
-@functools.lru_cache(64)
 def all_rows(count: int) -> Tensor:
-    """Return (N,) int64 on the CPU, the rows of N images: always the same tensor, by which it is recognised."""
+    """Return (N,) int64 on the CPU, the rows of N images: always the same tensor, by which it is recognised.
+
+    Where N is a symbol, in a program that is exported for any number of images, the rows are new.
+    """
+    return _all_rows(count) if isinstance(count, int) else torch.arange(count)
+
+
+@functools.lru_cache(64)
+def _all_rows(count: int) -> Tensor:
     with torch.inference_mode(False):
         return torch.arange(count)
 
 
 def take_rows(values: Tensor, rows: Tensor) -> Tensor:
     """Return ``values[rows]`` for rows (M,) on the CPU; the values themselves for ``all_rows`` of them."""
-    return values if rows is all_rows(len(values)) else values[send(rows, values.device)]
+    return values if rows is all_rows(values.shape[0]) else values[send(rows, values.device)]
 
 
 def uses_tf32(device: torch.device) -> bool:

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast, overload
 
-import torch
 from torch import Tensor, nn
 
 from fastcam import artefacts, ragged, targets
-from fastcam.engine import evidence, image_groups, per_image, true_causes
-from fastcam.engine.assembly import Explanations, explanations
+from fastcam.engine import image_groups, per_image, true_causes
+from fastcam.engine.assembly import Explanations, explain
 from fastcam.engine.first_pass import first_pass
 from fastcam.engine.graphs import GraphReport, Graphs
 from fastcam.engine.notes import Notes, warn
@@ -325,11 +324,7 @@ class Explainer(Generic[Result]):
     def _explain(self, inputs: Inputs, target: targets.Target, notes: Notes) -> Explanations:
         """Explain all images in one forward pass."""
         batches = self._batches(inputs, self._measured_size)
-        run = first_pass(self.model, inputs, target, self.settings, batches, notes)
-        with torch.inference_mode(False), torch.enable_grad():
-            shared, layered = evidence.gather(run)
-        with torch.inference_mode(False), torch.set_grad_enabled(self.settings.differentiable):
-            return explanations(run, shared, layered, inputs.images)
+        return explain(first_pass(self.model, inputs, target, self.settings, batches, notes), inputs.images)
 
 
 def _warn_of_training(model: nn.Module) -> None:

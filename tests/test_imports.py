@@ -66,9 +66,10 @@ ALLOWED = {
     "preparation": "artefacts devices graph model ops targets",
     "explainer": "artefacts engine explanation graph methods model postprocess preparation ragged targets",
     "one_call": "engine explainer explanation methods model postprocess preparation targets",
+    "exporting": "_extension engine explainer explanation model preparation targets",
     "classifiers": "artefacts targets",
-    "_public": "_extension artefacts classifiers engine explainer explanation methods one_call ops preparation ragged "
-    "reshape targets",
+    "_public": "_extension artefacts classifiers engine explainer explanation exporting methods one_call ops "
+    "preparation ragged reshape targets",
     "__init__": "_public render",
     "bench": "__init__ classifiers explainer methods model ops render",
     "dataset": "__init__ classifiers explainer explanation model postprocess preparation render targets",

@@ -23,6 +23,7 @@ class Value(nn.Module):
 
     def __init__(self, operation: str) -> None:
         super().__init__()
+        self.training = False  # of a model that is in evaluation mode, or it would not have been opened
         self.operation = operation
         self.stands_for = _MODULE_CLASSES.get(operation.removesuffix("_").split(".")[0])
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from fastcam import ops, postprocess
-from fastcam.engine.evidence import Evidence
+from fastcam.engine.evidence import Evidence, gather
 from fastcam.engine.first_pass import Pass
 from fastcam.engine.settings import Settings
 from fastcam.explanation import Explanation
@@ -28,6 +28,14 @@ class _Result:
     signed: Tensor | None = None
     attributions: Tensor | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def explain(run: Pass, images: Tensor) -> Explanations:
+    """Return the explanations of a pass over the images (N, C, *S), as passed by the user."""
+    with torch.inference_mode(False), torch.enable_grad():
+        shared, layered = gather(run)
+    with torch.inference_mode(False), torch.set_grad_enabled(run.settings.differentiable):
+        return explanations(run, shared, layered, images)
 
 
 def explanations(run: Pass, shared: Evidence, layered: Sequence[Evidence], images: Tensor) -> Explanations:

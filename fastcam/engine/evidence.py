@@ -1,6 +1,7 @@
 """The arguments of the rules, gathered from one forward pass: activations, gradients, classifiers, scores."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,10 +116,10 @@ def _as_maps(run: Pass, index: int) -> Tensor:
     """Return the map (N, C, *s) of a layer."""
     activations, reshape, images = run.activations[index], run.reshape_of(index), run.images
     shaped = reshape(activations) if reshape else activations
-    if shaped.dim() == images.dim() and len(shaped) == len(images):
+    if shaped.dim() == images.dim() and shaped.shape[0] == images.shape[0]:
         return shaped
     name, shape = run.layers[index].name, tuple(activations.shape)
-    expected = f"({len(images)}, C, {', '.join('s' * (images.dim() - 2))})"
+    expected = f"({images.shape[0]}, C, {', '.join('s' * (images.dim() - 2))})"
     if run.settings.reshape_transform is not None:
         raise ValueError(
             f"`reshape_transform` must return {expected} for the images {tuple(images.shape)}, but returns "
@@ -136,7 +137,7 @@ def _gradient_as_maps(gradient: Tensor, run: Pass, index: int) -> Tensor:
         return gradient
     if run.scores.dim() == 1:
         return reshape(gradient)
-    if len(gradient) != len(run.images):  # frames folded into the batch, which the transform unfolds
+    if gradient.shape[0] != run.images.shape[0]:  # frames folded into the batch, which the transform unfolds
         return torch.stack([reshape(of_target) for of_target in gradient.unbind(1)], 1)
     return reshape(gradient.flatten(0, 1)).unflatten(0, gradient.shape[:2])
 
@@ -184,7 +185,7 @@ def _gradients(
 def _rows(weight: Tensor, classes: Tensor, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
     """Return the scaled classifier rows (N, [K,] C) of classes (N, [K]); images share them for the target "all"."""
     if classes.stride(0) == 0:  # "all"
-        return (weight[classes[0]] * scale).to(dtype).expand(len(classes), *classes.shape[1:], -1)
+        return (weight[classes[0]] * scale).to(dtype).expand(classes.shape[0], *classes.shape[1:], -1)
     return (weight[classes] * scale).to(dtype)
 
 
@@ -193,11 +194,11 @@ def _closed_form(run: Pass, head: pooled_head.Head, index: int) -> Tensor:
     bound, activations = run.bound, run.activations[index]
     spatial = activations.shape[2:]
     if bound.is_logit and bound.classes is not None:
-        constant = _rows(head.weight, bound.classes, activations.dtype, 1 / spatial.numel())  # (N, [K,] C)
+        constant = _rows(head.weight, bound.classes, activations.dtype, 1 / math.prod(spatial))  # (N, [K,] C)
     else:
         output = run.output.detach().requires_grad_()
         scores = bound(output, run.rows)
         (slopes,) = gradients(scores, [output], [f"target layer {run.layers[index].name!r}"])
         rows = slopes @ head.weight.to(slopes.dtype)  # slopes (N, [K,] classes)
-        constant = (rows / spatial.numel()).to(activations.dtype)
+        constant = (rows / math.prod(spatial)).to(activations.dtype)
     return constant[(..., *[None] * len(spatial))].expand(*constant.shape, *spatial)

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class Pass:
     @property
     def rows(self) -> Tensor:
         """(N,): every image once."""
-        return all_rows(len(self.images))
+        return all_rows(self.images.shape[0])
 
     def reshape_of(self, index: int) -> Reshape | None:
         """Return the function from a layer's output to its map (N, C, *s); None for the output itself."""
@@ -73,7 +73,13 @@ class Pass:
 
 
 def first_pass(
-    model: nn.Module, inputs: Inputs, target: targets.Target, settings: Settings, batches: Batches, notes: Notes
+    model: nn.Module,
+    inputs: Inputs,
+    target: targets.Target,
+    settings: Settings,
+    batches: Batches,
+    notes: Notes,
+    located: Sequence[capture.Layer] | None = None,
 ) -> Pass:
     """Run the model once.
 
@@ -84,14 +90,21 @@ def first_pass(
         settings: of the explainer.
         batches: for methods that run copies of the images.
         notes: told what is found out about the model.
+        located: the target layers of an earlier pass, with their runs and token maps; None finds them.
 
     Raises:
         TypeError, ValueError, RuntimeError: for a layer or target that does not fit the model.
     """
-    chosen = target_layers.resolve(model, inputs, target, settings) if settings.has_layer else []
+    chosen = located
+    if chosen is None:
+        chosen = target_layers.resolve(model, inputs, target, settings) if settings.has_layer else []
 
     def run(fast: Inputs) -> Pass:
-        return _run(model, fast, target, settings, batches, chosen, notes)
+        found = _run(model, fast, target, settings, batches, chosen, notes)
+        if located is not None:
+            return found
+        layers = target_layers.with_token_maps(model, found.layers, found.activations, fast, settings, notes)
+        return replace(found, layers=layers)
 
     if "scorer" not in settings.needs:
         return run(inputs)
@@ -131,14 +144,13 @@ def _run(
         bound = _bind(output, target, images, settings, notes)
         if settings.strict:
             bound.check_classes()
-        scores = bound(output, all_rows(len(images)))
+        scores = bound(output, all_rows(images.shape[0]))
     scorer = None
     if not settings.is_one_pass:
         layer = scored[0] if scored else None
         clean = scores if differentiable else scores.detach()
         scorer = Scorer(model, inputs, bound, clean, batches, select, layer, differentiable)
     activations = captured.activations[: len(chosen)]
-    chosen = target_layers.with_token_maps(model, chosen, activations, inputs, settings, notes)
     return Pass(settings, model, inputs, chosen, activations, output, bound, scores, images, scorer, recorder, notes)
 
 
@@ -172,7 +184,7 @@ def _select(output: ModelOutput, settings: Settings, target: targets.Target, not
 
 def _bind(output: ModelOutput, target: targets.Target, images: Tensor, settings: Settings, notes: Notes) -> Bound:
     """Return the target, bound to the output."""
-    count = len(images)
+    count = images.shape[0]
     if settings.needs == {"activations"}:  # no class needed
         return bind_optional(output, target, images)
     if not has_one_row(output, target, count):

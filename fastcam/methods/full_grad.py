@@ -42,18 +42,18 @@ def full_grad(
     if rescale not in ("sample", "channel"):
         raise ValueError(f'`rescale` must be "sample" or "channel", got {rescale!r}')
     pixels = images if scores.dim() == 2 else images.unsqueeze(1)  # (N, 1, C, *S)
-    columns, size = scores[0].numel(), pixels.shape[3:]
-    maps = images.new_zeros((len(images), columns, *size), dtype=accumulation_dtype(images.dtype))
+    count, columns, size = images.shape[0], 1 if scores.dim() == 1 else scores.shape[1], pixels.shape[3:]
+    maps = images.new_zeros((count, columns, *size), dtype=accumulation_dtype(images.dtype))
     terms: dict[str, Tensor] = {}
 
     def visit(index: int, bias_gradient: BiasGradient) -> None:
         gradient, bias = bias_gradient.gradient, bias_gradient.bias
-        if len(gradient) % len(images):  # not one row per image: the term is missing, and the gap shows it
+        if gradient.shape[0] % count:  # not one row per image: the term is missing, and the gap shows it
             return
         sums = gradient.flatten(2).sum(-1) if gradient.dim() > 2 else gradient
-        term = terms.setdefault(bias_gradient.layer, maps.new_zeros((len(images), columns)))
-        term[:, index] += (sums * bias).sum(1).unflatten(0, (len(images), -1)).sum(1)  # several rows per image
-        if gradient.dim() == pixels.dim() - 1 and len(gradient) == len(images):
+        term = terms.setdefault(bias_gradient.layer, maps.new_zeros((count, columns)))
+        term[:, index] += (sums * bias).sum(1).unflatten(0, (count, -1)).sum(1)  # several rows per image
+        if gradient.dim() == pixels.dim() - 1 and gradient.shape[0] == count:
             contribution = rescale_contributions(gradient, bias, rescale, eps)
             maps[:, index] += ops.upsample_normalize(contribution, size, normalize=False)
 
@@ -91,7 +91,7 @@ def rescale_contributions(gradient: Tensor, bias: Tensor, rescale: Rescale, eps:
     span = torch.where(constant, 1, high - low + eps)  # avoids NaN gradients from the unused branch
     scale = torch.where(constant, 0, 1 / span)
     summed = ops.weighted_channel_sum(magnitude, (weight * scale).to(magnitude.dtype))
-    lowest = (low * scale).expand(len(magnitude), magnitude.shape[1]).sum(1)
+    lowest = (low * scale).expand(magnitude.shape[:2]).sum(1)
     return summed - lowest.reshape(-1, *[1] * (magnitude.dim() - 2))
 
 

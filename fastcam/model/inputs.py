@@ -281,5 +281,5 @@ def check_images(images: object) -> None:
             f"`images` must be a floating point tensor (N, C, ...), got {images.dtype}; convert it as the model was "
             "trained, for example (images / 255 - mean) / std"
         )
-    if images.dim() < 3 or len(images) == 0:
+    if images.dim() < 3 or images.shape[0] == 0:
         raise ValueError(f"`images` must have shape (N, C, ...) with at least one image, got {tuple(images.shape)}")

@@ -141,10 +141,10 @@ def score(output: ModelOutput, target: Target, count: int) -> Scores:
 
 def bind_optional(output: ModelOutput, target: Target, images: Tensor) -> Bound:
     """Bind a target for methods that need none: without a target or classes in the output, the score is 0."""
-    has_classes = isinstance(output, Tensor) and output.dim() in (1, 2) and len(output) == len(images)
+    has_classes = isinstance(output, Tensor) and output.dim() in (1, 2) and output.shape[0] == images.shape[0]
     if target is None and not has_classes:
-        return Bound(lambda out, rows: torch.zeros(len(rows), device=images.device))
-    return bind(output, target, len(images))
+        return Bound(lambda out, rows: torch.zeros(rows.shape[0], device=images.device))
+    return bind(output, target, images.shape[0])
 
 
 class Logit(Score):
@@ -164,7 +164,7 @@ class Logit(Score):
     def bind_to(self, indices: ClassIndices) -> Bound:
         """Return the score of these classes."""
         return Bound(
-            lambda out, rows: self.pick(self.scale(class_scores(out, len(rows))), indices, rows), indices, True
+            lambda out, rows: self.pick(self.scale(class_scores(out, rows.shape[0])), indices, rows), indices, True
         )
 
     def scale(self, logits: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class Logit(Score):
     def pick(values: Tensor, indices: ClassIndices, rows: Tensor) -> Tensor:
         """Return the entries (M,) or (M, K) of (M, all) values at the classes of every row's image; NaN for none."""
         classes = take_rows(indices.values, rows)
-        picked = values.gather(1, classes.reshape(len(classes), -1)).reshape(classes.shape)
+        picked = values.gather(1, classes.reshape(classes.shape[0], -1)).reshape(classes.shape)
         if indices.is_unknown is None:
             return picked
         return picked.masked_fill(take_rows(indices.is_unknown, rows), torch.nan)

@@ -66,7 +66,7 @@ def class_scores(output: ModelOutput, count: int) -> Tensor:
             f"{type(output).__name__}; choose its part with select=..., an index, a key or a function"
         )
     logits = output.unsqueeze(1) if output.dim() == 1 else output
-    if logits.dim() != 2 or len(logits) != count:
+    if logits.dim() != 2 or logits.shape[0] != count:
         raise ValueError(
             f"class indices need an output of shape (N, classes) with N = {count}, got {tuple(output.shape)}; "
             "pass a callable from the output to (N,) scores as target"
@@ -107,7 +107,9 @@ def class_indices(output: ModelOutput, classes: Classes | None, count: int) -> C
 def unread(indices: Tensor, total: int) -> ClassIndices:
     """Return indices (N,) or (N, K) on a device, of that many classes, without reading them."""
     indices = indices.to(dtype=torch.int64, copy=True)  # it may be of inference mode, which autograd cannot save
-    is_unknown = (indices < 0) | (indices >= total) | _looks_one_hot(indices, total)
+    is_unknown = (indices < 0) | (indices >= total)
+    if indices.ndim == 2:
+        is_unknown = is_unknown | _looks_one_hot(indices, total)
     return ClassIndices(indices.clamp(0, total - 1), is_unknown)
 
 

@@ -9,7 +9,7 @@ from fastcam.targets.binding import Bound, Target, bind
 
 def has_one_row(output: ModelOutput, target: Target, count: int) -> bool:
     """Whether the output, or what a target callable makes of it, has one row though there are several images."""
-    if count == 1 or not isinstance(output, Tensor) or output.dim() == 0 or len(output) != 1:
+    if count == 1 or not isinstance(output, Tensor) or output.dim() == 0 or output.shape[0] != 1:
         return False
     if not callable(target):
         return True

@@ -154,6 +154,14 @@ def test_training_mode_is_not_opened():
     assert as_module(script.eval()) is not script
 
 
+def test_what_is_opened_is_in_evaluation_mode(recwarn):
+    """A value's module in training mode would be warned of, and the batch would not be divided."""
+    script = torch.jit.trace(small_network("gap"), images_of(2, 3, 12, 10))
+    assert not any(module.training for module in as_module(script).modules())
+    fastcam.explain(script, images_of(2, 3, 12, 10))
+    assert not any("training mode" in str(warning.message) for warning in recwarn)
+
+
 def test_weights_are_shared_and_nothing_is_left():
     model, images = torch.jit.script(branches()), images_of(2, 3, 9, 11)
     explainer = fastcam.Explainer(model, "eigen_cam", "blocks.1")

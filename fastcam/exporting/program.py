@@ -1,0 +1,22 @@
+"""One explanation as operators."""
+
+from dataclasses import dataclass
+
+from torch import fx
+
+HIGHEST = -1  # the class index that stands for the highest class of an image
+
+
+@dataclass(frozen=True)
+class Program:
+    """The operations of one explanation.
+
+    Attributes:
+        graph: from images (N, C, *S) and classes (N,) to scores (N,), maps (N, *S) and the classes explained.
+        sides: the shape of the images, None where any size fits.
+        conditions: on the sizes of the images, as text; the graph checks them.
+    """
+
+    graph: fx.GraphModule
+    sides: tuple[int | None, ...]
+    conditions: tuple[str, ...]

@@ -1,0 +1,74 @@
+"""Traced programs as TorchScript."""
+
+import functools
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+from torch.fx.node import map_aggregate
+
+from fastcam.exporting.program import HIGHEST, Program
+
+FREE = -1  # the size of an axis that may vary
+
+
+class ScriptedProgram(nn.Module):
+    """A program whose second argument may be left out.
+
+    Args:
+        program: what is run.
+    """
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.program = as_script(program.graph)
+        self.sides = [FREE if side is None else side for side in program.sides]
+        self.highest = HIGHEST
+
+    def forward(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scores (N,), maps (N, *S) and the classes explained (N,); without classes the highest."""
+        fits = images.dim() == len(self.sides)
+        if fits:
+            for axis, side in enumerate(self.sides):
+                fits = fits and (side == -1 or images.size(axis) == side)
+        if not fits:
+            raise ValueError(f"this program was exported for images {self.sides} (-1: any), got {images.size()}")
+        if classes is None:
+            classes = torch.full([images.size(0)], self.highest, dtype=torch.int64, device=images.device)
+        scores, maps, explained = self.program(images, classes)
+        return scores, maps, explained
+
+
+def scripted(program: Program) -> torch.jit.ScriptModule:
+    """Return a program as TorchScript."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated; whoever asks for it is told by the docs
+        return torch.jit.script(ScriptedProgram(program).eval())
+
+
+def as_script(graph: fx.GraphModule) -> torch.jit.ScriptModule:
+    """Compile a graph of operators; it is the source that TorchScript reads."""
+    nodes = fx.Graph()
+    nodes.output(nodes.graph_copy(graph.graph, {}))
+    copied = fx.GraphModule(graph, nodes)
+    for node in list(copied.graph.nodes):
+        readable = functools.partial(_readable, node)
+        node.args, node.kwargs = map_aggregate(node.args, readable), map_aggregate(node.kwargs, readable)
+        if isinstance(node.target, OpOverload):  # the compiler chooses the overload by its arguments
+            is_size = node.target is torch.ops.aten.sym_size.int
+            node.target = torch.ops.aten.size if is_size else node.target.overloadpacket
+    copied.recompile()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(copied)
+
+
+def _readable(node: fx.Node, value: Any) -> Any:
+    """Return an argument that the source may name: infinity and NaN are calls there."""
+    if isinstance(value, float) and not math.isfinite(value):
+        with node.graph.inserting_before(node):
+            return node.graph.call_function(float, (str(value),))
+    return value
