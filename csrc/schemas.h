@@ -11,12 +11,12 @@ void define_ops(Library& m) {
   m.def("grad_cam_pp(Tensor activations, Tensor gradients, bool relu=True) -> Tensor");
   m.def("xgrad_cam(Tensor activations, Tensor gradients, float eps=1e-7, bool relu=True) -> Tensor");
   m.def("layer_cam(Tensor activations, Tensor gradients, bool relu=True) -> Tensor");
-  m.def("upsample_normalize(Tensor maps, SymInt[2] size, bool normalize=True) -> Tensor");
+  m.def("upsample_normalize(Tensor maps, int[2] size, bool normalize=True) -> Tensor");
   m.def("upsample_normalize_into(Tensor maps, bool normalize, Tensor(a!) out) -> ()");
   m.def("occlude(Tensor images, Tensor windows, Tensor baseline) -> Tensor");
   m.def("mask_images(Tensor images, Tensor maps, bool normalize=True) -> Tensor");
   m.def(
-      "gather_patches(Tensor clean, Tensor images, Tensor patches, Tensor origins, Tensor windows, SymInt[2] size, "
+      "gather_patches(Tensor clean, Tensor images, Tensor patches, Tensor origins, Tensor windows, int[2] size, "
       "float fill=0.0) -> Tensor");
   m.def("overlay(Tensor images, Tensor maps, Tensor colors, float alpha) -> Tensor");
 }

@@ -16,8 +16,10 @@
 #include <cstdio>
 #include <exception>
 #include <fstream>
+#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace {
@@ -77,10 +79,29 @@ bool ends_with(const string& text, const string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
+// Machine code compares no sizes, and reads beyond an image that is too small: the package says what it takes.
+void check_size(const std::unordered_map<string, string>& metadata, const Tensor& images) {
+  const auto stated = metadata.find("images");
+  if (stated == metadata.end()) throw std::runtime_error("the package was not written by fastcam.export");
+  std::istringstream sides(stated->second);
+  string side;
+  for (int64_t axis = 0; std::getline(sides, side, ','); ++axis) {
+    if (side != "-1" && std::stoll(side) != images.size(axis)) {
+      throw std::runtime_error("the package takes images of " + stated->second + " (-1: any size)");
+    }
+  }
+}
+
+std::vector<Tensor> run_package(const string& program, const Tensor& images, const Tensor& classes) {
+  torch::inductor::AOTIModelPackageLoader package(program);
+  check_size(package.get_metadata(), images);
+  return package.run({images, classes});
+}
+
 // Scores (1,), maps (1, side, side) and classes (1,).
 std::vector<Tensor> run(const string& program, const Tensor& images, int64_t wanted) {
   const Tensor classes = at::full({1}, wanted, at::kLong);
-  if (ends_with(program, ".pt2")) return torch::inductor::AOTIModelPackageLoader(program).run({images, classes});
+  if (ends_with(program, ".pt2")) return run_package(program, images, classes);
   const auto results = torch::jit::load(program).forward({images, classes}).toTupleRef().elements().vec();
   return {results[0].toTensor(), results[1].toTensor(), results[2].toTensor()};
 }

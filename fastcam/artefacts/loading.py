@@ -1,4 +1,4 @@
-"""Models that are files: TorchScript and torch.export programs. Loading one runs the code in it."""
+"""Models that are files: TorchScript, torch.export programs, AOTInductor packages. Loading one runs code in it."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fastcam.artefacts import exported_programs
+from fastcam.artefacts.compiled_programs import CompiledProgram, is_package
 
 SUFFIXES = (".pt", ".ts", ".torchscript", ".pt2")
 
@@ -14,7 +15,8 @@ def load(file: str | Path, trust: bool = False) -> nn.Module:
     """Return the model in a file, in evaluation mode, on the CPU.
 
     Args:
-        file: TorchScript (.pt, .ts or .torchscript), or a program saved by torch.export (.pt2).
+        file: TorchScript (.pt, .ts or .torchscript), or a program saved by torch.export or compiled by AOTInductor
+            (.pt2).
         trust: whether you trust the file: loading runs code that is in it.
 
     Raises:
@@ -32,9 +34,7 @@ def load(file: str | Path, trust: bool = False) -> nn.Module:
         )
     is_program = path.suffix == ".pt2"
     try:
-        model = (
-            exported_programs.read(torch.export.load(path)) if is_program else torch.jit.load(path, map_location="cpu")
-        )
+        model = _load_program(path) if is_program else torch.jit.load(path, map_location="cpu")
     except Exception as error:  # either loader may raise anything for malformed bytes
         hint = "" if is_program else "; a state dict is loaded into an architecture, as its weights"
         reason = str(error).strip().split("\n", maxsplit=1)[0].split(". ")[0] or type(error).__name__
@@ -42,3 +42,7 @@ def load(file: str | Path, trust: bool = False) -> nn.Module:
     for module in model.modules():
         module.training = False  # `eval` of an exported program raises: export fixes the mode
     return model
+
+
+def _load_program(path: Path) -> nn.Module:
+    return CompiledProgram(path) if is_package(path) else exported_programs.read(torch.export.load(path))

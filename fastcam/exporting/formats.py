@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from fastcam.exporting.program import Program
+from fastcam.exporting.program import FREE, Program
 
 Format = Literal["pt2", "aoti", "torchscript"]
 Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # from images and classes
@@ -44,7 +44,11 @@ def _write_pt2(program: Program, images: Tensor, classes: Tensor, path: Path) ->
 def _write_aoti(program: Program, images: Tensor, classes: Tensor, path: Path) -> None:
     from torch._inductor import aoti_compile_and_package
 
-    aoti_compile_and_package(as_exported(program, images, classes), package_path=str(path))
+    sides = ",".join(str(FREE if side is None else side) for side in program.sides)
+    configuration = {"aot_inductor.metadata": {"images": sides}}  # machine code compares no sizes: whoever runs it can
+    aoti_compile_and_package(
+        as_exported(program, images, classes), package_path=str(path), inductor_configs=configuration
+    )
 
 
 def _write_torchscript(program: Program, images: Tensor, classes: Tensor, path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import fx
 
 HIGHEST = -1  # the class index that stands for the highest class of an image
+FREE = -1  # the size of an axis that may vary, in files
 
 
 @dataclass(frozen=True)

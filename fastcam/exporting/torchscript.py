@@ -10,9 +10,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.fx.node import map_aggregate
 
-from fastcam.exporting.program import HIGHEST, Program
-
-FREE = -1  # the size of an axis that may vary
+from fastcam.exporting.program import FREE, HIGHEST, Program
 
 
 class ScriptedProgram(nn.Module):

@@ -39,7 +39,7 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
         _check_out(out, maps, size)
     if axes == 1:
         if out is None:
-            return call("upsample_normalize", maps.unsqueeze(-2), [1, *size], normalize).squeeze(-2)
+            return _resample(maps.unsqueeze(-2), [1, *size], normalize).squeeze(-2)
         call("upsample_normalize_into", maps.unsqueeze(-2), normalize, out.unsqueeze(-2))
         return out
     if axes == 3:
@@ -47,16 +47,26 @@ def upsample_normalize(maps: Tensor, size: Sequence[int], normalize: bool = True
         volumes = upsample_volumes(wide, size, normalize)
         return volumes.to(maps.dtype) if out is None else out.copy_(volumes)
     if out is None:
-        return call("upsample_normalize", maps, size, normalize)
+        return _resample(maps, size, normalize)
     call("upsample_normalize_into", maps, normalize, out)
     return out
 
 
 def upsample_volumes(maps: Tensor, size: Sequence[int], normalize: bool) -> Tensor:
     """Resample three spatial axes: each slice, then along the depth with height and width as one axis."""
-    slices = call("upsample_normalize", maps, size[1:], False).flatten(-2)
-    out = call("upsample_normalize", slices, [size[0], size[1] * size[2]], normalize)
+    slices = _resample(maps, size[1:], False).flatten(-2)
+    out = _resample(slices, [size[0], size[1] * size[2]], normalize)
     return out.unflatten(-1, tuple(size[1:]))
+
+
+def _resample(maps: Tensor, size: Sequence[int], normalize: bool) -> Tensor:
+    """Call the op; where a size is a symbol, which the op would take for a number, with a result of that size."""
+    is_symbolic = any(isinstance(length, torch.SymInt) for length in size)
+    if not is_symbolic or (torch.is_grad_enabled() and maps.requires_grad):
+        return call("upsample_normalize", maps, size, normalize)
+    out = maps.new_empty((*maps.shape[:-2], *size))
+    call("upsample_normalize_into", maps, normalize, out)
+    return out
 
 
 def _check_out(out: Tensor, maps: Tensor, size: Sequence[int]) -> None:

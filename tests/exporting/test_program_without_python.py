@@ -75,6 +75,10 @@ def test_it_writes_the_overlay(tmp_path, program, photograph, format):
         assert found.size == (SIDE, SIDE)
         written = torch.tensor(bytearray(found.tobytes()), dtype=torch.uint8).reshape(overlay.shape)
         assert (written.int() - overlay.int()).abs().max() <= 2  # a rounding of the map moves it to the next colour
+    done = run(program, file, fastcam.library_path(), path, tmp_path / "larger.ppm", SIDE + 1)
+    assert done.returncode == 1
+    assert "-1" in done.stderr
+    assert not (tmp_path / "larger.ppm").exists()
 
 
 def test_there_is_no_python_in_it(program):
