@@ -1,6 +1,7 @@
 """The C++ program of csrc/examples explains a photograph like Python, without Python in its process."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ def program(tmp_path_factory):
     folder = tmp_path_factory.mktemp("build")
     torch_folder = Path(torch.__path__[0])
     options = [f"-DTORCH={torch_folder}", "-DCMAKE_CXX_FLAGS=-O0"]
-    for command in (["cmake", "-S", str(SOURCE), "-B", str(folder), *options], ["cmake", "--build", str(folder)]):
+    cmake = str(Path(sys.executable).with_name("cmake"))
+    for command in ([cmake, "-S", str(SOURCE), "-B", str(folder), *options], [cmake, "--build", str(folder)]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder / "explain"
