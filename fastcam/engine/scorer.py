@@ -58,7 +58,7 @@ class Scorer:
         self, variants: int, work: Callable[[Block], Result], images: range | None = None, size: float = 1.0
     ) -> Iterator[tuple[Block, Result]]:
         """Run the work for variants of every image, or of a range of images, in blocks; see :class:`.Batches`."""
-        return self.batches.each(len(self.images) if images is None else images, variants, work, size)
+        return self.batches.each(self.images.shape[0] if images is None else images, variants, work, size)
 
     def score(self, copies: Tensor, block: Block) -> Tensor:
         """Return the scores (n, m, [K]) of the copies (n, m, C, *S) of a block."""
@@ -81,7 +81,7 @@ class Scorer:
 
     def _predictions_of(self, output: ModelOutput, block: Block) -> dict[str, Tensor]:
         """Return predictions (n, m, ...) from the output for a block's copies."""
-        rows, shape = block.rows, (len(block.images), len(block.variants))
+        rows, shape = block.rows, block.shape
         predictions = {"scores": self.bound(output, rows)}
         if isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1 and self.layer is None:
             predictions["top_class"] = output.argmax(1)
@@ -90,7 +90,7 @@ class Scorer:
         return {name: values.unflatten(0, shape) for name, values in predictions.items()}
 
     def occluded_predictions(
-        self, windows: Tensor, start: Tensor, engine: incremental.Engine, images: range
+        self, windows: Tensor, start: Tensor, engine: incremental.Engine, images: range | None
     ) -> list[tuple[Block, dict[str, Tensor]]] | None:
         """Return incrementally computed predictions for the images occluded by every window; None if not possible.
 
@@ -98,7 +98,7 @@ class Scorer:
             windows: (M, 2, axes): start and size along every axis.
             start: (N, C, *S), the values inside the windows.
             engine: "auto" for incremental if it saves enough, "incremental", or "dense" for None.
-            images: the range of images.
+            images: the range of images; None for all.
 
         Raises:
             ValueError: for an unknown engine, or "incremental" if it cannot be used.
@@ -115,7 +115,14 @@ class Scorer:
             return self.run(self.inputs.with_copies(copies, rows), from_start=False)
 
         return incremental.predict_windows(
-            run, self.images, start, windows, self._predictions_of, self.batches, engine, images
+            run,
+            self.images,
+            start,
+            windows,
+            self._predictions_of,
+            self.batches,
+            engine,
+            images or range(len(self.images)),
         )
 
     def _reason_for_dense(self) -> str:
@@ -132,7 +139,7 @@ class Scorer:
 
     def collect(self, variants: int, work: Callable[[Block], Tensor], size: float = 1.0) -> Tensor:
         """Join the results (n, m, ...) of the work for all blocks into (N, ..., variants)."""
-        return join_blocks(list(self.each(variants, work, size=size)), len(self.images), variants).movedim(1, -1)
+        return join_blocks(list(self.each(variants, work, size=size)), self.images.shape[0], variants).movedim(1, -1)
 
     def gradients(self, copies: Tensor, block: Block, *kinds: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Return scores (n, m, [K]) and gradients (n, m, [K,] C, *S) with respect to copies (n, m, C, *S), by kind.

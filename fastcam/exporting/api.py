@@ -5,7 +5,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ from fastcam.preparation.prepared import Prepared
 
 # Of maps in [0, 1]: compilers change the order of sums; one rounding of bfloat16 is 2^-8.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-_NOT_EXPORTED = ("graph", "differentiable", "batch_size", "progress", "compile", "shared", "explain_input")
+_NOT_EXPORTED = ("graph", "differentiable", "progress", "compile", "shared", "explain_input")
 SCORES = (targets.Logit, targets.Probability, targets.LogProbability)
 
 
@@ -92,7 +92,8 @@ def export(
         model: in evaluation mode, with images as its only argument and one vector of class scores per image.
         example: (N, C, *S) typical images, on the device that the program is for.
         path: of the file; ".pt2", or for TorchScript ".pt", ".ts" or ".torchscript".
-        method: a method of one pass over the images: all but those that run masked or noisy copies.
+        method: every method of one pass over the images, Score-CAM, occlusion (dense), Integrated Gradients, and
+            Ablation-CAM where it has a closed form. ``batch_size`` copies of an image run at a time, in a loop.
         format: "pt2" for a program of torch.export, "aoti" for one that is compiled to machine code by AOTInductor
             (which takes minutes), "torchscript" for programs that still load that; PyTorch has deprecated it.
         target_layer: as for :class:`fastcam.Explainer`.
@@ -155,9 +156,6 @@ def _check(example: object, format: str, score: targets.Logit | None, settings: 
 
 
 def _check_explainer(explainer: Explainer[Any]) -> None:
-    if not explainer.settings.is_one_pass:
-        names = ", ".join(each.name for each in explainer.settings.methods)
-        raise ValueError(f"a program is one pass over the images, and {names} runs copies of them")
     if is_training(explainer.model):
         raise ValueError("the model is in training mode: call model.eval() before it is exported")
     if isinstance(explainer.model, Prepared) and explainer.model._parts is not None:
@@ -188,18 +186,29 @@ def _trace(
     explainer: Explainer[Any], layers: Sequence[Layer], target: targets.Logit, images: Tensor, any_size: bool
 ) -> Program:
     """Return the program for any number of images, and on request for any size."""
-    from fastcam.exporting.tracing import Traceable, trace  # it takes a second to import
+    # Both take a second to import.
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+    from fastcam.exporting.tracing import Traceable, trace
+
+    settings = explainer.settings
     if any_size and any(layer.token_map is not None for layer in layers):
         raise ValueError("the places of a transformer's tokens are those of one image size: any_size= does not apply")
+    if any_size and not settings.is_one_pass:
+        raise ValueError("copies of images are made for one image size: any_size= does not apply")
+    if any("engine" in method.options for method in settings.methods):  # the map is the same, the way is the host's
+        settings = replace(settings, options={**settings.options, "engine": "dense"})
     free = [0, *range(2, images.dim())] if any_size else [0]
     try:
         with _without_warnings():
-            explanation = Traceable(explainer.model, explainer.settings, layers, target)
+            explanation = Traceable(explainer.model, settings, layers, target)
             program = trace(explanation, images, _highest(images), free)
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         hint = "; try it without any_size=" if any_size else ""
-        raise ValueError(f"the model cannot be exported: {str(error).strip().partition(chr(10))[0]}{hint}") from error
+        names = ", ".join(method.name for method in settings.methods)
+        reads = isinstance(error, GuardOnDataDependentSymNode)
+        reason = "what it does depends on values of tensors" if reads else str(error).strip().partition("\n")[0]
+        raise ValueError(f"{names} of this model cannot be exported: {reason}{hint}") from error
     if program.sides[0] is not None:
         raise ValueError(f"the model cannot be exported for any number of images: it fixes it to {program.sides[0]}")
     return program

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.fx.node import map_aggregate
 
+from fastcam.exporting.loop import Looped
 from fastcam.exporting.program import FREE, HIGHEST, Program
 
 
@@ -22,7 +23,8 @@ class ScriptedProgram(nn.Module):
 
     def __init__(self, program: Program) -> None:
         super().__init__()
-        self.program = as_script(program.graph)
+        graph = program.graph
+        self.program = as_script(graph) if isinstance(graph, fx.GraphModule) else torch.jit.script(ScriptedLoop(graph))
         self.sides = [FREE if side is None else side for side in program.sides]
         self.highest = HIGHEST
 
@@ -36,8 +38,39 @@ class ScriptedProgram(nn.Module):
             raise ValueError(f"this program was exported for images {self.sides} (-1: any), got {images.size()}")
         if classes is None:
             classes = torch.full([images.size(0)], self.highest, dtype=torch.int64, device=images.device)
-        scores, maps, explained = self.program(images, classes)
-        return scores, maps, explained
+        results = self.program(images, classes)
+        return results[0], results[1], results[2]
+
+
+class ScriptedLoop(nn.Module):
+    """A program with a loop.
+
+    Args:
+        looped: what is run.
+    """
+
+    def __init__(self, looped: Looped) -> None:
+        super().__init__()
+        parts = looped.parts
+        self.before, self.step, self.after = as_script(parts.before), as_script(parts.step), as_script(parts.after)
+        self.steps, self.size, self.last = looped.steps, parts.size, parts.variants - 1
+
+    def forward(self, images: Tensor, classes: Tensor) -> list[Tensor]:
+        """Return scores, maps and classes."""
+        values = self.before([images, classes])
+        collected: list[list[Tensor]] = []
+        for number in range(self.steps):
+            index = (torch.arange(self.size, device=images.device) + number * self.size).clamp(max=self.last)
+            results = self.step(index, values)
+            for place in range(len(results)):
+                if number == 0:
+                    collected.append([results[place]])
+                else:
+                    collected[place].append(results[place])
+        joined: list[Tensor] = []
+        for parts in collected:
+            joined.append(torch.cat(parts, 1)[:, : self.last + 1])
+        return self.after(values, joined)
 
 
 def scripted(program: Program) -> torch.jit.ScriptModule:

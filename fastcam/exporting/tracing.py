@@ -21,12 +21,12 @@ from fastcam.engine.first_pass import first_pass
 from fastcam.engine.notes import Notes
 from fastcam.engine.settings import Settings
 from fastcam.explanation import Explanation
+from fastcam.exporting.loop import Loop, Looped, divide
 from fastcam.exporting.program import HIGHEST, Program
-from fastcam.model.batching import Batches
+from fastcam.model.batching import INITIAL_BATCH_SIZE, Batches
 from fastcam.model.capture import Layer
 from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
-from fastcam.model.progress import ProgressReporter
 from fastcam.targets.binding import Bound
 from fastcam.targets.class_indices import class_scores, unread
 
@@ -63,16 +63,15 @@ class Traceable:
     layers: Sequence[Layer]
     score: targets.Logit
 
-    def __call__(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, images: Tensor, classes: Tensor, batches: Batches) -> list[Tensor]:
         """Return scores, maps and classes."""
         inputs = Inputs.of(images, self.model, self.settings.explain_input, (), self.settings.channel_axis)
         target = GivenClasses(self.score, classes)
-        batches = Batches(1, images.device, ProgressReporter(False))
         run = first_pass(self.model, inputs, target, self.settings, batches, Notes(), self.layers)
         explanation = explain(run, images)
         assert isinstance(explanation, Explanation)
         assert explanation.targets is not None
-        return explanation.scores, explanation.maps, explanation.targets
+        return [explanation.scores, explanation.maps, explanation.targets]
 
 
 def trace(explanation: Traceable, example: Tensor, classes: Tensor, free: Sequence[int]) -> Program:
@@ -87,19 +86,38 @@ def trace(explanation: Traceable, example: Tensor, classes: Tensor, free: Sequen
         classes: (N,), int64.
         free: the axes of the images whose size may vary.
     """
-    mode = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)
+    sizes = ShapeEnv(duck_shape=False)
+    mode = FakeTensorMode(shape_env=sizes, allow_non_fake_inputs=True)
     images = _without_values(example, free, mode)
     indices = _without_values(classes, [0] if 0 in free else [], mode)
+    loop = Loop(_copies_of(explanation.settings, example.device), example.device)
+
+    def run(images: Tensor, classes: Tensor) -> list[Tensor]:
+        loop.step = None
+        results = explanation(images, classes, loop)
+        step = loop.step
+        return results if step is None else [*results, step.index, *step.results, *step.collected]
+
     with mode, enable_python_dispatcher(), torch.no_grad():
-        graph = make_fx(explanation)(images, indices)
-    assert mode.shape_env is not None
-    sides = tuple(_size(side, mode.shape_env) for side in images.shape)
-    conditions = _insert_conditions(graph, _decisions(mode.shape_env), images, mode.shape_env)
+        graph = make_fx(run)(images, indices)
+        if loop.step is not None:  # parts of the trace can be told apart where nothing is written in place
+            graph = make_fx(torch.func.functionalize(graph))(images, indices)
+    conditions = _insert_conditions(graph, _decisions(sizes), images, sizes)
     for name, weight in list(graph.named_parameters()):  # the same memory, but not the model's own parameters
         setattr(graph, name, nn.Parameter(weight.detach(), requires_grad=False))
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    return Program(graph, sides, conditions)
+    sides = tuple(_size(side, sizes) for side in images.shape)
+    if loop.step is None:
+        return Program(graph, sides, conditions)
+    if conditions:
+        raise ValueError(f"it decides by the number of images, {' and '.join(conditions)}")
+    return Program(Looped(divide(graph, loop.step)), sides, ())
+
+
+def _copies_of(settings: Settings, device: torch.device) -> int:
+    """Return the number of copies of an image that run at a time."""
+    return INITIAL_BATCH_SIZE.get(device.type, 16) if settings.batch_size == "auto" else settings.batch_size
 
 
 @has_side_effect  # it is no dead code

@@ -59,13 +59,15 @@ def occlusion(
     mask = send(window, images.device) if isinstance(window, Tensor) else None
     windows = window_positions(grid, steps, shape)
 
-    def measure(windows: Tensor, rows: range) -> Predictions:
+    def measure(windows: Tensor, image: int | None = None) -> Predictions:
+        """Predict for one image, or for all."""
+        rows = None if image is None else range(image, image + 1)
         parts = None if mask is not None else scorer.occluded_predictions(windows, start, engine, rows)
         if parts is None:
             parts = list(
                 scorer.each(len(windows), lambda block: scorer.predictions(occlude(windows, block), block), rows)
             )
-        return _join(parts, rows, len(windows))
+        return _join(parts, image or 0, images.shape[0] if image is None else 1, len(windows))
 
     def occlude(windows: Tensor, block: Block) -> Tensor:
         rows, columns = block.place
@@ -77,11 +79,9 @@ def occlusion(
     if mask is not None and engine == "incremental":
         raise ValueError('engine="incremental" cannot be used: the window must be a rectangle')
     if refine is None:
-        predictions = measure(windows, range(len(images)))
+        predictions = measure(windows)
     else:
-        predictions = _refine(
-            grid, refine, scorer.scores, lambda places, index: measure(windows[places], range(index, index + 1))
-        )
+        predictions = _refine(grid, refine, scorer.scores, lambda places, index: measure(windows[places], index))
     details = _shape_as_grid(predictions, grid)
     drops = scorer.scores.reshape(*scorer.scores.shape, *[1] * len(grid)) - details["grid"]
     kernel = torch.ones(shape, dtype=torch.bool, device=images.device) if mask is None else mask
@@ -185,14 +185,14 @@ def _refine(
     return {name: torch.stack([predictions[name] for predictions in images]) for name in images[0]}
 
 
-def _join(parts: Sequence[tuple[Block, Predictions]], images: range, count: int) -> Predictions:
-    """Join the predictions of blocks to (n, M, ...) by name."""
+def _join(parts: Sequence[tuple[Block, Predictions]], start: int, images: int, count: int) -> Predictions:
+    """Join the predictions of blocks, whose images begin at ``start``, to (images, M, ...) by name."""
     joined = {}
     for name, first in parts[0][1].items():
-        whole = joined[name] = first.new_empty((len(images), count, *first.shape[2:]))
+        whole = joined[name] = first.new_empty((images, count, *first.shape[2:]))
         for block, predictions in parts:
-            rows = slice(block.images.start - images.start, block.images.stop - images.start)
-            whole[rows, block.place[1]] = predictions[name]
+            rows, columns = block.place
+            whole[rows.start - start : rows.stop - start, columns] = predictions[name]
     return joined
 
 

@@ -1,5 +1,6 @@
 """Gradients averaged along a path or over noisy inputs."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -44,7 +45,8 @@ def integrated_gradients(
     Returns:
         Attributions, and the detail ``completeness_gap`` (N, [K]): their sum minus (y(image) - y(baseline)).
     """
-    places, weights = quadrature_nodes(quadrature, steps)
+    places, quadrature_weights = quadrature_nodes(quadrature, steps)
+    weights = quadrature_weights.tolist()
     images = scorer.images
     start = baseline_images(images, baseline, seed)
 
@@ -132,7 +134,7 @@ def smooth_grad(
         noisy = images[rows].unsqueeze(1) + deviation[rows].unsqueeze(1) * noise
         return _attribute_copies(rule, scorer, noisy, block, options)
 
-    weights = torch.full((samples,), 1 / samples, dtype=torch.float64)
+    weights = [1 / samples] * samples
     mean, square = WeightedSum(scorer), WeightedSum(scorer)
     for block, attributions in scorer.each(samples, noisy_attributions):
         if kind != "square":
@@ -167,13 +169,13 @@ class WeightedSum:
         shape = (*scores.shape, *images.shape[1:])
         self.value = images.new_zeros(shape, dtype=accumulation_dtype(images.dtype))  # (N, [K,] C, *S)
 
-    def add(self, results: Tensor, block: Block, weights: Tensor) -> None:
+    def add(self, results: Tensor, block: Block, weights: Sequence[float]) -> None:
         """Add the results (n, m, ...) of a block, each multiplied by the weight of its variant."""
         rows = block.place[0]
         partial = self.value[rows]
         for position, variant in enumerate(block.variants):
-            partial = partial + float(weights[variant]) * results[:, position]
-        if len(partial) == len(self.value):
+            partial = partial + weights[variant] * results[:, position]
+        if partial.shape[0] == self.value.shape[0]:
             self.value = partial
         else:
             self.value[rows] = partial

@@ -58,7 +58,7 @@ class Scorer(Protocol):
         """Return scores (n, m, [K]) of a block's copies and, for classifiers, top classes (n, m) and probabilities."""
 
     def occluded_predictions(
-        self, windows: Tensor, start: Tensor, engine: Literal["auto", "incremental", "dense"], images: range
+        self, windows: Tensor, start: Tensor, engine: Literal["auto", "incremental", "dense"], images: range | None
     ) -> list[tuple[Block, dict[str, Tensor]]] | None:
         """Return predictions for the images occluded by each window (M, 2, axes); None if copies must be made."""
 

@@ -44,6 +44,11 @@ class Block:
         return slice(self.images.start, self.images.stop), slice(self.variants.start, self.variants.stop)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of images and of variants."""
+        return len(self.images), len(self.variants)
+
+    @property
     def rows(self) -> Tensor:
         """(M,) int64: the image of every copy; variants of one image are adjacent."""
         return torch.arange(self.images.start, self.images.stop).repeat_interleave(len(self.variants))

@@ -19,7 +19,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
 ]
 METHODS = [method.name for method in fastcam.list_methods() if method.is_one_pass]
-COPYING = [method.name for method in fastcam.list_methods() if not method.is_one_pass]
+COPYING = {  # options, among them fewer copies at a time than there are
+    "score_cam": {"target_layer": "features", "batch_size": 3},
+    "occlusion": {"window": 3, "stride": 2, "baseline": "blur"},
+    "integrated_gradients": {"steps": 20, "batch_size": 7},
+    "ablation_cam": {"target_layer": "relu"},
+}
 SUFFIX = {"torchscript": ".pt", "pt2": ".pt2", "aoti": ".pt2"}
 
 
@@ -217,10 +222,40 @@ def test_a_fresh_process_without_this_package(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("method", COPYING)
-def test_methods_of_many_copies_are_refused(tmp_path, method):
-    with pytest.raises(ValueError, match=rf"one pass over the images, and {method} runs copies"):
-        exported(tmp_path, conv_net(), images_for(), method=method)
+@pytest.mark.parametrize(
+    ("format", "method"),
+    [
+        *(("torchscript", method) for method in COPYING),
+        ("pt2", "score_cam"),
+        *slow(*((format, method) for format in ("pt2", "aoti") for method in COPYING)),
+    ],
+)
+def test_methods_of_many_copies(tmp_path, format, method):
+    """They run in a loop of the program."""
+    model, settings = conv_net(), COPYING[method]
+    report, program = exported(tmp_path, model, images_for(count=3), format, method=method, **settings)
+    explainer = fastcam.Explainer(model, method, **settings)
+    for count in (1, 2, 5):
+        images = images_for(count=count, seed=count)
+        assert_explains(program, explainer, images, [(2 * image) % 5 for image in range(count)])
+    assert report.images == (None, 3, 12, 10)
+    with pytest.raises(ValueError, match="copies of images are made for one image size"):
+        exported(tmp_path, model, images_for(), format, method=method, any_size=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "reason"),
+    [
+        ("rise", {}, "needs the numbers of the copies in a step"),
+        ("smooth_grad", {}, "needs the numbers of the copies in a step"),
+        ("ablation_cam", {"target_layer": "features"}, "depends on values of tensors"),
+        ("occlusion", {"refine": 0.5}, "any number of images|cannot be exported"),
+    ],
+)
+def test_methods_that_are_not_exported(tmp_path, method, settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        exported(tmp_path, conv_net(), images_for(), method=method, **settings)
+    assert not list(tmp_path.iterdir())
 
 
 def reads_values(images):
@@ -236,7 +271,11 @@ def reads_values(images):
         (conv_net(), {"score": targets.Logit(3)}, "the classes are an argument of the program"),
         (conv_net(), {"target_layer": ["stem.0", "features"], "fuse": None}, "one map per image"),
         (conv_net(), {"target_layer": "nothing"}, "no layer named 'nothing'"),
-        (nn.Sequential(Call(reads_values), conv_net()).eval(), {}, "the model cannot be exported: "),
+        (
+            nn.Sequential(Call(reads_values), conv_net()).eval(),
+            {},
+            "grad_cam of this model cannot be exported: what it does",
+        ),
     ],
 )
 def test_sentences(tmp_path, model, settings, sentence):
