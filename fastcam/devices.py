@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ def all_rows(count: int) -> Tensor:
 @functools.lru_cache(64)
 def _all_rows(count: int) -> Tensor:
     with torch.inference_mode(False):
-        return torch.arange(count)
+        return torch.from_numpy(np.arange(count))  # a tensor with values, even where a tracer makes those without
 
 
 def take_rows(values: Tensor, rows: Tensor) -> Tensor:

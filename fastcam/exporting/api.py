@@ -28,8 +28,9 @@ from fastcam.model.progress import ProgressReporter
 from fastcam.model.running import is_training
 from fastcam.preparation.prepared import Prepared
 
-# Of maps in [0, 1]: compilers change the order of sums; one rounding of bfloat16 is 2^-8.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# Of maps in [0, 1]: compilers change the order of sums, and a rounding at a kink (a maximum, a ReLU) moves a gradient;
+# eager maps in float32 are up to 2e-3 from those in float64. One rounding of bfloat16 is 2^-8.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 _NOT_EXPORTED = ("graph", "differentiable", "progress", "compile", "shared", "explain_input")
 SCORES = (targets.Logit, targets.Probability, targets.LogProbability)
 
@@ -60,10 +61,8 @@ class ExportReport:
 
     def __str__(self) -> str:
         """A line for the file, and one for each condition and note."""
-        letters = ("N", "C", "D", "H", "W")[: len(self.images)] if len(self.images) == 5 else ("N", "C", "H", "W")
-        sides = " x ".join(
-            str(side or letter) for side, letter in zip(self.images, letters[: len(self.images)], strict=True)
-        )
+        letters = {3: "NCL", 4: "NCHW", 5: "NCDHW"}[len(self.images)]
+        sides = " x ".join(str(side or letter) for side, letter in zip(self.images, letters, strict=True))
         at = f" at layer {self.layer!r}" if self.layer else ""
         first = f"{self.path}: {self.method}{at} of images {sides}, {self.difference:.0e} from the explainer"
         return "\n".join([first, *(f"only where {each}" for each in self.conditions), *self.notes])

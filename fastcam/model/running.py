@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from fastcam.model import quantised
 from fastcam.model.elements import ModelOutput
 from fastcam.model.memory import all_modules, derived
 
@@ -19,7 +21,17 @@ _stance_lock = threading.RLock()  # the stance of torch.compile is per process
 
 
 def call(model: nn.Module, images: Tensor | tuple[object, ...]) -> ModelOutput:
-    """Return the model's output; compiled parts run uncompiled, since compiled code ignores the hooks."""
+    """Return the model's output, quantised tensors as their values.
+
+    Compiled parts run uncompiled, since compiled code ignores the hooks.
+    """
+    output = _call(model, images)
+    if quantised.holds_quantised(model):
+        return tree_map_only(Tensor, quantised.values_of, output)
+    return output
+
+
+def _call(model: nn.Module, images: Tensor | tuple[object, ...]) -> ModelOutput:
     arguments = [_copy_tensor(argument) for argument in (images if isinstance(images, tuple) else (images,))]
     modules = all_modules(model)
     if any(map(_compiled_call_of, modules)) or derived(model, "wraps for torch.compile", _wrap_for_compilation):

@@ -10,7 +10,7 @@ from torch import nn
 import fastcam
 from fastcam.methods.registry import list_methods
 from fastcam.model import quantised
-from tests.support.conv_net import conv_net, images_for
+from tests.support.conv_net import Call, conv_net, images_for
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -188,6 +188,20 @@ def test_every_method_answers(kind, method):
         return
     with pytest.raises(RuntimeError, match=r"^the model is quantised, and its quantised layers have no derivative"):
         fastcam.explain(model, images, method, 1)
+
+
+@pytest.mark.parametrize("method", sorted(WITHOUT_GRADIENTS | {"cam"}))
+def test_an_output_that_is_quantised_itself(method):
+    """Without the last step to values, and in a mapping: the map is that of the values."""
+    model, images = static_net()
+    expected = fastcam.explain(model, images, method, [1, 2], **OPTIONS.get(method, {}))
+    model.dequant = nn.Identity()
+    assert model(images).is_quantized
+    found = fastcam.explain(model, images, method, [1, 2], **OPTIONS.get(method, {}))
+    assert torch.equal(found.native, expected.native)
+    assert torch.equal(found.scores, expected.scores)
+    model.dequant = Call(lambda logits: {"logits": logits, "more": [logits]})
+    assert torch.equal(fastcam.explain(model, images, method, [1, 2], **OPTIONS.get(method, {})).native, found.native)
 
 
 def test_the_layer_is_found_without_gradients():

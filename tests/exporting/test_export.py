@@ -200,23 +200,30 @@ FRESH = """
 import sys, torch
 torch.ops.load_library(sys.argv[1])
 assert "fastcam" not in sys.modules
+if sys.argv[4] == "torchscript":
+    run = torch.jit.load(sys.argv[2])
+elif sys.argv[4] == "pt2":
+    run = torch.export.load(sys.argv[2]).module()
+else:
+    import torch._inductor
+    run = torch._inductor.aoti_load_package(sys.argv[2])
 images, classes, expected = torch.load(sys.argv[3])
-maps = torch.jit.load(sys.argv[2])(images, classes)[1]
-torch.testing.assert_close(maps, expected, rtol=0, atol=1e-5)
+torch.testing.assert_close(run(images, classes)[1], expected, rtol=0, atol=1e-5)
 """
 
 
-def test_a_fresh_process_without_this_package(tmp_path):
+@pytest.mark.parametrize("format", ["torchscript", "pt2", *slow("aoti")])
+def test_a_fresh_process_without_this_package(tmp_path, format):
     """The library of the ops and the file are all it needs."""
     model, classes = conv_net(), torch.tensor([1, 2, 3])
-    report, _ = exported(tmp_path, model, images_for(), target_layer="features", method="grad_cam_pp")
-    moved = tmp_path / "elsewhere" / "explainer.pt"
+    report, _ = exported(tmp_path, model, images_for(), format, target_layer="features", method="grad_cam_pp")
+    moved = tmp_path / "elsewhere" / f"explainer{report.path.suffix}"
     moved.parent.mkdir()
     report.path.rename(moved)
     images = images_for(count=3)
     expected = fastcam.explain(model, images, "grad_cam_pp", classes, "features").maps
     torch.save((images, classes, expected), tmp_path / "expected.pt")
-    arguments = [str(fastcam.library_path()), str(moved), str(tmp_path / "expected.pt")]
+    arguments = [str(fastcam.library_path()), str(moved), str(tmp_path / "expected.pt"), format]
     command = [sys.executable, "-c", FRESH, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
@@ -297,6 +304,7 @@ def test_a_model_that_fixes_the_number_of_images(tmp_path):
     model = nn.Sequential(Call(lambda images: images.reshape(2, 3, 12, 10)), conv_net()).eval()
     with pytest.raises(ValueError, match="any number of images"):
         fastcam.export(model, images_for(), tmp_path / "program.pt2", target_layer="1.features")
+    fastcam.explain(conv_net(), images_for(), "occlusion")  # nothing of the trace is kept
 
 
 def test_a_program_that_differs_is_not_written(tmp_path):
