@@ -222,8 +222,21 @@ def dataset_costs() -> str:
     return markdown(["what", "value"], rows) + "\n\n" + describe(result["hardware"])
 
 
+def exported() -> str:
+    """Times of exported explainers over those of the exported models, in every format."""
+    result = load("exported")
+    formats = list(dict.fromkeys(row["format"] for row in result["rows"]))
+    lines: dict[str, dict[str, str]] = {}
+    for row in result["rows"]:
+        name = f"{row['network']}, {row['layer']}" + (", with a backward pass" if row["backward"] else "")
+        ratio = f"{row['over_its_forward']:.2f} ({row['over_eager_explainer']:.2f})"
+        lines.setdefault(name, {})[row["format"]] = ratio if row["format"] != "eager" else ratio.split(" ")[0]
+    rows = [[name, *(line[each] for each in formats)] for name, line in lines.items()]
+    return markdown(["Grad-CAM", *formats], rows) + "\n\n" + describe(result["hardware"])
+
+
 TABLES = {
-    README: (methods, end_to_end, prepared, methods_speed, occlusion, dataset, ops),
+    README: (methods, exported, end_to_end, prepared, methods_speed, occlusion, dataset, ops),
     README.parent / "fastcam" / "compat" / "README.md": (pytorch_grad_cam, torchcam, captum),
     README.parent / "fastcam" / "dataset" / "README.md": (dataset_costs,),
 }
