@@ -230,7 +230,7 @@ def exported() -> str:
     for row in result["rows"]:
         name = f"{row['network']}, {row['layer']}" + (", with a backward pass" if row["backward"] else "")
         ratio = f"{row['over_its_forward']:.2f} ({row['over_eager_explainer']:.2f})"
-        lines.setdefault(name, {})[row["format"]] = ratio if row["format"] != "eager" else ratio.split(" ")[0]
+        lines.setdefault(name, {})[row["format"]] = ratio if row["format"] != "eager" else ratio.partition(" ")[0]
     rows = [[name, *(line[each] for each in formats)] for name, line in lines.items()]
     return markdown(["Grad-CAM", *formats], rows) + "\n\n" + describe(result["hardware"])
 
