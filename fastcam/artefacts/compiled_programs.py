@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 # Machine code for other sizes reads beyond its input, and returns numbers. With this it compares the sizes in every
 # call; a package reads it in its first.
 _CHECK_SIZES = "AOTI_RUNTIME_CHECK_INPUTS"
+_ROWS = " at 0, "  # in torch's messages on the number of rows
 _environment = threading.Lock()
 _SIZES_TO_TRY = (8, 4, 2, 1, 16, 32, 64, 128, 256)
 
@@ -54,7 +55,7 @@ class CompiledProgram(nn.Module):
         """
         if torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in arguments):
             raise RuntimeError(
-                "an AOTInductor package is machine code, which has no gradients: occlusion and rise need none"
+                "an AOTInductor package is machine code, without layers or gradients: occlusion and rise need neither"
             )
         tensors = tuple(each.contiguous() if isinstance(each, Tensor) else each for each in arguments)
         rows = _rows_of(tensors)
@@ -78,11 +79,16 @@ class CompiledProgram(nn.Module):
         for size in _SIZES_TO_TRY:
             try:
                 result = self._run_in_parts(tensors, rows, size)
-            except RuntimeError:
+            except RuntimeError as other:
+                error = error if _ROWS not in str(error) else other
                 continue
             self._rows = size
             return result
-        raise error
+        shapes = ", ".join(str(tuple(each.shape)) for each in tensors)
+        reason = str(error).strip().partition("\n")[0]
+        raise RuntimeError(
+            f"the AOTInductor package was not compiled for inputs of shape {shapes}: {reason}"
+        ) from error
 
     def _run_in_parts(self, tensors: tuple[Tensor, ...], rows: int, size: int) -> Any:
         parts = []

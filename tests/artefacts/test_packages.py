@@ -40,12 +40,12 @@ def test_methods_that_need_scores_alone(package):
 
 @pytest.mark.parametrize("method", ["saliency", "grad_cam", "integrated_gradients"])
 def test_gradients_are_refused(package, method):
-    with pytest.raises((RuntimeError, ValueError), match="machine code, which has no gradients: occlusion and rise"):
+    with pytest.raises((RuntimeError, ValueError), match="machine code, without layers or gradients: occlusion and rise"):
         fastcam.explain(fastcam.load(package, trust=True), small_images(), method, 1)
 
 
 def test_another_size_is_refused_and_not_read_beyond(package):
-    with pytest.raises(RuntimeError, match="dim value"):
+    with pytest.raises(RuntimeError, match=r"not compiled for inputs of shape \(2, 3, 5, 5\): .*at 2, "):
         fastcam.load(package, trust=True)(torch.randn(2, 3, 5, 5))
 
 
