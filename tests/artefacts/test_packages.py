@@ -40,7 +40,7 @@ def test_methods_that_need_scores_alone(package):
 
 @pytest.mark.parametrize("method", ["saliency", "grad_cam", "integrated_gradients"])
 def test_gradients_are_refused(package, method):
-    with pytest.raises((RuntimeError, ValueError), match="machine code, without layers or gradients: occlusion and rise"):
+    with pytest.raises((RuntimeError, ValueError), match="machine code, without layers or gradients"):
         fastcam.explain(fastcam.load(package, trust=True), small_images(), method, 1)
 
 

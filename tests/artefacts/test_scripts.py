@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import fastcam
 from fastcam.artefacts import Script, Value, as_module
 from fastcam.artefacts.torchscript.internals import UnreadableError
+from tests.support.conv_net import conv_net
 from tests.support.networks import small_network
 
 pytestmark = [
@@ -156,7 +157,7 @@ def test_training_mode_is_not_opened():
 
 def test_what_is_opened_is_in_evaluation_mode(recwarn):
     """A value's module in training mode would be warned of, and the batch would not be divided."""
-    script = torch.jit.trace(small_network("gap"), images_of(2, 3, 12, 10))
+    script = torch.jit.trace(conv_net(), images_of(2, 3, 12, 10))
     assert not any(module.training for module in as_module(script).modules())
     fastcam.explain(script, images_of(2, 3, 12, 10))
     assert not any("training mode" in str(warning.message) for warning in recwarn)

@@ -29,6 +29,6 @@ def test_exported_explainers_of_networks(tmp_path, name, method, format):
     _, program = exported(tmp_path, model, images, format, method=method, **settings)
     expected = fastcam.explain(model, images, method, [281, 285], **settings)
     scores, maps, _ = program(images, torch.tensor([281, 285]))
-    tolerance = 1e-2 if format == "aoti" else 1e-5  # it sums in another order, which a kink magnifies
+    tolerance = {"pt2": 1e-5, "torchscript": 1e-4, "aoti": 1e-2}[format]  # fused functions round, a kink magnifies it
     torch.testing.assert_close(maps, expected.maps, rtol=0, atol=tolerance)
     torch.testing.assert_close(scores, expected.scores, rtol=1e-4, atol=1e-4)
