@@ -11,7 +11,8 @@ def send(values: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device; from the CPU to a GPU it is copied from pinned memory, in the stream's order."""
     if values.device == device or device.type != "cuda":
         return values.to(device)
-    pinned = values.pin_memory() if torch.cuda.is_available() else values
+    # A tracer's tensors have no memory that could be pinned.
+    pinned = values.pin_memory() if torch.cuda.is_available() and type(values) is Tensor else values
     return pinned.to(device, non_blocking=True)
 
 
