@@ -58,7 +58,7 @@ def test_all_methods(tmp_path, format, method):
     settings = {"target_layer": layer} if fastcam.get_method(method).has_layer else {}
     report, program = exported(tmp_path, model, images, format, method=method, **settings)
     explainer = fastcam.Explainer(model, method, **settings)
-    for count in (1, 2, 7):
+    for count in (1, 2, 17):  # from 16 on libraries choose other kernels
         more = images_for(count=count, seed=count)
         assert_explains(program, explainer, more, [(3 * image) % 5 for image in range(count)])
         assert_explains(program, explainer, more, [-1] * count, explainer(more).targets)
