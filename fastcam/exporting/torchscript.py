@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 import warnings
 from typing import Any
 
@@ -12,6 +13,14 @@ from torch.fx.node import map_aggregate
 
 from fastcam.exporting.loop import Looped
 from fastcam.exporting.program import FREE, HIGHEST, Program
+
+# Functions of symbols, as functions of numbers.
+_OF_NUMBERS: dict[Any, Any] = {
+    torch.sym_max: max,
+    torch.sym_min: min,
+    torch.sym_float: float,
+    torch.sym_not: operator.not_,
+}
 
 
 class ScriptedProgram(nn.Module):
@@ -91,6 +100,7 @@ def as_script(graph: fx.GraphModule) -> torch.jit.ScriptModule:
         if isinstance(node.target, OpOverload):  # the compiler chooses the overload by its arguments
             is_size = node.target is torch.ops.aten.sym_size.int
             node.target = torch.ops.aten.size if is_size else node.target.overloadpacket
+        node.target = _OF_NUMBERS.get(node.target, node.target)
     copied.recompile()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
