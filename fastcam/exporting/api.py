@@ -22,7 +22,7 @@ from fastcam.exporting.formats import KINDS, Format, Run
 from fastcam.exporting.program import HIGHEST, Program
 from fastcam.model.batching import Batches
 from fastcam.model.capture import Layer
-from fastcam.model.inputs import Inputs
+from fastcam.model.inputs import Inputs, check_images
 from fastcam.model.layers import TargetLayer
 from fastcam.model.progress import ProgressReporter
 from fastcam.model.running import is_training
@@ -146,6 +146,7 @@ def _check(example: object, format: str, score: targets.Logit | None, settings: 
             raise TypeError(f"`{name}` is no part of an exported program")
     if not isinstance(example, Tensor):
         raise TypeError(f"`example` must be a tensor (N, C, ...) of images, got {type(example).__name__}")
+    check_images(example)
     if score is None:
         return targets.Logit()
     if type(score) not in SCORES or score.classes is not None:

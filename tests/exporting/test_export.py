@@ -296,6 +296,9 @@ def test_paths_are_checked(tmp_path):
         fastcam.export(conv_net(), images_for(), tmp_path / "program.pt")
     with pytest.raises(ValueError, match="there is no folder"):
         fastcam.export(conv_net(), images_for(), tmp_path / "nowhere" / "program.pt2")
+    for wrong in (torch.tensor(1.0), images_for()[:0], torch.ones(1, 3, 4, 4, dtype=torch.uint8)):
+        with pytest.raises((TypeError, ValueError), match="`images` must "):
+            fastcam.export(conv_net(), wrong, tmp_path / "program.pt2")
     with pytest.raises(TypeError, match=r"`example` must be a tensor \(N, C, \.\.\.\) of images, got tuple"):
         fastcam.export(conv_net(), (images_for(),), tmp_path / "program.pt2")
 
