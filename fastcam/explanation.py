@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from fastcam import postprocess
+from fastcam import foreground, postprocess
 from fastcam.pictures import Drawing
 
 
@@ -110,6 +110,45 @@ class Explanation(Drawing):
             is_empty=self.is_empty,
             is_unknown=self.is_unknown,
         )
+
+    def masks(self, threshold: float = 0.2, scale: foreground.Scale = "maximum") -> Tensor:
+        """Return (N, [K,] *S) bool, where the maps mark something; nowhere in a map that shows nothing.
+
+        Args:
+            threshold: above which a map marks, as a share: 0.2 in the paper of CAM, 0.15 in Grad-CAM's.
+            scale: of what it is a share, the "maximum" of ``raw`` or its "range".
+
+        Raises:
+            ValueError: for another share or scale.
+        """
+        return foreground.above(self.raw, threshold, scale, len(self.size))
+
+    def boxes(
+        self, threshold: float = 0.2, scale: foreground.Scale = "maximum", *, largest_only: bool = True
+    ) -> list[Tensor] | list[list[Tensor]]:
+        """Return the boxes around what the maps mark, in pixels of the input; see :meth:`masks`.
+
+        Args:
+            threshold: as for :meth:`masks`.
+            scale: as for :meth:`masks`.
+            largest_only: return the box around the largest connected part alone, not one around each of them.
+
+        Returns:
+            For each of N images, or of K targets of each, a float64 tensor (M, 4) of left, top, right, bottom, the end
+            exclusive, parts with more pixels first; (0, 4) for a map that shows nothing.
+
+        Raises:
+            ValueError: for maps without two axes.
+            ImportError: without SciPy.
+        """
+        if len(self.size) != 2:
+            raise ValueError(f"boxes are drawn around maps of two axes, got {self.size}")
+
+        def of(masks: npt.NDArray[np.bool_]) -> Any:
+            return foreground.component_boxes(masks, largest_only) if masks.ndim == 2 else [of(mask) for mask in masks]
+
+        boxes: list[Tensor] | list[list[Tensor]] = of(self.masks(threshold, scale).cpu().numpy())
+        return boxes
 
     def numpy(self) -> npt.NDArray[np.float32]:
         """Return ``maps`` as a float32 NumPy array."""

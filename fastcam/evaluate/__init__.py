@@ -1,0 +1,85 @@
+"""Does a map tell the truth: measures of localisation, faithfulness, robustness and concentration, batch by batch.
+
+>>> explanations = fastcam.explain(model, images, ["grad_cam", "layer_cam"], target=classes)
+>>> evaluation = fastcam.evaluate.run(explanations, ["insertion", "deletion"], model)
+>>> print(evaluation)  # means with confidence intervals
+>>> fastcam.evaluate.insertion(model, images, explanations["grad_cam"])  # (N,)
+
+Every measure is a small function with a formula, in a registry like that of the methods.
+"""
+
+from fastcam.evaluate.api import run
+from fastcam.evaluate.calls import (
+    adcc,
+    average_drop,
+    average_gain,
+    box_iou,
+    coherency,
+    completeness_gap,
+    complexity,
+    comprehensiveness,
+    deletion,
+    energy_pointing_game,
+    faithfulness_correlation,
+    increase_in_confidence,
+    infidelity,
+    insertion,
+    local_lipschitz,
+    localisation_accuracy,
+    mask_iou,
+    max_box_accuracy,
+    max_sensitivity,
+    mean_intensity,
+    pixel_average_precision,
+    pixel_flipping,
+    pointing_game,
+    rank_accuracy,
+    road,
+    sparseness,
+    sufficiency,
+)
+from fastcam.evaluate.randomisation import Randomisation, randomisation
+from fastcam.evaluate.registry import Measure, get_measure, list_measures, measure
+from fastcam.evaluate.results import Evaluation, Measured
+from fastcam.evaluate.stability import Stability, stability
+
+__all__ = [
+    "Evaluation",
+    "Measure",
+    "Measured",
+    "Randomisation",
+    "Stability",
+    "adcc",
+    "average_drop",
+    "average_gain",
+    "box_iou",
+    "coherency",
+    "completeness_gap",
+    "complexity",
+    "comprehensiveness",
+    "deletion",
+    "energy_pointing_game",
+    "faithfulness_correlation",
+    "get_measure",
+    "increase_in_confidence",
+    "infidelity",
+    "insertion",
+    "list_measures",
+    "local_lipschitz",
+    "localisation_accuracy",
+    "mask_iou",
+    "max_box_accuracy",
+    "max_sensitivity",
+    "mean_intensity",
+    "measure",
+    "pixel_average_precision",
+    "pixel_flipping",
+    "pointing_game",
+    "randomisation",
+    "rank_accuracy",
+    "road",
+    "run",
+    "sparseness",
+    "stability",
+    "sufficiency",
+]

@@ -1,0 +1,97 @@
+"""How alike two maps are."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Maps: TypeAlias = npt.NDArray[np.float64]  # (N, *S)
+HOG_CELL = 16  # pixels
+_MISSING = 'comparing maps needs SciPy and scikit-image: pip install "fastcam[evaluate]"'
+
+
+def similarities(maps: Tensor, others: Tensor) -> dict[str, Tensor]:
+    """Return how alike maps (N, *S) are, (N,) by measure, as Adebayo et al. (arXiv:1810.03292) compare them.
+
+    Returns:
+        "spearman", the correlation of ranks, equal values having their mean rank; "spearman_abs", the same of absolute
+        values; for maps of two axes "ssim", the structural similarity, and "hog", Pearson's correlation of histograms
+        of gradients, both of maps divided by their largest magnitude. NaN for a map that is constant or not finite.
+
+    Raises:
+        ImportError: without SciPy and scikit-image.
+    """
+    first, second = (each.detach().double().cpu().numpy() for each in (maps, others))
+    measures: dict[str, Callable[[Maps, Maps], Maps]] = {"spearman": spearman, "spearman_abs": _spearman_abs}
+    if first.ndim == 3:
+        measures |= {"ssim": _ssim, "hog": _hog}
+    return {name: torch.from_numpy(_where_both_vary(compare, first, second)) for name, compare in measures.items()}
+
+
+def spearman(maps: Maps, others: Maps) -> Maps:
+    """Return the correlations (N,) of the ranks of maps (N, *S)."""
+    try:
+        from scipy.stats import rankdata
+    except ImportError:
+        raise ImportError(_MISSING) from None
+    return _pearson(*(rankdata(each.reshape(len(each), -1), axis=1) for each in (maps, others)))
+
+
+def _spearman_abs(maps: Maps, others: Maps) -> Maps:
+    return spearman(np.abs(maps), np.abs(others))
+
+
+def _ssim(maps: Maps, others: Maps) -> Maps:
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError:
+        raise ImportError(_MISSING) from None
+    side = min(7, *maps.shape[1:])
+    window = side - (side + 1) % 2  # odd
+    pairs = zip(_scaled(maps), _scaled(others), strict=True)
+    return np.array([structural_similarity(a, b, win_size=window, data_range=2.0) for a, b in pairs])
+
+
+def _hog(maps: Maps, others: Maps) -> Maps:
+    from skimage.feature import hog
+
+    cell = min(HOG_CELL, *(side // 2 for side in maps.shape[1:]))
+
+    def features(scaled: Maps) -> Maps:
+        return np.stack([hog(each, pixels_per_cell=(cell, cell), cells_per_block=(1, 1)) for each in scaled])
+
+    return _pearson(features(_scaled(maps)), features(_scaled(others)))
+
+
+def _where_both_vary(compare: Callable[[Maps, Maps], Maps], maps: Maps, others: Maps) -> Maps:
+    """Return what a comparison gives for the pairs of maps that it is defined for, NaN for others."""
+    result = np.full(len(maps), np.nan)
+    varies = [
+        np.isfinite(each).all(1) & (np.ptp(np.nan_to_num(each), axis=1) > 0) for each in map(_flat, (maps, others))
+    ]
+    both = varies[0] & varies[1]
+    if both.any():
+        result[both] = compare(maps[both], others[both])
+    return result
+
+
+def _varies(flat: Maps) -> npt.NDArray[np.bool_]:
+    return np.isfinite(flat).all(1) & (np.nan_to_num(flat).max(1) > np.nan_to_num(flat).min(1))
+
+
+def _flat(maps: Maps) -> Maps:
+    return maps.reshape(len(maps), -1)
+
+
+def _scaled(maps: Maps) -> Maps:
+    largest = np.abs(_flat(maps)).max(1)
+    return maps / largest.reshape(-1, *[1] * (maps.ndim - 1))
+
+
+def _pearson(first: Maps, second: Maps) -> Maps:
+    a, b = (each - each.mean(1, keepdims=True) for each in (first, second))
+    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    return np.divide((a * b).sum(1), scale, out=np.full(len(a), np.nan), where=scale > 0)
