@@ -4,8 +4,8 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 SIMULATOR := $(shell find tests/cuda_sim -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 TORCH ?= torch torchvision
-# grad-cam names opencv-python, which wants libGL; the headless build in the `peers` extra serves it as well.
-GRAD_CAM := grad-cam==1.5.7
+# They name opencv-python, which wants libGL; the headless build in the `peers` extra serves them as well.
+WITHOUT_OPENCV := grad-cam==1.5.7 quantus==0.6.0
 # The oldest release that is promised, and the torchvision that belongs to it.
 OLDEST := torch==2.10.0 torchvision==0.25.0
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
@@ -122,5 +122,5 @@ $(VENV)/testing: $(VENV)/built
 
 $(VENV)/developing: $(VENV)/testing
 	$(call quietly,installing what the other tests and benchmarks need,FASTCAM_BUILD=0 $(BIN)/python -m pip install \
-		--no-build-isolation -e ".[dev]" && $(BIN)/python -m pip install --no-deps $(GRAD_CAM))
+		--no-build-isolation -e ".[dev]" && $(BIN)/python -m pip install --no-deps $(WITHOUT_OPENCV))
 	@touch $@

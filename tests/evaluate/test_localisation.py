@@ -1,4 +1,4 @@
-"""Measures of localisation and concentration against their formulas, and what they say of maps and objects at the ends."""
+"""Measures of localisation and concentration against their formulas, and what they say of extreme maps and objects."""
 
 import math
 

@@ -29,10 +29,7 @@ FEW = {
 def everything(explainer, explanations, images, **arguments):
     masks = torch.zeros(len(images), 12, 10, dtype=torch.bool)
     masks[:, 3:8, 2:6] = True
-    options = {name: each for name, each in FEW.items()}
-    return evaluate.run(
-        explanations, ALL, images=images, explainer=explainer, masks=masks, options=options, **arguments
-    )
+    return evaluate.run(explanations, ALL, images=images, explainer=explainer, masks=masks, options=FEW, **arguments)
 
 
 def test_every_measure_has_a_function_of_its_own():
@@ -105,7 +102,7 @@ def test_other_scores():
     half = without(images, torch.zeros_like(images), explanation.maps, 60)
     curve = [(logits := model(x).detach())[:, 1] - logits[:, 3] for x in (images, half, torch.zeros_like(images))]
     torch.testing.assert_close(found, (curve[0] + 2 * curve[1] + curve[2]) / 4, rtol=1e-9, atol=1e-12)
-    with pytest.raises(ValueError, match="`target`|pass it as"):
+    with pytest.raises(ValueError, match="pass it as `target`"):
         evaluate.deletion(model, images, fastcam.explain(model, images, target=lambda out: out[:, 1] ** 2))
     one = Call(lambda x: model(x)[:, :1]).eval()
     explanation = fastcam.explain(one, images, "saliency", target=0)
@@ -239,7 +236,7 @@ def test_sentences():
     explanation = fastcam.explain(model, images)
     for call, text in (
         (lambda: evaluate.run(explanation, "insertions", model), "did you mean 'insertion'"),
-        (lambda: evaluate.run(explanation, "insertion"), "insertion changes the images and asks the model: pass `model`"),
+        (lambda: evaluate.run(explanation, "insertion"), "changes the images and asks the model: pass `model`"),
         (lambda: evaluate.run(explanation, "coherency", model), "pass the explainer"),
         (lambda: evaluate.run(explanation, "insertion", model, options={"deletion": {}}), "which is not measured"),
         (lambda: evaluate.run(explanation, "insertion", model, images[:2]), r"must be those that were explained"),
@@ -248,5 +245,5 @@ def test_sentences():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             call()
-    with pytest.raises(TypeError, match="must be what fastcam.explain returns, got Tensor"):
+    with pytest.raises(TypeError, match=r"must be what fastcam\.explain returns, got Tensor"):
         evaluate.run(explanation.maps, "insertion", model)
