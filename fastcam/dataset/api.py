@@ -19,6 +19,7 @@ from fastcam.dataset.identity import identity
 from fastcam.dataset.job import Job, device_of
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.records import Span
+from fastcam.dataset.rows import MapRows
 from fastcam.dataset.runner import Progress, Report
 from fastcam.dataset.sources import SourceLike, source_of
 from fastcam.dataset.stages import Stages
@@ -128,17 +129,18 @@ def run(
         explainer_options=explainer_options,
         classes=classes,
         loader=loader,
-        map_format=map_format,
+        rows=MapRows(map_format),
         folder=Path(out),
         identity=identity(classifier.model, images, loader, map_format, **settings),
         batch_size=batch_size,
         shard_size=shard_size,
         workers=workers,
     )
-    return _run_job(job, report or (lambda progress: None), ray)
+    return run_job(job, report or (lambda progress: None), ray)
 
 
-def _run_job(job: Job, report: Report, ray: Cluster | str | None) -> Progress:
+def run_job(job: Job, report: Report, ray: Cluster | str | None) -> Progress:
+    """Run a job in this process, or on the nodes of a Ray cluster."""
     explainer = job.make_explainer()  # raises for invalid settings before anything is written
     with contextlib.closing(job.open_store()) as store:
         if ray is not None:

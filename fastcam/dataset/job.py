@@ -12,10 +12,10 @@ from fastcam.classifiers.class_choice import ClassChoice
 from fastcam.classifiers.models import Classifier
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.records import JsonObject, Span
+from fastcam.dataset.rows import BatchRows
 from fastcam.dataset.runner import Report, Runner, default_workers
 from fastcam.dataset.sources import Source
 from fastcam.dataset.store import Store
-from fastcam.dataset.table import MapFormat
 from fastcam.explainer import Explainer
 
 
@@ -29,7 +29,7 @@ class Job:
         explainer_options: keyword arguments of :class:`fastcam.Explainer`.
         classes: the classes to explain for each image.
         loader: converts an image to the model's input.
-        map_format: format of the stored maps.
+        rows: what is written of each batch.
         folder: output folder.
         identity: all settings that determine the maps, see :func:`fastcam.dataset.identity.identity`.
         batch_size: images per batch.
@@ -42,7 +42,7 @@ class Job:
     explainer_options: Mapping[str, Any]
     classes: ClassChoice
     loader: Loader
-    map_format: MapFormat
+    rows: BatchRows
     folder: Path
     identity: JsonObject
     batch_size: int
@@ -91,7 +91,7 @@ class Job:
             loader=self.loader,
             explainer=explainer,
             target=self.classes.target(self.classifier),
-            map_format=self.map_format,
+            rows=self.rows,
             store=store,
             device=device_of(self.classifier.model),
             batch_size=self.batch_size,

@@ -1,6 +1,8 @@
 """The rows of a shard while it is made, in columns: one row per image, method, layer and target."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,49 @@ MAX_CHUNK_BYTES = 2**31 - 1  # of Arrow's strings
 
 # Beside the columns of a shard: the number of the image in it, and why a map shows nothing.
 COLUMNS = pa.schema([*SCHEMA, pa.field("number", pa.int64()), pa.field("cause", pa.string())])
+OWN_COLUMNS = COLUMNS.names[len(SCHEMA) :]
+
+
+class BatchRows(Protocol):
+    """What a run writes of its images."""
+
+    def of_batch(
+        self, explanations: Mapping[Any, Explanation], images: Sequence[LoadedImage], numbers: Sequence[int]
+    ) -> pa.Table:
+        """Return the rows of explained images.
+
+        Args:
+            explanations: of the same N images, by methods or layers.
+            images: the N images.
+            numbers: of the images, in the shard.
+
+        Returns:
+            A table that begins with the columns of a shard and ends with "number" and "cause", in no order.
+        """
+
+    def of_failures(self, images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
+        """Return the rows of images without maps, each with the reason as its status; its method is null."""
+
+
+@dataclass(frozen=True)
+class MapRows:
+    """The maps of the images: what :func:`fastcam.dataset.run` writes.
+
+    Attributes:
+        map_format: format of the stored maps.
+    """
+
+    map_format: MapFormat
+
+    def of_batch(
+        self, explanations: Mapping[Any, Explanation], images: Sequence[LoadedImage], numbers: Sequence[int]
+    ) -> pa.Table:
+        """Return a row for every image, method, layer and target."""
+        return rows_of_maps(list(explanations.values()), self.map_format, images, numbers)
+
+    def of_failures(self, images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
+        """Return a row for every image."""
+        return rows_of_failures(images, numbers, reasons)
 
 
 def rows_of_maps(
@@ -54,7 +99,7 @@ def in_order(tables: Sequence[pa.Table]) -> tuple[pa.Table, dict[str, str]]:
         rows = rows.take(np.argsort(numbers, kind="stable"))
     pairs = zip(rows["cause"].to_pylist(), rows["status"].to_pylist(), strict=True)
     causes = {str(row): cause for row, (cause, status) in enumerate(pairs) if cause not in (None, "", status)}
-    return rows.select(SCHEMA.names).combine_chunks(), causes
+    return rows.drop_columns(OWN_COLUMNS).combine_chunks(), causes
 
 
 def _describe(images: Sequence[LoadedImage], numbers: Sequence[int]) -> dict[str, pa.Array]:

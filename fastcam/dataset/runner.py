@@ -15,12 +15,11 @@ import torch
 
 from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
 from fastcam.dataset.records import Commit, Span
-from fastcam.dataset.rows import rows_of_failures, rows_of_maps
+from fastcam.dataset.rows import BatchRows
 from fastcam.dataset.signals import InterruptedRunError, raise_if_set
 from fastcam.dataset.sources import Source
 from fastcam.dataset.stages import Stages
 from fastcam.dataset.store import Store
-from fastcam.dataset.table import MapFormat
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.model.batching import is_out_of_memory
@@ -69,7 +68,7 @@ class Runner:
         loader: converts an image to the model's input.
         explainer: the model and a list of methods.
         target: target of each explanation.
-        map_format: format of the stored maps.
+        rows: what is written of each batch.
         store: folder of the run.
         device: of the model.
         batch_size: images per batch; halved when memory runs out.
@@ -82,7 +81,7 @@ class Runner:
     loader: Loader
     explainer: "Explainer[Any]"
     target: Target
-    map_format: MapFormat
+    rows: BatchRows
     store: Store
     device: torch.device
     batch_size: int
@@ -193,7 +192,7 @@ class Runner:
         return tables
 
     def _failures(self, images: Sequence[LoadedImage], reasons: Sequence[str]) -> pa.Table:
-        return rows_of_failures(images, [self._numbers[image.item.id] for image in images], reasons)
+        return self.rows.of_failures(images, [self._numbers[image.item.id] for image in images], reasons)
 
     def _count(self, images: Sequence[LoadedImage]) -> None:
         self.progress.new += len(images)
@@ -251,7 +250,7 @@ class Runner:
         output = next(iter(explanations.values())).output
         self._outputs = output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else 0
         numbers = [self._numbers[image.item.id] for image in batch]
-        rows = rows_of_maps(list(explanations.values()), self.map_format, batch, numbers)
+        rows = self.rows.of_batch(explanations, batch, numbers)
         self._input_size, self._has_worked = tuple(inputs.shape[2:]), True
         return rows
 

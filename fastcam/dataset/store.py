@@ -119,7 +119,7 @@ class Store:
         data = encode_shard(table, metadata)
         if not write_once(self.shard(span), data):
             kept = self._keep_or_replace(span, data)
-            data, table = (data, table) if kept == data else (kept, read_shard(kept, ["image_id", "map"]))
+            data, table = (data, table) if kept == data else (kept, read_shard(kept, ["image_id", "method"]))
         write_once(self.record(span), encode_json(asdict(self._make_record(span, data, table))))
         return self.read_commit(span)
 
@@ -146,7 +146,7 @@ class Store:
         return {"run": None, **metadata}["run"]
 
     def _make_record(self, span: Span, data: bytes, table: pa.Table) -> Commit:
-        failed = table["map"].null_count
+        failed = table["method"].null_count  # the row of an image without a map has no method
         sha256 = hashlib.sha256(data).hexdigest()
         return Commit(span.start, span.stop, table.num_rows, failed, len(data), sha256, self.run)
 
