@@ -74,9 +74,11 @@ ALLOWED = {
     "__init__": "_public render",
     "bench": "__init__ classifiers explainer methods model ops render",
     "dataset": "__init__ classifiers explainer explanation model postprocess preparation render targets",
-    "evaluate": "devices engine explainer explanation foreground methods model ops ragged targets",
+    "evaluate": "classifiers dataset devices engine explainer explanation foreground methods model ops ragged render "
+    "targets",
     "compat": "explainer graph methods model ops render targets",
-    "cli": "__init__ artefacts bench classifiers dataset explainer explanation model ops pictures render targets",
+    "cli": "__init__ artefacts bench classifiers dataset evaluate explainer explanation model ops pictures render "
+    "targets",
 }
 
 
@@ -169,6 +171,8 @@ for line in {lines!r}:
         "explain none.png --model a:b",
         *(f"{explain} --weights none.pth", f"explain {photo} --model resnet18", f"{explain} --colormap rainbows"),
         *("map x --out y --model a:b --method gradcam", "map x --out y --model resnet18", "bench --model resnet18"),
+        *("evaluate --help", "evaluate x --measure insertion --out y --model resnet18", "evaluate none --report"),
+        *("evaluate x --model a:b --out y", "evaluate x --model a:b --out y --measure insertions"),
         *("verify none", "stats none", "export none --out x --to zarr", "demo --nonsense"),
     ]  # fmt: skip
     assert not loaded_by(program.format(lines=lines)) & {"torch", "torchvision", "pyarrow"}

@@ -152,7 +152,7 @@ def map_(
             with report_errors():
                 typer.echo(_describe_plan(dataset.plan(images, classifier, **settings)))
             return
-        with report_errors(), _show_progress(json_log) as report:
+        with report_errors(), show_progress(json_log) as report:
             done = dataset.run(images, classifier, out, report=report, **settings)
     except dataset.InterruptedRunError as error:
         print_error(str(error))
@@ -254,7 +254,7 @@ def import_dataset() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _show_progress(json_log: bool) -> Iterator[Callable[["RunProgress"], None]]:
+def show_progress(json_log: bool) -> Iterator[Callable[["RunProgress"], None]]:
     """Yield the function that reports progress: as JSON lines, as a bar in a terminal, else as a line now and then."""
     if json_log:
         yield _log_commit

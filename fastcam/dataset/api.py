@@ -96,6 +96,57 @@ def run(
         OSError: if the folder cannot be written; committed shards are kept.
         ValueError, TypeError, RuntimeError: for invalid arguments or a failed run; committed shards are kept.
     """
+    job = make_job(
+        source,
+        model,
+        out,
+        method=method,
+        target=target,
+        target_layer=target_layer,
+        fuse=fuse,
+        reshape_transform=reshape_transform,
+        preprocessing=preprocessing,
+        resolution=resolution,
+        dtype=dtype,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        workers=workers,
+        limits=limits,
+        decoder=decoder,
+        precision=precision,
+        compile=compile,
+        **options,
+    )
+    return run_job(job, report or (lambda progress: None), ray)
+
+
+def make_job(
+    source: SourceLike,
+    model: nn.Module | Classifier,
+    out: str | Path,
+    *,
+    method: str | Sequence[str] = "grad_cam",
+    target: str | int | Sequence[str | int] = "top1",
+    target_layer: TargetLayer = None,
+    fuse: Fusion | None = None,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    preprocessing: Preprocessing | None = None,
+    resolution: table.Resolution = "native",
+    dtype: table.MapType = "float16",
+    batch_size: int | None = None,
+    shard_size: int = 1024,
+    workers: int | None = None,
+    limits: Limits | None = None,
+    decoder: Decoder | None = None,
+    precision: Precision | None = None,
+    compile: bool = False,
+    **options: Any,
+) -> Job:
+    """Return the job of a run; the arguments are those of :func:`run`.
+
+    Raises:
+        ValueError, TypeError: for invalid arguments.
+    """
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size), ("workers", workers)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"`{name}` must be a positive whole number, got {value!r}")
@@ -123,7 +174,7 @@ def run(
         "shard_size": shard_size,
         "batch_size": batch_size,
     }
-    job = Job(
+    return Job(
         source=images,
         classifier=classifier,
         explainer_options=explainer_options,
@@ -136,7 +187,6 @@ def run(
         shard_size=shard_size,
         workers=workers,
     )
-    return run_job(job, report or (lambda progress: None), ray)
 
 
 def run_job(job: Job, report: Report, ray: Cluster | str | None) -> Progress:

@@ -36,6 +36,20 @@ def write_once(file: Path, data: bytes) -> bool:
     return True
 
 
+def write_replacing(file: Path, data: bytes) -> None:
+    """Write a file in place of one that may exist: there is always the old or the new one, never a part.
+
+    Raises:
+        OSError: with the path, if it cannot be written.
+    """
+    with _path_in_errors(file), _temporary_file(file.parent) as (temporary, descriptor):
+        with os.fdopen(os.dup(descriptor), "wb") as opened:
+            opened.write(data)
+        named = temporary.with_name(f".{uuid.uuid4().hex}{_SUFFIX}")
+        os.link(temporary, named)
+        os.replace(named, file)
+
+
 def sync_folder(folder: Path) -> None:
     """Sync the directory entries of a folder to the disk."""
     with _path_in_errors(folder):

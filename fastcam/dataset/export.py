@@ -42,7 +42,7 @@ def to_overlays(maps: Maps, out: str | Path, source: SourceLike, *, colormap: st
         OSError: if the folder cannot be written.
     """
     images = _source_of_maps(maps, source)
-    preprocessing = _read_preprocessing(maps.identity["preprocessing"])
+    preprocessing = read_preprocessing(maps.identity["preprocessing"])
     limits, count = Limits(**{**maps.identity["limits"], "formats": tuple(maps.identity["limits"]["formats"])}), 0
     for commit in maps.commits:
         for item in images.items(commit.start, commit.stop):
@@ -152,7 +152,7 @@ def to_webdataset(maps: Maps, out: str | Path, per_tar: int = 10_000) -> int:
     return count
 
 
-def _read_preprocessing(fields: Mapping[str, Any]) -> Preprocessing:
+def read_preprocessing(fields: Mapping[str, Any]) -> Preprocessing:
     """Return the preprocessing from its JSON object."""
     arguments: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastcam.classifiers.preprocessing import Preprocessing
+from fastcam.classifiers.preprocessing import Pixels, Preprocessing
 from fastcam.dataset.decode import Decoder, Limits, decode_pixels
 from fastcam.dataset.records import Span
 from fastcam.dataset.sources import Item, Source
@@ -32,6 +32,7 @@ class LoadedImage:
         tensor: (C, *S), or None.
         reason: one line, if there is no tensor.
         seconds: that reading, decoding and preprocessing took.
+        size: (height, width) of the upright photograph; None for a sample that is a tensor.
     """
 
     item: Item
@@ -40,6 +41,7 @@ class LoadedImage:
     tensor: Tensor | None
     reason: str = ""
     seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Loader:
             decoded = time.perf_counter()
             tensor = pixels if isinstance(pixels, Tensor) else self.preprocessing(pixels)
             seconds = (read - start, decoded - read, time.perf_counter() - decoded)
-            return LoadedImage(item, label, sha256, tensor, seconds=seconds)
+            return LoadedImage(item, label, sha256, tensor, seconds=seconds, size=_size(pixels))
         except Exception as error:  # damaged files, or errors in the code of the user's dataset
             reason = " ".join(str(error).split()) or type(error).__name__
             expected = isinstance(error, ValueError | OSError)
@@ -90,6 +92,13 @@ def _content_bytes(image: bytes | Tensor | Image.Image) -> bytes:
     if isinstance(image, Tensor):
         return image.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
     return image.tobytes()
+
+
+def _size(pixels: Tensor | Image.Image | Pixels) -> tuple[int, int] | None:
+    """Return (height, width) of a photograph."""
+    if isinstance(pixels, Tensor):
+        return None
+    return (pixels.height, pixels.width) if isinstance(pixels, Image.Image) else pixels.shape[:2]
 
 
 def _label_text(label: object) -> str | None:

@@ -64,7 +64,7 @@ class Maps:
 
     def __init__(self, folder: str | Path) -> None:
         self.store = Store(folder)
-        self._shard = _ShardCache(self._read)
+        self._shard = _ShardCache(self.read_shard)
 
     @cached_property
     def commits(self) -> list[Commit]:
@@ -138,6 +138,14 @@ class Maps:
         size = self._shard(self._locate(image_id)[0])[1]
         return [decode_map(row, size) for row in self.rows(image_id) if row["map"] is not None]
 
+    def size_of(self, image_id: str) -> tuple[int, ...]:
+        """Return the size of the model's input for an image.
+
+        Raises:
+            KeyError: for an unknown id.
+        """
+        return self._shard(self._locate(image_id)[0])[1]
+
     def each(self) -> Iterator[tuple[Row, Map]]:
         """Yield every row with a map, and the map at the size of the model's input; one shard in memory at a time.
 
@@ -145,7 +153,7 @@ class Maps:
             ValueError: for a damaged shard.
         """
         for commit in self.commits:
-            table, size = self._read(commit)
+            table, size = self.read_shard(commit)
             for batch in table.to_batches(max_chunksize=READ_BATCH_SIZE):
                 yield from ((row, decode_map(row, size)) for row in batch.to_pylist() if row["map"] is not None)
 
@@ -154,7 +162,12 @@ class Maps:
             raise KeyError(f"there are no maps of an image {image_id!r}")
         return self._locations[image_id]
 
-    def _read(self, commit: Commit) -> Shard:
+    def read_shard(self, commit: Commit) -> Shard:
+        """Return the rows of a shard, and the size of the model's input.
+
+        Raises:
+            ValueError: for a damaged shard.
+        """
         table = read_shard(self.store.data(commit))
         return table, tuple(json.loads(table.schema.metadata[b"fastcam"])["size"])
 

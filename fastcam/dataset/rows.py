@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.table import SCHEMA, MapFormat
+from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 
 MAX_CHUNK_BYTES = 2**31 - 1  # of Arrow's strings
@@ -24,11 +25,16 @@ class BatchRows(Protocol):
     """What a run writes of its images."""
 
     def of_batch(
-        self, explanations: Mapping[Any, Explanation], images: Sequence[LoadedImage], numbers: Sequence[int]
+        self,
+        explainer: "Explainer[Any]",
+        explanations: Mapping[Any, Explanation],
+        images: Sequence[LoadedImage],
+        numbers: Sequence[int],
     ) -> pa.Table:
         """Return the rows of explained images.
 
         Args:
+            explainer: that explained them.
             explanations: of the same N images, by methods or layers.
             images: the N images.
             numbers: of the images, in the shard.
@@ -52,7 +58,11 @@ class MapRows:
     map_format: MapFormat
 
     def of_batch(
-        self, explanations: Mapping[Any, Explanation], images: Sequence[LoadedImage], numbers: Sequence[int]
+        self,
+        explainer: "Explainer[Any]",
+        explanations: Mapping[Any, Explanation],
+        images: Sequence[LoadedImage],
+        numbers: Sequence[int],
     ) -> pa.Table:
         """Return a row for every image, method, layer and target."""
         return rows_of_maps(list(explanations.values()), self.map_format, images, numbers)
@@ -118,7 +128,7 @@ def _rows_of_one(explanation: Explanation, map_format: MapFormat, described: dic
     values, scales = map_format.encode(explanation)
     values = values.reshape(count * per_image, *values.shape[explanation.scores.dim() :])
     classes = None if explanation.targets is None else explanation.targets.cpu().numpy().reshape(count, per_image)
-    kept = np.flatnonzero(_is_first(classes)) if classes is not None else np.arange(count * per_image)
+    kept = kept_places(explanation)
     image, size = kept // per_image, len(kept)
     predicted = _predicted_classes(explanation.output, count)
     columns = {
@@ -136,6 +146,13 @@ def _rows_of_one(explanation: Explanation, map_format: MapFormat, described: dic
         "map_scale": pa.nulls(size, pa.float32()) if scales is None else pa.array(scales.ravel()[kept]),
     }
     return _table(columns, size)
+
+
+def kept_places(explanation: Explanation) -> npt.NDArray[np.int64]:
+    """Return the places in N x K of the explanations that get a row: of equal classes of an image the first."""
+    if explanation.targets is None:
+        return np.arange(explanation.scores.numel())
+    return np.flatnonzero(_is_first(explanation.targets.cpu().numpy().reshape(len(explanation), -1)))
 
 
 def _table(columns: dict[str, pa.Array], size: int) -> pa.Table:

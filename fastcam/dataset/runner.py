@@ -250,7 +250,7 @@ class Runner:
         output = next(iter(explanations.values())).output
         self._outputs = output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else 0
         numbers = [self._numbers[image.item.id] for image in batch]
-        rows = self.rows.of_batch(explanations, batch, numbers)
+        rows = self.rows.of_batch(self.explainer, explanations, batch, numbers)
         self._input_size, self._has_worked = tuple(inputs.shape[2:]), True
         return rows
 

@@ -58,7 +58,7 @@ def accuracy(maps: Maps, names: Sequence[str]) -> dict[str, tuple[int, int]]:
     images = table.group_by("image_id", use_threads=False).aggregate([("label", "first"), ("predicted", "first")])
     pairs = zip(images["label_first"].to_pylist(), images["predicted_first"].to_pylist(), strict=True)
     known = [(label, predicted) for label, predicted in pairs if label is not None and predicted is not None]
-    classes = _classes_of(sorted({label for label, _ in known}), names)
+    classes = classes_of_labels(sorted({label for label, _ in known}), names)
     counts = dict.fromkeys(classes, (0, 0))
     for label, predicted in known:
         if label in classes:
@@ -67,7 +67,7 @@ def accuracy(maps: Maps, names: Sequence[str]) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def _classes_of(labels: Sequence[str], names: Sequence[str]) -> dict[str, set[int]]:
+def classes_of_labels(labels: Sequence[str], names: Sequence[str]) -> dict[str, set[int]]:
     """Return the classes that each label names; several classes can share a name."""
     if all(label.isdecimal() and int(label) < len(names) for label in labels):
         return {label: {int(label)} for label in labels}

@@ -124,8 +124,8 @@ def localisation_accuracy(
 
 def _pool_box_accuracy(details: dict[str, Tensor]) -> Tensor:
     """Return the mean over IoUs of the highest share of hits that one threshold reaches for all images."""
-    hits = details["hits"]
-    return hits[~hits.flatten(1).isnan().any(1)].mean(0).amax(0).mean()
+    shares = [hits[~hits.isnan().any(1)].double().mean(0).amax() for hits in details.values()]
+    return torch.stack(shares).mean()
 
 
 @measure(
@@ -156,11 +156,11 @@ def max_box_accuracy(
 
     Returns:
         For every image the mean over ``ious`` of whether any threshold hits, which no dataset's number exceeds, and
-        "hits" (R, thresholds, ious).
+        "hits at 0.5" (R, thresholds) and so on.
     """
     best = _best_ious(case, thresholds, scale, largest_only)
-    hits = torch.stack([torch.where(best.isnan(), best, (best >= iou).to(best)) for iou in ious], -1)
-    return hits.amax(1).mean(1), {"hits": hits}
+    hits = {f"hits at {iou:g}": torch.where(best.isnan(), best, (best >= iou).to(best)) for iou in ious}
+    return torch.stack([each.amax(1) for each in hits.values()]).mean(0), hits
 
 
 def _pool_precision(details: dict[str, Tensor]) -> Tensor:

@@ -1,0 +1,219 @@
+"""``fastcam evaluate``: measure the maps of a dataset, and report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastcam.cli import options
+from fastcam.cli.console import print_error, report_errors
+from fastcam.cli.dataset import import_dataset, show_progress
+
+if TYPE_CHECKING:
+    from fastcam.evaluate.annotations import Annotations
+
+EXIT_CODES = (
+    "Exit codes: 0 success; 1 some images have no map, see the status of their rows; 2 bad usage, or the folder cannot "
+    "be written; 3 interrupted by a signal, the same command resumes."
+)
+# The names of the registry, available without importing torch; a test keeps them equal.
+MEASURES = (
+    "sparseness",
+    "complexity",
+    "mean_intensity",
+    "deletion",
+    "insertion",
+    "pixel_flipping",
+    "road",
+    "average_drop",
+    "increase_in_confidence",
+    "average_gain",
+    "sufficiency",
+    "comprehensiveness",
+    "infidelity",
+    "faithfulness_correlation",
+    "completeness_gap",
+    "pointing_game",
+    "energy_pointing_game",
+    "rank_accuracy",
+    "mask_iou",
+    "box_iou",
+    "localisation_accuracy",
+    "max_box_accuracy",
+    "pixel_average_precision",
+    "max_sensitivity",
+    "local_lipschitz",
+    "coherency",
+    "adcc",
+)
+REPORT_NAME = "report.html"
+
+
+def evaluate(
+    source: Annotated[
+        str, typer.Argument(help="Images, as for `fastcam map`; a folder of maps; with --report a folder of values.")
+    ],
+    measure: Annotated[
+        list[str] | None, typer.Option(help="Names, with commas or repeated: insertion,deletion,pointing_game.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; the same command resumes in it.")] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="Folder of VOC or ILSVRC XML; COCO .json; .csv or .parquet with a row a box.")
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder of PNG masks, named as the images; or COCO .json.")] = None,
+    zero_based: Annotated[
+        bool, typer.Option("--zero-based", help="XML counts pixels from 0, as ILSVRC's does.")
+    ] = False,
+    measure_option: Annotated[
+        list[str] | None,
+        typer.Option(help="Option of a measure, as deletion.steps=50; repeatable.", show_default=False),
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help=f"Print the means, and write {REPORT_NAME}.")] = False,
+    model: Annotated[str | None, typer.Option(help="As for `fastcam map`; not needed for a folder of maps.")] = None,
+    weights: options.Weights = None,
+    trust_model: options.Trust = False,
+    method: options.Methods = None,
+    layer: options.Layers = None,
+    target: options.Classes = None,
+    classes: options.ClassNames = None,
+    num_classes: options.ClassCount = None,
+    device: options.Device = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.", show_default="8, GPU 64")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per Parquet file.")] = 256,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None,
+    option: options.MethodOptions = None,
+    precision: options.Prepare = None,
+    compile: options.Compile = False,
+    size: options.Size = None,
+    shorter_side: options.ShorterSide = None,
+    mean: options.Colours = None,
+    std: options.Colours = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster, host:port; auto for a local one.")
+    ] = None,
+    json_log: Annotated[bool, typer.Option("--json-log", help="A JSON line per shard on standard output.")] = False,
+    where: Annotated[str | None, typer.Option(help="Only these images, as for `fastcam map`.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many of them.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Only so many of them, at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+) -> None:
+    """Measure how far maps tell the truth: of images and a model, or of stored maps; run it again to resume."""
+    if report:
+        with report_errors():
+            _report(Path(source))
+        return
+    with report_errors():
+        names = _measures(measure or [])
+        measure_options = _measure_options(measure_option or [])
+        if out is None:
+            raise ValueError("--out is missing: a folder for the values")
+        is_store = (Path(source) / "run.json").exists()
+        if is_store and model is not None:
+            raise ValueError(f"{source!r} holds maps already: leave out --model, or give the images")
+        if not is_store and model is None:
+            raise ValueError("--model is missing: the maps of images are made with it")
+        if not is_store and model is not None:
+            options.check_methods(method or [])
+            options.check_model(model, weights)
+        method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
+        dataset, datasets = import_dataset(), _import_datasets()
+        annotations = _annotations(boxes, masks, not zero_based)
+        given: dict[str, Any] = {"annotations": annotations, "measure_options": measure_options}
+        if not is_store:
+            assert model is not None
+            images = dataset.select(source, where=where, limit=limit, sample=sample, seed=seed)
+            torch_device = options.find_device(device)
+            classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
+            given |= {
+                "method": list(dict.fromkeys(method or ["grad_cam"])),
+                "target": target or ["top1"],
+                "target_layer": tuple(layer) if layer else None,
+                "preprocessing": options.override_preprocessing(
+                    classifier.preprocessing, size, shorter_side, mean, std
+                ),
+                "batch_size": batch_size,
+                "shard_size": shard_size,
+                "workers": workers,
+                "precision": precision.value if precision else None,
+                "compile": compile,
+                "ray": dataset.Cluster(ray) if ray else None,
+                **method_options,
+            }
+    try:
+        with report_errors(), show_progress(json_log) as reporter:
+            if is_store:
+                done = datasets.run_on_maps(source, out, names, report=reporter, **given)
+            else:
+                done = datasets.run(images, classifier, out, names, report=reporter, **given)
+    except dataset.InterruptedRunError as error:
+        print_error(str(error))
+        raise typer.Exit(3) from None
+    with report_errors():
+        evaluations = datasets.open(out)
+        failed = sum(commit.failed for commit in evaluations.maps.commits)
+        if not json_log:
+            typer.echo(f"{done.total} images in {out}: {failed} without a map")
+            typer.echo(datasets.table(evaluations))
+    raise typer.Exit(1 if failed else 0)
+
+
+def _report(folder: Path) -> None:
+    """Print the means of a folder of values, and write the report."""
+    if not (folder / "run.json").exists():
+        raise ValueError(f"{str(folder)!r} holds no values: there is no run.json")
+    datasets = _import_datasets()
+    evaluations = datasets.open(folder)
+    datasets.write_report(evaluations, folder / REPORT_NAME)
+    typer.echo(datasets.table(evaluations))
+    typer.echo(f"report in {folder / REPORT_NAME}")
+
+
+def _measures(texts: Sequence[str]) -> list[str]:
+    """Return the names in texts with commas.
+
+    Raises:
+        ValueError: for an unknown name, or none.
+    """
+    names = list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
+    if not names:
+        raise ValueError(f"--measure is missing: one or several of {', '.join(MEASURES)}")
+    for name in names:
+        if name not in MEASURES:
+            raise ValueError(f"--measure must be one of {', '.join(MEASURES)}; got {name!r}")
+    return names
+
+
+def _measure_options(texts: list[str]) -> dict[str, dict[str, Any]]:
+    """Return options by measure from texts such as deletion.steps=50.
+
+    Raises:
+        ValueError: for another form.
+    """
+    chosen: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, dot, rest = text.partition(".")
+        if not dot or "=" not in rest or name not in MEASURES:
+            raise ValueError(f"--measure-option must be MEASURE.NAME=VALUE, as deletion.steps=50; got {text!r}")
+        chosen.setdefault(name, {}).update(options.parse_method_options([rest]))
+    return chosen
+
+
+def _annotations(boxes: Path | None, masks: Path | None, one_based: bool) -> "Annotations | None":
+    if boxes is not None and masks is not None:
+        raise ValueError("--boxes and --masks are two annotations of the same images: give one of them")
+    path = boxes or masks
+    if path is None:
+        return None
+    from fastcam.evaluate.annotations import open_annotations
+
+    return open_annotations(path, one_based)
+
+
+def _import_datasets() -> ModuleType:
+    """Return the package, imported when it is needed: it has optional dependencies."""
+    import_dataset()
+    from fastcam.evaluate import datasets
+
+    return datasets

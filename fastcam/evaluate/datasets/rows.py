@@ -1,0 +1,174 @@
+"""The rows of an evaluation: those of the maps, once for every measure, with its value."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from fastcam.classifiers.preprocessing import Preprocessing
+from fastcam.dataset.loading import LoadedImage
+from fastcam.dataset.rows import OWN_COLUMNS, kept_places, rows_of_failures, rows_of_maps
+from fastcam.dataset.table import SCHEMA as MAP_SCHEMA
+from fastcam.dataset.table import MapFormat
+from fastcam.evaluate.annotations import Annotations
+from fastcam.evaluate.api import Options, run
+from fastcam.evaluate.datasets.placing import Objects, place
+from fastcam.evaluate.registry import get_measure
+from fastcam.evaluate.results import Evaluation, Measured
+from fastcam.explainer import Explainer
+from fastcam.explanation import Explanation
+
+OWN = [
+    pa.field("measure", pa.string()),
+    pa.field("value", pa.float64()),  # null where the map or the image has none
+    pa.field("reason", pa.string()),  # why it has none; else null
+    pa.field("details", pa.map_(pa.string(), pa.list_(pa.float64()))),
+]
+SCHEMA = pa.schema([*MAP_SCHEMA, *OWN])
+_MAP_COLUMNS = ("map", "map_shape", "map_dtype", "map_scale")
+
+
+@dataclass(frozen=True)
+class MeasureRows:
+    """What an evaluation writes of each batch.
+
+    Attributes:
+        measures: names of the measures.
+        options: of them.
+        annotations: of the images; None where no measure needs them.
+        preprocessing: that made the inputs.
+    """
+
+    measures: Sequence[str]
+    options: Options = field(default_factory=dict)
+    annotations: Annotations | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+    def of_batch(
+        self,
+        explainer: "Explainer[Any]",
+        explanations: Mapping[Any, Explanation],
+        images: Sequence[LoadedImage],
+        numbers: Sequence[int],
+    ) -> pa.Table:
+        """Return a row for every image, method, layer, target and measure."""
+        return self.table(explanations, images, numbers, explainer)
+
+    def of_failures(self, images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
+        """Return a row for every image."""
+        return _with_values(rows_of_failures(images, numbers, reasons), {})
+
+    def table(
+        self,
+        explanations: Mapping[Any, Explanation],
+        images: Sequence[LoadedImage],
+        numbers: Sequence[int],
+        explainer: "Explainer[Any] | None" = None,
+    ) -> pa.Table:
+        """Return the rows; without an explainer for measures that need no model."""
+        size = next(iter(explanations.values())).size
+        objects = [self._objects(image, size) for image in images] if self.annotations is not None else None
+        evaluation = self._evaluate(explanations, objects, explainer)
+        tables = []
+        for key, explanation in explanations.items():
+            base = rows_of_maps([explanation], MapFormat(), images, numbers)
+            for index, name in enumerate(self.measures):
+                columns = _columns(evaluation[key, name], explanation, objects)
+                tables.append(_with_values(base if index == 0 else _without_map(base), columns))
+        return pa.concat_tables(tables)
+
+    def _objects(self, image: LoadedImage, size: tuple[int, ...]) -> Objects:
+        assert self.annotations is not None
+        annotation = self.annotations[image.item.id]
+        return place(annotation, image.size or annotation.size, self.preprocessing, (size[0], size[1]))
+
+    def _evaluate(
+        self,
+        explanations: Mapping[Hashable, Explanation],
+        objects: Sequence[Objects] | None,
+        explainer: "Explainer[Any] | None",
+    ) -> Evaluation:
+        places: dict[str, Any] = {}
+        if objects is not None:
+            places = {
+                "masks": torch.stack([each.mask for each in objects]),
+                "ignored": torch.stack([each.ignored for each in objects]),
+                "boxes": [each.boxes for each in objects],
+            }
+        model = None if explainer is None else explainer.model
+        named: Any = explanations
+        return run(named, self.measures, model, explainer=explainer, options=self.options, **places)
+
+
+def _columns(result: Measured, explanation: Explanation, objects: Sequence[Objects] | None) -> dict[str, pa.Array]:
+    """Return the columns of one measure for the rows of one explanation."""
+    kept = kept_places(explanation)
+    values = _flat(result.values, explanation)[kept]
+    per_image = explanation.scores.numel() // len(explanation)
+    needs_objects = {"masks", "boxes"} & set(result.measure.needs)
+    missing = [each.reason for each in objects] if objects is not None and needs_objects else [""] * len(explanation)
+    statuses = np.array(explanation.status, object).reshape(-1)[kept]
+    reasons = [
+        None
+        if not np.isnan(value)
+        else missing[place // per_image] or (status if status == "non-finite" else "the formula has no value")
+        for value, place, status in zip(values, kept.tolist(), statuses, strict=True)
+    ]
+    details = {name: _flat(each, explanation)[kept] for name, each in result.details.items()}
+    lists = [[(name, np.atleast_1d(each[row])) for name, each in details.items()] for row in range(len(kept))]
+    return {
+        "measure": pa.array([result.measure.name] * len(kept), pa.string()),
+        "value": pa.array(values, pa.float64(), mask=np.isnan(values)),
+        "reason": pa.array(reasons, pa.string()),
+        "details": pa.array(lists, OWN[-1].type),
+    }
+
+
+def _flat(values: Tensor, explanation: Explanation) -> npt.NDArray[np.float64]:
+    """Return values (N, [K,] ...) as (N K, ...)."""
+    flat: npt.NDArray[np.float64] = values.double().cpu().flatten(0, explanation.scores.dim() - 1).numpy()
+    return flat
+
+
+def _without_map(table: pa.Table) -> pa.Table:
+    """Return rows without their maps, which the rows of the first measure hold."""
+    for name in _MAP_COLUMNS:
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, table.schema.field(index), pa.nulls(len(table), table.schema.field(index).type))
+    return table
+
+
+def _with_values(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """Return rows of maps with the columns of a measure, null where there are none, before the run's own."""
+    last = table.select(OWN_COLUMNS)
+    table = table.drop_columns(OWN_COLUMNS)
+    for each in OWN:
+        table = table.append_column(each, columns.get(each.name, pa.nulls(len(table), each.type)))
+    for name in OWN_COLUMNS:
+        table = table.append_column(last.schema.field(name), last[name])
+    return table
+
+
+def check_measures(measures: Sequence[str], options: Options, has_annotations: bool, has_model: bool) -> None:
+    """Refuse measures that cannot be taken.
+
+    Raises:
+        ValueError, TypeError: for an unknown measure or option, and for one that needs what is not there.
+    """
+    if not measures:
+        raise ValueError("`measures` must name at least one measure")
+    for name in measures:
+        found = get_measure(name)
+        found.check_options(options.get(name, {}))
+        if {"masks", "boxes"} & set(found.needs) and not has_annotations:
+            raise ValueError(f"{name} compares maps with objects, and needs annotations of the images")
+        if {"scores", "explainer", "attributions"} & set(found.needs) and not has_model:
+            raise ValueError(f"{name} needs the model and the images: stored maps alone do not tell")
+    for name in options:
+        if name not in measures:
+            raise ValueError(f"`options` names the measure {name!r}, which is not measured")
