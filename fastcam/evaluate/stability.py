@@ -75,12 +75,12 @@ class Stability:
         panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for panel, name in zip(panels, names, strict=True):
             chosen = [row for row in rows if row["perturbation"] == name]
-            levels = [str(row["level"]) for row in chosen]
+            levels = [f"{row['level']:g}" for row in chosen]
             panel.plot(levels, [row["similarity"] for row in chosen], marker="o", label="rank correlation of maps")
             panel.plot(levels, [row["flipped"] for row in chosen], marker="o", label="predictions changed")
             panel.set_title(name)
             panel.set_ylim(-0.05, 1.05)
-        panels[0].legend(loc="center left")
+        panels[0].legend()
         return figure
 
 

@@ -111,7 +111,7 @@ def test_road_of_pytorch_grad_cam(percentages):
             metric = road.PerturbationConfidenceMetric(remove(percentile, imputer))
             expected = metric(images, explanation.maps.numpy(), targets, model)
             details = found["mine", "road"].details[name][:, column]
-            np.testing.assert_allclose(details, expected, atol=2e-5, err_msg=f"{name} {percentage}")
+            np.testing.assert_allclose(details, expected, atol=1e-4, err_msg=f"{name} {percentage}")
 
 
 def test_drop_increase_deletion_and_insertion_of_torchcam():

@@ -116,7 +116,7 @@ def _columns(result: Measured, explanation: Explanation, objects: Sequence[Objec
     reasons = [
         None
         if not np.isnan(value)
-        else missing[place // per_image] or (status if status == "non-finite" else "the formula has no value")
+        else missing[place // per_image] or (status if status != "ok" else "the formula has no value")
         for value, place, status in zip(values, kept.tolist(), statuses, strict=True)
     ]
     details = {name: _flat(each, explanation)[kept] for name, each in result.details.items()}
