@@ -8,6 +8,7 @@ from typing import Any
 
 import fastcam
 from benchmarks.results_io import RESULTS
+from fastcam import evaluate
 from fastcam.bench.hardware import describe
 
 README = Path(__file__).parents[1] / "README.md"
@@ -235,10 +236,54 @@ def exported() -> str:
     return markdown(["Grad-CAM", *formats], rows) + "\n\n" + describe(result["hardware"])
 
 
+def measures() -> str:
+    """The registered measures."""
+    better = {True: "higher", False: "lower", None: ""}
+    rows = [
+        [f"`{each.name}`", each.formula.replace("|", "\\|"), better[each.higher_is_better], each.paper]
+        for each in evaluate.list_measures()
+    ]
+    return markdown(["name", "formula", "better", "source"], rows)
+
+
+def ranking() -> str:
+    """What the measures say of every method on scenes with known objects, and whether half of the scenes agree."""
+    result = load("evaluate_ranking")
+    methods = [row for row in result["rows"] if "method" in row]
+    agreement = {row["measure"]: row["rank_correlation_of_halves"] for row in result["rows"] if "measure" in row}
+    lines = [
+        [f"`{row['method']}`", *(f"{row[name][0]:.2f} ({row[name][1]:.2f}-{row[name][2]:.2f})" for name in agreement)]
+        for row in methods
+    ]
+    lines.append(["*halves of the scenes*", *(f"*{value:.2f}*" for value in agreement.values())])
+    note = (
+        f"{methods[0]['images']} scenes. The last line is the rank correlation of the methods' means on every second "
+        "scene and on the others."
+    )
+    return markdown(["method", *agreement], lines) + f"\n\n{note} " + describe(result["hardware"])
+
+
+def measures_speed() -> str:
+    """Times the forward passes that measures need, and that of the peers."""
+    result = load("evaluate_speed")
+    cases: dict[tuple[str, str], dict[str, float]] = {}
+    for row in result["rows"]:
+        cases.setdefault((row["model"], row["case"]), {})[row["tool"]] = row["times_floor"]
+    lines = []
+    for (model, case), times in cases.items():
+        peer = next((name for name in times if name not in ("floor", "fastcam")), None)
+        theirs = [f"{times[peer]:.2f} ({peer})", f"{times[peer] / times['fastcam']:.1f}"] if peer else ["", ""]
+        lines.append([case, model, f"{times['fastcam']:.2f}", *theirs])
+    return (
+        markdown(["what", "network", "fastcam", "peer", "times faster"], lines) + "\n\n" + describe(result["hardware"])
+    )
+
+
 TABLES = {
     README: (methods, exported, end_to_end, prepared, methods_speed, occlusion, dataset, ops),
     README.parent / "fastcam" / "compat" / "README.md": (pytorch_grad_cam, torchcam, captum),
     README.parent / "fastcam" / "dataset" / "README.md": (dataset_costs,),
+    README.parent / "fastcam" / "evaluate" / "README.md": (measures, ranking, measures_speed),
 }
 
 

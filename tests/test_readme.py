@@ -8,6 +8,7 @@ import torchvision
 
 from benchmarks import readme
 from fastcam.cli import demo
+from fastcam.evaluate import registry
 from tests.support.networks import slim_resnet50
 
 TEXT = readme.README.read_text()
@@ -32,6 +33,21 @@ def test_python_runs(tmp_path, monkeypatch):
     assert namespace["by_method"]["layer_cam"].maps.shape == (4, 2, 224, 224)
     assert len(list(tmp_path.glob("maps-*.png"))) == 4
     assert [each.shape for each in namespace["maps"].maps("cats/1.jpg")] == [(224, 224)] * 6
+
+
+def test_python_of_the_measures_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.models, "resnet18", slim_resnet50)
+    page = (readme.README.parent / "fastcam" / "evaluate" / "README.md").read_text()
+    namespace: dict = {}
+    try:
+        for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+            exec(compile(block, "README.md", "exec"), namespace)
+    finally:
+        registry._measures.pop("evidence", None)
+    deletion = namespace["evaluation"]["grad_cam", "deletion"]
+    assert deletion.values.shape == (4,)
+    assert deletion.details["curve"].shape == (4, 11)
 
 
 @pytest.mark.parametrize("name", re.findall(r"\]\(([^)h#][^)]*)\)", TEXT))

@@ -14,10 +14,15 @@ from fastcam.classifiers.models import Classifier
 from fastcam.targets.binding import Bound, Logit, Score
 from fastcam.targets.class_indices import ClassIndices
 
+LABEL = "label"
+
 
 @dataclass(frozen=True)
 class ClassChoice:
-    """The classes to explain per image, as the user wrote them: class indices, class names, "top" or "top3"."""
+    """The classes to explain per image, as the user wrote them: indices, names, "top" or "top3", or "label".
+
+    "label" is the class of the dataset's own label, unless a class has that name.
+    """
 
     texts: tuple[str, ...]
 
@@ -30,8 +35,15 @@ class ClassChoice:
         """Return the score of the chosen classes; "top3" is resolved in the pass that explains."""
         return score() if self.is_highest else ChosenClasses(self, classifier, score)
 
-    def indices(self, output: Tensor, names: Sequence[str]) -> list[list[int]]:
+    def indices(
+        self, output: Tensor, names: Sequence[str], labels: Sequence[str | None] | None = None
+    ) -> list[list[int]]:
         """Return class indices (N, K) for the model's output (N, classes).
+
+        Args:
+            output: of the model.
+            names: of the classes.
+            labels: of the N images; None where there are none.
 
         Raises:
             ValueError: for a class unknown to the model.
@@ -45,6 +57,8 @@ class ClassChoice:
                 if not 1 <= count <= output.shape[1]:
                     raise ValueError(f"target {text!r} must choose 1 to {output.shape[1]} classes of this model")
                 columns.append(order[:, :count].tolist())
+            elif text.lower() == LABEL and text not in names:
+                columns.append([[index] for index in _classes_of_labels(labels, names)])
             else:
                 columns.append([[_class_index(text, names)]] * len(output))
         return [list(itertools.chain(*rows)) for rows in zip(*columns, strict=True)]
@@ -53,14 +67,42 @@ class ClassChoice:
 class ChosenClasses(Score):
     """The score of the chosen classes, resolved on the output for the original images."""
 
-    def __init__(self, choice: ClassChoice, classifier: Classifier, score: type[Logit]) -> None:
-        self.choice, self.classifier, self.score = choice, classifier, score
+    def __init__(
+        self,
+        choice: ClassChoice,
+        classifier: Classifier,
+        score: type[Logit],
+        labels: Sequence[str | None] | None = None,
+    ) -> None:
+        self.choice, self.classifier, self.score, self.labels = choice, classifier, score, labels
+
+    def with_labels(self, labels: Sequence[str | None]) -> "ChosenClasses":
+        """Return the score for images with these labels."""
+        return ChosenClasses(self.choice, self.classifier, self.score, labels)
 
     def bind(self, output: Tensor, count: int) -> Bound:
         """Find the classes of every image."""
         names = self.classifier.class_names(class_count(output))
-        indices = torch.tensor(self.choice.indices(output, names), device=output.device)
+        indices = torch.tensor(self.choice.indices(output, names, self.labels), device=output.device)
         return self.score().bind_to(ClassIndices(indices))  # known to be classes, though 0, 1, 0 looks one-hot
+
+
+def _classes_of_labels(labels: Sequence[str | None] | None, names: Sequence[str]) -> list[int]:
+    """Return the classes that labels name; in folder names an underscore may stand for a space.
+
+    Raises:
+        ValueError: for images without labels, or a label that is no class.
+    """
+    if labels is None:
+        raise ValueError(f"target {LABEL!r} is the class of a dataset's label, and these images have none")
+    found = []
+    for label in labels:
+        if label is None:
+            raise ValueError(f"target {LABEL!r} is the class of the image's label, and it has none")
+        known = {name.casefold() for name in names}
+        text = label if label.casefold() in known else label.replace("_", " ")
+        found.append(_class_index(text, names))
+    return found
 
 
 def class_count(output: object) -> int:

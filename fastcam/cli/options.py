@@ -73,7 +73,9 @@ Methods = Annotated[list[str] | None, typer.Option(help="See `fastcam methods`; 
 Layers = Annotated[list[str] | None, typer.Option(help="See `fastcam layers`; repeatable.", show_default="found")]
 Classes = Annotated[
     list[str] | None,
-    typer.Option(help="Class index, class name, or top3 for the highest 3; repeatable.", show_default="top1"),
+    typer.Option(
+        help="Class index or name, top3 for the highest 3, label of a dataset; repeatable.", show_default="top1"
+    ),
 ]
 ClassNames = Annotated[Path | None, typer.Option(help="Class names, one per line.")]
 ClassCount = Annotated[int | None, typer.Option(min=1, help="Number of outputs, if not that of the architecture.")]

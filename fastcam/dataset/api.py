@@ -69,7 +69,8 @@ def run(
         model: a model in evaluation mode, on the device to run on.
         out: output folder.
         method: a registry name, or several that share a pass.
-        target: class indices, names, or "top3" for the highest three; one or several.
+        target: class indices, names, "top3" for the highest three, or "label" for the class that the image's own label
+            names; one or several.
         target_layer: as for :class:`fastcam.Explainer`; several layers get rows of their own unless ``fuse`` is given.
         fuse: reduction of the maps of several layers to one.
         reshape_transform: as for :class:`fastcam.Explainer`.

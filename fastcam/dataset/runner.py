@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import torch
 
+from fastcam.classifiers.class_choice import ChosenClasses
 from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
 from fastcam.dataset.records import Commit, Span
 from fastcam.dataset.rows import BatchRows
@@ -246,7 +247,10 @@ class Runner:
     def _explain_batch(self, batch: Sequence[LoadedImage]) -> pa.Table:
         tensors = [image.tensor for image in batch if image.tensor is not None]
         inputs = torch.stack(tensors).to(self.device, non_blocking=True)
-        explanations: Mapping[object, Explanation] = self.explainer(inputs, self.target)
+        target = self.target
+        if isinstance(target, ChosenClasses):
+            target = target.with_labels([image.label for image in batch])
+        explanations: Mapping[object, Explanation] = self.explainer(inputs, target)
         output = next(iter(explanations.values())).output
         self._outputs = output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else 0
         numbers = [self._numbers[image.item.id] for image in batch]

@@ -41,6 +41,8 @@ from fastcam.evaluate.calls import (
 from fastcam.evaluate.randomisation import Randomisation, randomisation
 from fastcam.evaluate.registry import Measure, get_measure, list_measures, measure
 from fastcam.evaluate.results import Evaluation, Measured
+from fastcam.evaluate.seeds import SeedScore, write_seeds
+from fastcam.evaluate.seeds import seeds as segmentation_seeds
 from fastcam.evaluate.stability import Stability, stability
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "Measure",
     "Measured",
     "Randomisation",
+    "SeedScore",
     "Stability",
     "adcc",
     "average_drop",
@@ -79,7 +82,9 @@ __all__ = [
     "rank_accuracy",
     "road",
     "run",
+    "segmentation_seeds",
     "sparseness",
     "stability",
     "sufficiency",
+    "write_seeds",
 ]

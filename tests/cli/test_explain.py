@@ -206,6 +206,9 @@ def test_targets_are_indices_names_and_the_highest():
     names = ["cat", "Dog", "dog house"]
     assert ClassChoice(("2", "dog", "top2")).indices(output, names) == [[2, 1, 1, 2], [2, 1, 0, 2]]
     assert ClassChoice(("top3",)).indices(output, names) == [[1, 2, 0], [0, 2, 1]]
+    assert ClassChoice(("label", "top1")).indices(output, names, ["dog", "2"]) == [[1, 1], [2, 0]]
+    assert ClassChoice(("label",)).indices(output, ["label", "dog", "cat"]) == [[0], [0]]  # a class of that name
+    assert ClassChoice(("label",)).indices(output, ["big cat", "dog", "cow"], ["Big_Cat", "COW"]) == [[0], [2]]
     assert ClassChoice(("top1",)).is_highest
     assert ClassChoice(()).is_highest
     assert not ClassChoice(("top2",)).is_highest

@@ -21,6 +21,8 @@ from fastcam.dataset.attempts import ShardAttempts
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.driver import Driver
 from fastcam.dataset.records import Span
+from fastcam.evaluate import datasets
+from fastcam.evaluate.annotations import open_annotations
 from tests.dataset.nodes import Deadly, Slow, as_kind
 from tests.dataset.small import SETTINGS, contents, folder, network
 
@@ -86,6 +88,23 @@ def test_a_cluster_makes_the_same_files_as_one_machine(tmp_path, address):
     nowhere = map_to("none", "--ray", "127.0.0.1:1")
     assert nowhere.exit_code == 2
     assert nowhere.stderr.startswith("fastcam: there is no Ray cluster at '127.0.0.1:1': ")
+
+
+def test_a_cluster_measures_as_one_machine_does(tmp_path, address):
+    source = folder(tmp_path / "in", 10)
+    lines = [f"{path.relative_to(source)},5,5,40,45" for path in sorted(source.rglob("*.jpg"))]
+    (tmp_path / "boxes.csv").write_text("\n".join(["image_id,left,top,right,bottom", *lines]) + "\n")
+    annotations = open_annotations(tmp_path / "boxes.csv")
+
+    def measure(out, **more):
+        measures = ["deletion", "pointing_game", "max_sensitivity"]
+        options = {"deletion": {"steps": 3}, "max_sensitivity": {"samples": 2}}
+        settings = {**SETTINGS, "measure_options": options, "annotations": annotations, **more}
+        return datasets.run(source, network(), tmp_path / out, measures, **settings)
+
+    measure("alone")
+    assert measure("cluster", ray=address).new == 10
+    assert maps_of(tmp_path / "cluster") == maps_of(tmp_path / "alone")
 
 
 def test_ray_reads_the_maps(tmp_path, address):

@@ -351,3 +351,24 @@ def test_images_are_loaded_a_few_ahead_and_no_more(tmp_path):
     run(dataset, tmp_path / "out", report=lambda done: ahead.append(dataset.loaded - done.new), **settings)
     assert dataset.loaded == 60
     assert max(ahead) <= 2 * SETTINGS["batch_size"] + 2
+
+
+def test_the_class_of_the_label(tmp_path):
+    """An image whose label is no class gets a row with the reason; the others the map of their own class."""
+    source = folder(tmp_path / "in", 6)
+    (source / "birds").mkdir()
+    (source / "birds" / "9.jpg").write_bytes(jpeg(9))
+    classifier = Classifier(network(), PREPROCESSING, ("dogs", "fish", "cats", "cars", "trees"))
+    done = fastcam.dataset.run(source, classifier, tmp_path / "out", **{**SETTINGS, "target": "label"})
+    assert done.failed == 1
+    maps = fastcam.dataset.open(tmp_path / "out")
+    for name in maps:
+        (row,) = maps.rows(name)
+        if row["label"] == "birds":
+            assert "the model has no class named 'birds'" in row["status"]
+        else:
+            assert row["target"] == {"dogs": 0, "cats": 2}[row["label"]]
+            expected = fastcam.explain(
+                network(), tensor_of(source / name)[None], target=row["target"], target_layer="features"
+            )
+            assert row["score"] == pytest.approx(expected.scores.item(), abs=1e-5)

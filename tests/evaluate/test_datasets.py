@@ -246,7 +246,7 @@ def test_localisation_errors(tmp_path):
     classifier = Classifier(network(), PREPROCESSING, tuple(names))
     settings = {
         **SETTINGS,
-        "target": ["top3", "cats", "dogs"],
+        "target": ["top3", "label"],
         "measure_options": {"localisation_accuracy": {"iou": 0.3}},
     }
     datasets.run(source, classifier, tmp_path / "out", ["localisation_accuracy"], annotations=annotations, **settings)
