@@ -74,8 +74,8 @@ ALLOWED = {
     "__init__": "_public render",
     "bench": "__init__ classifiers explainer methods model ops render",
     "dataset": "__init__ classifiers explainer explanation model postprocess preparation render targets",
-    "evaluate": "classifiers dataset devices engine explainer explanation foreground methods model ops ragged render "
-    "targets",
+    "evaluate": "classifiers dataset devices engine explainer explanation foreground methods model ops preparation "
+    "ragged render targets",
     "compat": "explainer graph methods model ops render targets",
     "cli": "__init__ artefacts bench classifiers dataset evaluate explainer explanation model ops pictures render "
     "targets",

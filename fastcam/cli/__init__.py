@@ -27,6 +27,7 @@ app.command(epilog=dataset.VERIFY_CODES)(dataset.verify)
 app.command(epilog="Exit codes: 0 all fine; 2 no folder of maps, or it is damaged.")(stats.stats)
 app.command(epilog="Exit codes: 0 all fine; 2 bad usage, or the folder cannot be written.")(dataset.export)
 app.command()(about.methods)
+app.command()(evaluate.measures)
 app.command(epilog="Exit codes: 0 all fine; 1 a compiled op disagrees with its reference.")(about.doctor)
 app.command(
     epilog="Exit codes: 0 all fine; 1 an op or another tool returns other values, and was not timed; 2 bad usage."

@@ -1,4 +1,4 @@
-"""``fastcam evaluate``: measure the maps of a dataset, and report."""
+"""``fastcam evaluate`` and ``measures``: measure the maps of a dataset, report, and list what can be measured."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,9 +6,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
 from fastcam.cli import options
-from fastcam.cli.console import print_error, report_errors
+from fastcam.cli.console import output, print_error, report_errors
 from fastcam.cli.dataset import import_dataset, show_progress
 
 if TYPE_CHECKING:
@@ -55,9 +57,7 @@ def evaluate(
     source: Annotated[
         str, typer.Argument(help="Images, as for `fastcam map`; a folder of maps; with --report a folder of values.")
     ],
-    measure: Annotated[
-        list[str] | None, typer.Option(help="Names, with commas or repeated: insertion,deletion,pointing_game.")
-    ] = None,
+    measure: Annotated[list[str] | None, typer.Option(help="See `fastcam measures`; with commas or repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; the same command resumes in it.")] = None,
     boxes: Annotated[
         Path | None, typer.Option(help="Folder of VOC or ILSVRC XML; COCO .json; .csv or .parquet with a row a box.")
@@ -157,6 +157,19 @@ def evaluate(
             typer.echo(f"{done.total} images in {out}: {failed} without a map")
             typer.echo(datasets.table(evaluations))
     raise typer.Exit(1 if failed else 0)
+
+
+def measures() -> None:
+    """List the measures with what they need, their formula, options and source."""
+    from fastcam.evaluate import list_measures
+
+    table = Table("name", "needs", "better", "what it is", "formula", "options", "source")
+    for each in list_measures():
+        needs = ", ".join(each.needs) or "the map"
+        better = {True: "higher", False: "lower", None: ""}[each.higher_is_better]
+        chosen = ", ".join(f"{name}={value}" for name, value in each.options.items() if name != "thresholds")
+        table.add_row(*map(escape, (each.name, needs, better, each.summary, each.formula, chosen, each.paper)))
+    output().print(table)
 
 
 def _report(folder: Path) -> None:

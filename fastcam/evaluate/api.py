@@ -76,22 +76,15 @@ def run(
         TypeError, ValueError: for arguments that do not fit; the message says what is needed.
     """
     named = [get_measure(each) for each in ([measures] if isinstance(measures, str | Measure) else measures)]
-    given = {name: dict(values) for name, values in (options or {}).items()}
-    for name in given.keys() - {each.name for each in named}:
-        raise ValueError(f"`options` names the measure {name!r}, which is not measured")
-    for each in named:
-        each.check_options(given.get(each.name, {}))
+    given = _checked_options(named, options or {})
     by_key = _by_key(explanations)
     first = next(iter(by_key.values()))
     model = model or (None if explainer is None else explainer.model)
-    needed = {need for each in named for need in each.needs}
-    if needed & {"scores", "explainer"} and model is None:
-        names = ", ".join(each.name for each in named if {"scores", "explainer"} & set(each.needs))
-        raise ValueError(f"{names} changes the images and asks the model: pass `model`")
+    needs = {need for each in named for need in each.needs}
     asked: Scored | None = None
-    if model is not None and needed & {"scores", "explainer"}:
+    if needs & {"scores", "explainer"}:
         asked = scored(
-            model,
+            _needed(model, named),
             first.images if images is None else images,
             first,
             target,
@@ -102,24 +95,23 @@ def run(
             batch_size=batch_size,
             progress=progress,
         )
-    is_single, rows = first.scores.dim() == 1, _rows(first)
+    rows = _rows(first)
     batch = Batch(
         images=first.images if asked is None else asked.scorer.images,
         rows=rows,
-        scores={} if asked is None else asked.by_kind(rows),
-        masks=masks_of_rows(masks, boxes, first) if needed & {"masks", "boxes"} else None,
+        scores={} if asked is None else asked.by_kind(),
+        masks=masks_of_rows(masks, boxes, first) if needs & {"masks", "boxes"} else None,
         ignored=masks_of_rows(ignored, None, first) if ignored is not None else None,
-        boxes=boxes_of_rows(masks, boxes, first) if "boxes" in needed else None,
+        boxes=boxes_of_rows(masks, boxes, first) if "boxes" in needs else None,
     )
     cases = {key: case_of(explanation, batch) for key, explanation in by_key.items()}
-    explain = None if explainer is None or asked is None else explain_copies(explainer, asked, first, target, rows)
     respondent = Respondent(
-        None if asked is None else asked.scorer,
-        () if asked is None else asked.kinds,
-        None if is_single else torch.arange(len(rows)) % first.scores.shape[1],
-        batch,
-        cases,
-        explain,
+        scorer=None if asked is None else asked.scorer,
+        kinds=() if asked is None else asked.kinds,
+        columns=None if first.scores.dim() == 1 else torch.arange(len(rows)) % first.scores.shape[1],
+        batch=batch,
+        cases=cases,
+        explain=None if explainer is None or asked is None else explain_copies(explainer, asked, first, target, rows),
     )
     outcomes = _outcomes(cases, named, given, respondent)
     results = {
@@ -128,6 +120,32 @@ def run(
         for each in named
     }
     return Evaluation(results, respondent.passes)
+
+
+def _checked_options(measures: Sequence[Measure], options: Options) -> dict[str, dict[str, Any]]:
+    """Return the options of the measures.
+
+    Raises:
+        TypeError, ValueError: for those of another measure, or that a measure does not have.
+    """
+    given = {name: dict(values) for name, values in options.items()}
+    for name in given.keys() - {each.name for each in measures}:
+        raise ValueError(f"`options` names the measure {name!r}, which is not measured")
+    for each in measures:
+        each.check_options(given.get(each.name, {}))
+    return given
+
+
+def _needed(model: nn.Module | None, measures: Sequence[Measure]) -> nn.Module:
+    """Return the model.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if model is not None:
+        return model
+    names = ", ".join(each.name for each in measures if {"scores", "explainer"} & set(each.needs))
+    raise ValueError(f"{names} changes the images and asks the model: pass `model`")
 
 
 def case_of(explanation: Explanation, batch: Batch) -> Case:

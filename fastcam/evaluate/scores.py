@@ -20,6 +20,7 @@ from fastcam.model.batching import Batches, BatchSize, Block
 from fastcam.model.elements import ModelOutput, Select
 from fastcam.model.inputs import Images, Inputs, in_fast_layout
 from fastcam.model.progress import ProgressReporter, Report
+from fastcam.preparation.prepared import Prepared
 from fastcam.targets.binding import Bound, bind, select_output
 from fastcam.targets.one_row import has_one_row
 from fastcam.targets.output_part import implied
@@ -41,8 +42,8 @@ class Scored:
     kinds: Kinds
     scores: Tensor
 
-    def by_kind(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the scores (R,) of every row, by kind."""
+    def by_kind(self) -> dict[str, Tensor]:
+        """Return the scores (R,) of every image and target, by kind."""
         flat = wide(self.scores.flatten(0, -2))
         return dict(zip(self.kinds, flat.unbind(-1), strict=True))
 
@@ -68,7 +69,8 @@ def scored(
             f"got {tuple(inputs.images.shape)}"
         )
     inputs = per_image.checked(model, inputs, select, Notes(False))
-    batches = Batches(batch_size, inputs.images.device, ProgressReporter(progress, "evaluating"))
+    start = model.batch_size if isinstance(model, Prepared) else None
+    batches = Batches(batch_size, inputs.images.device, ProgressReporter(progress, "evaluating"), start)
 
     def run(fast: Inputs) -> Scored:
         return _scored(model, fast, explanation, target, select, batches)

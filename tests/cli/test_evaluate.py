@@ -27,6 +27,13 @@ def test_the_command_line_knows_the_registry_without_loading_it():
     assert list(MEASURES) == [each.name for each in evaluate.list_measures()]
 
 
+def test_the_measures_are_listed():
+    lines = run("measures").output
+    for each in evaluate.list_measures():
+        assert each.name in lines
+        assert each.formula[:40] in lines
+
+
 def test_images_are_explained_and_measured(work):
     photographs(work)
     arguments = ["evaluate", "photos", *SMALL, "--layer", "0", "--boxes", "boxes.csv", "--out", "scores"]
