@@ -26,6 +26,8 @@ Explanations = Explanation | Mapping[str, Explanation] | Mapping[tuple[str, str]
 Options = Mapping[str, Mapping[str, Any]]
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def run(
     explanations: Explanations,
     measures: str | Measure | Sequence[str | Measure],

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastcam import targets
 from fastcam.devices import all_rows, take_rows
-from fastcam.engine import per_image
+from fastcam.engine import image_groups, per_image
 from fastcam.engine.notes import Notes
 from fastcam.engine.scorer import Scorer
 from fastcam.evaluate.results import wide
@@ -70,6 +70,8 @@ def scored(
         )
     inputs = per_image.checked(model, inputs, select, Notes(False))
     start = model.batch_size if isinstance(model, Prepared) else None
+    if start is None and inputs.images.device.type == "cpu":
+        start = image_groups.usual_size(inputs.images)
     batches = Batches(batch_size, inputs.images.device, ProgressReporter(progress, "evaluating"), start)
 
     def run(fast: Inputs) -> Scored:
@@ -160,8 +162,7 @@ def explain_copies(
         chosen = target
         if chosen is None and explanation.targets is not None:
             chosen = take_rows(explanation.targets.flatten().clamp(min=0), of_rows)
-        arguments = inputs.arguments
-        result = explainer(arguments[0] if len(arguments) == 1 else arguments, chosen)
+        result = explainer(inputs.as_given, chosen)
         return {result.method: result} if isinstance(result, Explanation) else result
 
     return explain

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class Inputs:
         position: of the images among the arguments.
         shared: the indices in ``others`` of arguments that are the same for all images.
         channel_axis: the axis of channels in what the model takes.
+        names: of the arguments, if they were passed by name.
     """
 
     images: Tensor
@@ -43,6 +44,7 @@ class Inputs:
     position: int = 0
     shared: frozenset[int] = frozenset()
     channel_axis: int = 1
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -81,7 +83,8 @@ class Inputs:
         if position in places:
             raise ValueError("`shared` names the explained argument itself, which has one row per image")
         shared_others = frozenset(p - (p > position) for p in places)
-        return cls(images if axis == 1 else images.movedim(axis, 1), others, position, shared_others, axis)
+        moved = images if axis == 1 else images.movedim(axis, 1)
+        return cls(moved, others, position, shared_others, axis, tuple(names))
 
     def __len__(self) -> int:
         """N, the number of images."""
@@ -94,6 +97,14 @@ class Inputs:
         if self.channel_axis != 1:
             images = images.movedim(1, self.channel_axis).contiguous()
         return (*self.others[: self.position], images, *self.others[self.position :])
+
+    @property
+    def as_given(self) -> Images:
+        """The model's arguments in the form in which they were passed: by name, or in their order."""
+        arguments = self.arguments
+        if self.names:
+            return dict(zip(self.names, arguments, strict=True))
+        return arguments if len(arguments) > 1 else cast("Tensor", arguments[0])
 
     def with_arguments(self, arguments: tuple[Any, ...]) -> "Inputs":
         """Return the inputs with other arguments in the same places."""

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fastcam.evaluate.annotations import open_annotations
-from fastcam.evaluate.annotations.coco import decode_counts
+from fastcam.evaluate.annotations.coco import _draw, decode_counts
 
 VOC = """<annotation><filename>a.jpg</filename><size><width>40</width><height>30</height><depth>3</depth></size>
 <object><name>dog</name><difficult>0</difficult><bndbox><xmin>1</xmin><ymin>3</ymin><xmax>20</xmax><ymax>30</ymax></bndbox>
@@ -112,8 +112,8 @@ def test_coco(tmp_path):
         ("3", None, False),
     ]
     polygon, runs, compressed = (each.mask((30, 40)) for each in annotation.regions)
-    assert polygon[3:24, 2:13].all()
-    assert polygon.sum() == 21 * 11
+    assert polygon[3:23, 2:12].all()  # as the box of the same corners
+    assert polygon.sum() == 20 * 10
     np.testing.assert_array_equal(runs, mask)
     np.testing.assert_array_equal(compressed, mask)
     assert annotations["c.jpg"].reason == ""  # annotated, without an object
@@ -129,6 +129,22 @@ def test_compressed_runs():
         generator = np.random.default_rng(seed)
         runs = generator.integers(1, 3000, 30).tolist()
         assert decode_counts(encode(runs)).tolist() == runs
+
+
+def test_polygons_have_the_pixels_whose_centre_is_inside(tmp_path):
+    """Against the even-odd rule at every centre: corners anywhere, outside too, and edges that cross."""
+    generator = np.random.default_rng(0)
+    for count in (3, 4, 7) * 5:
+        corners = generator.uniform(-5, 45, (count, 2))
+        expected = np.zeros((30, 40), bool)
+        for y in range(30):
+            for x in range(40):
+                crossings = 0
+                for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, 0), strict=True):
+                    if (y0 > y + 0.5) != (y1 > y + 0.5) and x + 0.5 < x0 + (y + 0.5 - y0) * (x1 - x0) / (y1 - y0):
+                        crossings += 1
+                expected[y, x] = crossings % 2 == 1
+        np.testing.assert_array_equal(_draw([corners.ravel().tolist()], (30, 40)), expected)
 
 
 def test_broken_coco(tmp_path):
@@ -219,15 +235,27 @@ def test_ids_are_joined_but_never_guessed(tmp_path):
     annotations = open_annotations(tmp_path)
     assert len(annotations) == 3
     for image_id, label in {"a/1.jpg": "a-1.xml", "b/1": "b-1.xml", "b/2.JPEG": "b-2.xml", "2.jpg": "b-2.xml",
-                            "elsewhere/2.png": "b-2.xml"}.items():  # fmt: skip
+                            "data/b/2.png": "b-2.xml"}.items():  # fmt: skip
         assert annotations[image_id].regions[0].label == label, image_id
     assert annotations["1.jpg"].reason == "several annotations have this name: 'a/1.xml', 'b/1.xml'"
     assert annotations["3.jpg"].reason == "there is no annotation"
+    assert annotations["c/2.jpg"].reason == "there is no annotation; in another folder there is 'b/2.xml'"
     copied = pickle.loads(pickle.dumps(annotations))
     assert copied["a/1.jpg"] == annotations["a/1.jpg"]
     assert copied.digest == annotations.digest
     (tmp_path / "a" / "1.xml").write_text(VOC)
     assert open_annotations(tmp_path).digest != annotations.digest
+
+
+def test_two_pictures_of_one_name(tmp_path):
+    """1.jpg and 1.png are two images; a table names each, XML does not."""
+    (tmp_path / "boxes.csv").write_text("image_id,left,top,right,bottom\n1.jpg,0,0,2,2\n1.png,0,0,3,3\n")
+    annotations = open_annotations(tmp_path / "boxes.csv")
+    assert [annotations[name].regions[0].box[2] for name in ("1.jpg", "1.png")] == [2, 3]
+    assert annotations["1.webp"].reason == "several annotations have this name: '1.jpg', '1.png'"
+    assert annotations["1.2"].reason == "there is no annotation"
+    (tmp_path / "2007.01.XML").write_text(VOC)
+    assert open_annotations(tmp_path)["2007.01"].regions
 
 
 def test_paths_that_hold_no_annotations(tmp_path):

@@ -123,6 +123,31 @@ def test_models_with_other_arguments():
         torch.testing.assert_close(found, (expected[0] + expected[1]) / 2, rtol=1e-9, atol=1e-12)
 
 
+def test_arguments_by_name_and_inference_mode():
+    """What explains the copies gets them in the form in which the images came, and may record a graph."""
+    model = classifier()
+
+    class Named(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model
+
+        def forward(self, pixel_values, scale):
+            return self.net(pixel_values) * scale
+
+    images = images_for()
+    with torch.inference_mode():
+        given = {"pixel_values": images.clone(), "scale": torch.ones(COUNT, 5, dtype=torch.float64)}
+        explainer = fastcam.Explainer(Named().eval(), "saliency", explain_input="pixel_values")
+        named = evaluate.run(
+            explainer(given), ["coherency", "deletion"], images=given, explainer=explainer, explain_input="pixel_values"
+        )
+    plain = fastcam.Explainer(model, "saliency")
+    expected = evaluate.run(plain(images), ["coherency", "deletion"], explainer=plain)
+    for name in ("coherency", "deletion"):
+        torch.testing.assert_close(named["saliency", name].values, expected["saliency", name].values)
+
+
 def test_ties_are_broken_alike_and_not_from_a_corner():
     model, images = classifier(), images_for()
     constant = with_maps(model, images, torch.zeros(COUNT, 12, 10, dtype=torch.float64))

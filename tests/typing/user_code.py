@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
+import fastcam.evaluate
 
 
 def one_method(model: nn.Module, images: Tensor) -> Tensor:
@@ -90,3 +91,14 @@ def mine(activations: Tensor, gradients: Tensor, *, power: float = 2.0) -> Tenso
 def registry() -> list[str]:
     assert_type(mine(torch.ones(1, 2, 3), torch.ones(1, 2, 3)), Tensor)
     return [method.name for method in fastcam.list_methods()] + [fastcam.get_method("mine").paper]
+
+
+def measured(model: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
+    explainer = fastcam.Explainer(model, ["grad_cam", "layer_cam"])
+    explanations = explainer(images)
+    evaluation = fastcam.evaluate.run(explanations, ["insertion", "max_sensitivity"], model, explainer=explainer)
+    assert_type(evaluation["grad_cam", "insertion"].values, Tensor)
+    print(evaluation, evaluation["grad_cam", "insertion"].interval())
+    assert_type(fastcam.evaluate.pointing_game(explanations["grad_cam"], masks=masks), Tensor)
+    assert_type(explanations["grad_cam"].masks(0.2), Tensor)
+    return fastcam.evaluate.deletion(model, images, explanations["grad_cam"], steps=10)

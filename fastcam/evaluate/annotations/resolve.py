@@ -11,6 +11,7 @@ from fastcam.evaluate.annotations import coco, masks, tables, voc
 from fastcam.evaluate.annotations.regions import Annotation
 
 Read = Callable[[Path, str], Annotation]
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".xml")
 
 
 class Annotations:
@@ -23,36 +24,53 @@ class Annotations:
     """
 
     def __init__(self, names: Iterable[str], get: Callable[[str, str], Annotation], digest: str) -> None:
-        self._get, self.digest = get, digest
-        self._by_path: dict[str, str] = {}
+        self._names, self._get, self.digest = list(names), get, digest
+        self._known = set(self._names)
         self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
-        for name in names:
-            self._by_path[name] = name
-            self._by_path.setdefault(posixpath.splitext(name)[0], name)
-            self._by_stem[posixpath.splitext(posixpath.basename(name))[0]].append(name)
+        for name in self._names:
+            self._by_stem[posixpath.basename(without_suffix(name))].append(name)
 
     def __len__(self) -> int:
         """Return the number of annotated images."""
-        return sum(map(len, self._by_stem.values()))
+        return len(self._names)
 
     def __getitem__(self, image_id: str) -> Annotation:
         """Return the annotation of an image; one that is missing or broken has no regions, and a reason.
 
-        An id is looked for as it is, then without its suffix, then by the file name alone, if there is only one such.
+        An id is looked for as it is, then without its suffix, then by the end of its path: ``1.jpg`` and ``cats/1.jpg``
+        may be one image, ``dogs/1.jpg`` and ``cats/1.jpg`` are not.
         """
-        path = posixpath.splitext(image_id)[0]
-        name = self._by_path.get(image_id) or self._by_path.get(path)
-        if name is None:
-            named = self._by_stem.get(posixpath.basename(path), [])
-            if len(named) > 1:
-                return Annotation(image_id, reason=f"several annotations have this name: {named[0]!r}, {named[1]!r}")
-            if not named:
-                return Annotation(image_id, reason="there is no annotation")
-            name = named[0]
+        found = self._find(image_id)
+        if len(found) > 1:
+            return Annotation(image_id, reason=f"several annotations have this name: {found[0]!r}, {found[1]!r}")
+        if not found:
+            others = self._by_stem.get(posixpath.basename(without_suffix(image_id)), [])
+            elsewhere = f"; in another folder there is {others[0]!r}" if others else ""
+            return Annotation(image_id, reason=f"there is no annotation{elsewhere}")
         try:
-            return self._get(name, image_id)
+            return self._get(found[0], image_id)
         except (ValueError, OSError) as error:
             return Annotation(image_id, reason=f"the annotation cannot be read: {error}")
+
+    def _find(self, image_id: str) -> list[str]:
+        """Return the names that may be meant."""
+        if image_id in self._known:
+            return [image_id]
+        path = without_suffix(image_id)
+        named = self._by_stem.get(posixpath.basename(path), [])
+        same = [name for name in named if without_suffix(name) == path]
+        return same or [name for name in named if _is_end(without_suffix(name), path)]
+
+
+def without_suffix(name: str) -> str:
+    """Return a name without the suffix of a picture or an annotation; other dots belong to it."""
+    path, suffix = posixpath.splitext(name)
+    return path if suffix.lower() in SUFFIXES else name
+
+
+def _is_end(first: str, second: str) -> bool:
+    """Whether one path is the end of the other."""
+    return f"/{first}".endswith(f"/{second}") or f"/{second}".endswith(f"/{first}")
 
 
 def open_annotations(path: str | Path, one_based: bool = True) -> Annotations:
@@ -70,7 +88,11 @@ def open_annotations(path: str | Path, one_based: bool = True) -> Annotations:
     if place.is_dir():
         readers: dict[str, Read] = {".xml": functools.partial(voc.read, one_based=one_based), ".png": masks.read}
         for suffix, read in readers.items():
-            files = {file.relative_to(place).as_posix(): file for file in sorted(place.rglob(f"*{suffix}"))}
+            files = {
+                file.relative_to(place).as_posix(): file
+                for file in sorted(place.rglob("*"))
+                if file.suffix.lower() == suffix and not file.name.startswith(".")
+            }
             if files:
                 return _of_files(files, read)
         raise ValueError(f"{str(path)!r} holds no .xml and no .png files")
