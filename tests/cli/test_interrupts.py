@@ -66,7 +66,7 @@ MAP = ("map", "photos", "--model", "slow_model_of_a_test:build", "--out", "maps"
 def test_map_stops_between_two_blocks_and_goes_on_later(photos, number):
     code, after, seconds = interrupted(number, *MAP, *RISE)
     assert code == 3
-    assert seconds < 2
+    assert seconds < 20  # of 600 that the work would take: a busy machine needs some
     assert after.count(TOLD) == 1
     assert after.count("pass\n") <= 1  # of 3000 in the batch
     assert "the run was interrupted" in after[-1]
@@ -85,9 +85,9 @@ def test_a_run_that_was_stopped_within_an_image_gives_the_same_maps(photos):
 
 
 def test_a_second_signal_ends_it_within_a_block(photos):
-    code, after, seconds = interrupted(signal.SIGINT, *MAP, *RISE, seconds=5, shots=2)
+    code, after, seconds = interrupted(signal.SIGINT, *MAP, *RISE, seconds=30, shots=2)
     assert code == 130
-    assert seconds < 4
+    assert seconds < 20
     assert after.count(TOLD) == 1
 
 
@@ -95,7 +95,7 @@ def test_a_second_signal_ends_it_within_a_block(photos):
 def test_explain_stops_between_two_blocks(photos, number, expected):
     code, after, seconds = interrupted(number, "explain", "photos", *MAP[2:4], "--batch-size", 1, *RISE)
     assert code == expected
-    assert seconds < 2
+    assert seconds < 20  # of 600 that the work would take: a busy machine needs some
     assert after.count(TOLD) == 1
     assert after.count("pass\n") <= 1
     assert "Traceback" not in "".join(after)
