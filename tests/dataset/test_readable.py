@@ -82,9 +82,9 @@ def test_shards_stay_in_memory_up_to_a_limit(out, expected, monkeypatch):
     read = []
 
     class Watched(fastcam.dataset.Maps):
-        def _read(self, commit):
+        def read_shard(self, commit):
             read.append(commit.start)
-            return super()._read(commit)
+            return super().read_shard(commit)
 
     def rows_of_all(maps):
         return [row for name in [*maps, *maps] for row in maps.rows(name)]
