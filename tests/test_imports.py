@@ -76,7 +76,7 @@ ALLOWED = {
     "dataset": "__init__ classifiers explainer explanation model postprocess preparation render targets",
     "evaluate": "classifiers dataset devices engine explainer explanation foreground methods model ops preparation "
     "ragged render targets",
-    "compat": "explainer graph methods model ops render targets",
+    "compat": "evaluate explainer graph methods model ops render targets",
     "cli": "__init__ artefacts bench classifiers dataset evaluate explainer explanation model ops pictures render "
     "targets",
 }

@@ -5,25 +5,23 @@ with 1/12; other missing pixels are unknowns. The equations of all images are so
 hole of many pixels would need as many steps as it is wide; corrections on coarser and coarser grids make that a few.
 """
 
-import itertools
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastcam.ops.numerics import accumulation_dtype
 
 MAX_STEPS = 500
-TOLERANCE = 3e-4  # of the residual, as a share of what is known: errors far below the noise that ROAD adds
-# Cells that lie in a hole in part can be corrected in part: of powers 2 to 16 of the share this takes the fewest steps.
-COVERAGE_POWER = 4
+TOLERANCE = 3e-4  # with errors far below the noise that ROAD adds
 
 
-def impute(images: Tensor, missing: Tensor) -> Tensor:
+def impute(images: Tensor, missing: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """Return the images with their missing pixels filled in.
 
     Args:
         images: (N, C, H, W).
         missing: (N, H, W) bool. An image of which nothing is known becomes zero.
+        tolerance: of the residual, as a share of what is known.
 
     Raises:
         ValueError: for images without two axes.
@@ -31,27 +29,43 @@ def impute(images: Tensor, missing: Tensor) -> Tensor:
     if images.dim() != 4:
         raise ValueError(f"the imputation of ROAD is for images (N, C, H, W), got {tuple(images.shape)}")
     dtype = accumulation_dtype(images.dtype)
-    system = _System(missing.unsqueeze(1), images.shape[1], dtype)
+    grid = _Grid(missing.unsqueeze(1).to(dtype), images.shape[1])
     known = images.to(dtype).masked_fill(missing.unsqueeze(1), 0)
-    filled = system.solve(system.neighbours(known) * system.missing)
+    filled = grid.solve(grid.neighbours(known) * grid.missing, tolerance)
     return torch.where(missing.unsqueeze(1), filled.to(images.dtype), images)
 
 
-class _System:
-    """The equations of the missing pixels (N, 1, H, W): symmetric, and positive where anything is known.
+class _Grid:
+    """The equations of the missing pixels on a grid and, to precondition them, on coarser and coarser ones.
 
-    What the steps compute is written into tensors that are made once: fresh ones take longer to map than to fill.
+    They are symmetric, and positive where anything is known. What the steps compute is written into tensors that are
+    made once: fresh ones take longer to map than to fill.
+
+    Args:
+        missing: (N, 1, H, W), 1 for unknowns, else 0.
+        channels: of the values.
     """
 
-    def __init__(self, missing: Tensor, channels: int, dtype: torch.dtype) -> None:
-        self.missing = missing.to(dtype)
+    def __init__(self, missing: Tensor, channels: int) -> None:
+        self.missing = missing
         count, _, height, width = missing.shape
-        self._padded = self.missing.new_zeros(count, channels, height + 2, width + 2)
-        self._across = self.missing.new_empty(count, channels, height + 2, width)
-        self._around = self.missing.new_empty(count, channels, height, width)
-        self.total = self.neighbours(torch.ones_like(self._around))[:, :1].clone()  # less than 1 at the border
-        self._image = torch.empty_like(self._around)
-        self._grids = _grids(self.missing, channels)
+        self._padded = missing.new_zeros(count, channels, height + 2, width + 2)
+        self._across = missing.new_empty(count, channels, height + 2, width)
+        self._around = missing.new_empty(count, channels, height, width)
+        self._total = self.neighbours(torch.ones_like(self._around))[:, :1].clone()  # less than 1 at the border
+        self._steps = missing / self._total
+        self._image, self._left, self._correction = (torch.empty_like(self._around) for _ in range(3))
+        self._coarser = self._next(channels) if min(height, width) > 2 else None
+
+    def _next(self, channels: int) -> "_Grid":
+        """Return the grid of half as many cells along both axes: unknowns where no pixel of the cell is known."""
+        known = F.max_pool2d(1 - self.missing, 2, ceil_mode=True)
+        coarser = _Grid(1 - known, channels)
+        height, width = known.shape[2:]
+        rows = self.missing.shape[2]
+        self._columns = self._around.new_empty(*self._around.shape[:2], rows, width)  # half as wide, still as high
+        self._cells = self._around.new_empty(*self._around.shape[:2], height, width)
+        return coarser
 
     def neighbours(self, values: Tensor) -> Tensor:
         """Return the weighted sums (N, C, H, W) of the neighbours, valid until the next call."""
@@ -64,28 +78,35 @@ class _System:
 
     def apply(self, values: Tensor) -> Tensor:
         """Return the left sides for values that are zero where pixels are known; valid until the next call."""
-        image = torch.mul(values, self.total, out=self._image)
+        image = torch.mul(values, self._total, out=self._image)
         return image.sub_(self.neighbours(values)).mul_(self.missing)
 
-    def precondition(self, residual: Tensor) -> Tensor:
-        """Return corrections on all grids together (Bramble, Pasciak and Xu 1990): a symmetric, positive operator."""
-        values = residual
-        for grid in self._grids:
-            values = grid.restrict(values)
-        for grid in reversed(self._grids):
-            values = grid.correct()
-        return residual if not self._grids else values.add_(residual).mul_(self.missing)
+    def correct(self, residual: Tensor) -> Tensor:
+        """Return nearly the solution for a residual, by a symmetric, positive operator; valid until the next call.
 
-    def solve(self, right: Tensor) -> Tensor:
-        """Return the solution (N, C, H, W) for right sides, zero where pixels are known."""
+        It is one V-cycle with a Jacobi step before and after: with these weights a step leaves a third of what a
+        coarser grid cannot show, without damping.
+        """
+        values = torch.mul(residual, self._steps, out=self._correction)
+        if self._coarser is not None:
+            _halve(torch.sub(residual, self.apply(values), out=self._left), self._columns, -1)
+            _halve(self._columns, self._cells, -2)
+            coarse = self._coarser.correct(self._cells.mul_(self._coarser.missing))
+            _double(coarse, self._columns, -2)
+            _double(self._columns, self._left, -1)
+            values.addcmul_(self._left, self.missing)
+        return values.addcmul_(torch.sub(residual, self.apply(values), out=self._left), self._steps)
+
+    def solve(self, right: Tensor, tolerance: float) -> Tensor:
+        """Return the solution (N, C, H, W) for right sides that are zero where pixels are known."""
         solution, residual, direction = torch.zeros_like(right), right.clone(), torch.zeros_like(right)
-        limit = (TOLERANCE * _dot(right, right).sqrt()).clamp(min=torch.finfo(right.dtype).tiny)
+        limit = (tolerance * _dot(right, right).sqrt()).clamp(min=torch.finfo(right.dtype).tiny)
         before = torch.ones_like(limit)
         for _ in range(MAX_STEPS):
             is_open = _dot(residual, residual).sqrt() > limit  # one that is solved stays, whatever its batch needs
             if not bool(is_open.any()):
                 break
-            corrected = self.precondition(residual)
+            corrected = self.correct(residual)
             product = _dot(residual, corrected)
             direction.mul_(_ratio(product, before)).add_(corrected)
             image = self.apply(direction)
@@ -94,54 +115,6 @@ class _System:
             residual.addcmul_(image, step, value=-1)
             before = product
         return solution
-
-
-class _Grid:
-    """A grid of half as many cells along both axes.
-
-    Args:
-        weight: (N, 1, h, w), of its cells: 1 where all pixels under it are missing.
-        channels: of the values.
-        finer: size of the finer grid.
-    """
-
-    def __init__(self, weight: Tensor, channels: int, finer: tuple[int, int]) -> None:
-        count, _, height, width = weight.shape
-        self.weight = weight
-        self._columns = weight.new_empty(count, channels, finer[0], width)  # half as wide, still as high
-        self.values = weight.new_empty(count, channels, height, width)
-        self._rows = weight.new_empty(count, channels, finer[0], width)
-        self._fine = weight.new_empty(count, channels, *finer)
-        self.coarser: _Grid | None = None
-
-    def restrict(self, values: Tensor) -> Tensor:
-        """Return sums (N, C, h, w) over the cells, from values of the finer grid: the transpose of ``correct``."""
-        _halve(values, self._columns, -1)
-        _halve(self._columns, self.values, -2)
-        return self.values
-
-    def correct(self) -> Tensor:
-        """Return the weighted sums, and the corrections of coarser grids, on the finer grid by interpolation."""
-        values = self.values.mul_(self.weight)
-        if self.coarser is not None:
-            values.add_(self.coarser._fine)
-        _double(values, self._rows, -2)
-        _double(self._rows, self._fine, -1)
-        return self._fine
-
-
-def _grids(missing: Tensor, channels: int) -> list[_Grid]:
-    """Return the grids from fine to coarse, down to two cells along an axis."""
-    shares, grids = missing, list[_Grid]()
-    while min(shares.shape[2:]) > 2:
-        finer = int(shares.shape[2]), int(shares.shape[3])
-        size = [(length + 1) // 2 for length in finer]
-        grid = _Grid(shares.new_empty(len(shares), 1, *size), 1, finer)
-        shares = grid.restrict(shares).div_(4)
-        grids.append(_Grid(shares**COVERAGE_POWER, channels, finer))
-    for finer_grid, coarser in itertools.pairwise(grids):
-        finer_grid.coarser = coarser
-    return grids
 
 
 def _halve(fine: Tensor, coarse: Tensor, axis: int) -> None:

@@ -60,3 +60,37 @@ def test_the_filled_image_solves_the_equations():
     sums = torch.nn.functional.conv2d(filled[:, None].double(), weights[None, None].double(), padding=1)[:, 0]
     total = torch.nn.functional.conv2d(torch.ones(1, 1, 9, 7).double(), weights[None, None].double(), padding=1)[0, 0]
     assert ((sums / total - filled)[:, ~stays]).abs().max() < 1e-6
+
+
+def test_neighbours_of_ones_own():
+    torch.manual_seed(0)
+    picture, stays = torch.rand(2, 6, 5), torch.rand(6, 5) > 0.5
+    stays[0] = True
+    across = [((0, -1), 0.25), ((0, 1), 0.25), ((-1, 0), 0.5)]
+    filled = road.NoisyLinearImputer(0.0, across)(picture, stays.float())
+    for row, column in torch.nonzero(~stays).tolist():
+        inside = [(row + y, column + x, weight) for (y, x), weight in across if 0 <= column + x < 5]
+        mean = sum(weight * filled[:, y, x] for y, x, weight in inside) / sum(weight for *_, weight in inside)
+        assert (filled[:, row, column] - mean).abs().max() < 1e-6
+
+
+def test_an_average_of_metrics_with_their_own_rule(question):
+    """Their ``__call__`` decides, not the perturbation alone."""
+
+    class Doubled(road.ROADMostRelevantFirst):
+        def __call__(self, *args):
+            return 2 * super().__call__(*args)
+
+    torch.manual_seed(0)
+    found = road.AveragerAcrossThresholds(Doubled, [20, 80])(*question)
+    torch.manual_seed(0)
+    drops = [road.ROADMostRelevantFirst(percentile)(*question) for percentile in (20, 80)]
+    assert np.abs(found - 2 * np.mean(drops, axis=0)).max() < 1e-6
+
+
+def test_the_images_are_scored_once_for_all_percentiles(question):
+    images, maps, targets, model = question
+    seen = []
+    model.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    road.ROADCombined([20, 50, 80])(images, maps, targets, model)
+    assert sum(seen) == 3 * (1 + 2 * 3)

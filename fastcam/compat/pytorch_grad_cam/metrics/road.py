@@ -14,8 +14,11 @@ from fastcam.compat.pytorch_grad_cam.metrics.perturbation_confidence import (
     PerturbationConfidenceMetric,
     RemoveLeastRelevantFirst,
     RemoveMostRelevantFirst,
+    changes_of,
 )
+from fastcam.evaluate.imputation import impute
 
+TOLERANCE = 1e-6  # of the equations, which the peer solves by elimination: errors below 1e-4 of the values
 Offset = tuple[tuple[int, int], float]
 
 neighbors_weights: list[Offset] = [
@@ -44,15 +47,29 @@ class NoisyLinearImputer:
             img: (C, H, W), on the CPU.
             mask: (H, W), 0 for missing pixels.
         """
+        return self.fill(img.unsqueeze(0), mask.unsqueeze(0) == 0)[0]
+
+    def fill(self, images: Tensor, missing: Tensor) -> Tensor:
+        """Return the filled images (N, C, H, W), for their missing pixels (N, H, W) bool, on the images' device."""
+        if self.weighting == neighbors_weights:
+            filled = impute(images, missing, TOLERANCE)
+        else:
+            filled = torch.stack([self._solved(*each) for each in zip(images.cpu(), missing.cpu(), strict=True)])
+            filled = filled.to(images)
+        for image, hole in zip(filled, missing, strict=True):
+            noise = torch.randn(len(image), int(hole.sum()))  # on the CPU: the same numbers for a seed on every device
+            image[:, hole] += self.noise * noise.to(image)
+        return filled
+
+    def _solved(self, image: Tensor, missing: Tensor) -> Tensor:
+        """Return the filled image (C, H, W), for neighbours and weights of the caller's."""
         from scipy.sparse.linalg import spsolve
 
-        missing = mask.numpy() == 0
-        if not missing.any():
-            return img.clone()
-        matrix, known = self.system(missing, img.numpy())
-        values = torch.from_numpy(np.asarray(spsolve(matrix, known)).reshape(known.shape)).float()  # (missing, C)
-        filled = img.clone()
-        filled[:, torch.from_numpy(missing)] = (values.t() + self.noise * torch.randn_like(values.t())).to(filled)
+        filled = image.clone()
+        if missing.any():
+            matrix, known = self.system(missing.numpy(), image.numpy())
+            values = torch.from_numpy(np.asarray(spsolve(matrix, known)).reshape(known.shape))  # (missing, C)
+            filled[:, missing] = values.t().to(filled)
         return filled
 
     def system(self, missing: Array, img: Array) -> tuple[Any, Array]:
@@ -88,7 +105,19 @@ class NoisyLinearImputer:
         return (couplings + diags(total)).tocsc(), known
 
 
-class ROADMostRelevantFirst(PerturbationConfidenceMetric):
+class _FilledTogether(PerturbationConfidenceMetric):
+    """A metric whose perturbation is an imputer's, which fills the pixels of all images at once."""
+
+    def perturbed(self, images: Tensor, cams: Array) -> Tensor:
+        """Return the perturbed images (N, C, H, W)."""
+        removal = self.perturbation
+        if not isinstance(removal, RemoveMostRelevantFirst) or type(removal.imputer) is not NoisyLinearImputer:
+            return super().perturbed(images, cams)
+        remaining = np.stack([removal.remaining(cam) for cam in cams])
+        return removal.imputer.fill(images, torch.from_numpy(remaining == 0).to(images.device))
+
+
+class ROADMostRelevantFirst(_FilledTogether):
     """The change of the score without the most relevant pixels.
 
     Args:
@@ -99,7 +128,7 @@ class ROADMostRelevantFirst(PerturbationConfidenceMetric):
         super().__init__(RemoveMostRelevantFirst(percentile, NoisyLinearImputer()))
 
 
-class ROADLeastRelevantFirst(PerturbationConfidenceMetric):
+class ROADLeastRelevantFirst(_FilledTogether):
     """The change of the score without the least relevant pixels.
 
     Args:
@@ -138,5 +167,6 @@ class ROADCombined:
 
     def __call__(self, input_tensor: Tensor, cams: Array, targets: Targets, model: nn.Module) -> Array:
         """Return (N,) float32."""
-        least = self.lerf_averager(input_tensor, cams, targets, model)
-        return (least - self.morf_averager(input_tensor, cams, targets, model)) / 2
+        least, most = self.lerf_averager.metrics(), self.morf_averager.metrics()
+        changes = changes_of([*least, *most], input_tensor, cams, targets, model)
+        return np.asarray((changes[: len(least)].mean(0) - changes[len(least) :].mean(0)) / 2, np.float32)
