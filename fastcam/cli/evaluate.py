@@ -49,6 +49,8 @@ MEASURES = (
     "local_lipschitz",
     "coherency",
     "adcc",
+    "map_stability",
+    "prediction_stability",
 )
 REPORT_NAME = "report.html"
 

@@ -26,6 +26,7 @@ from fastcam.evaluate.calls import (
     insertion,
     local_lipschitz,
     localisation_accuracy,
+    map_stability,
     mask_iou,
     max_box_accuracy,
     max_sensitivity,
@@ -33,12 +34,13 @@ from fastcam.evaluate.calls import (
     pixel_average_precision,
     pixel_flipping,
     pointing_game,
+    prediction_stability,
     rank_accuracy,
     road,
     sparseness,
     sufficiency,
 )
-from fastcam.evaluate.randomisation import Randomisation, randomisation
+from fastcam.evaluate.randomisation import Randomisation, plot_randomisations, randomisation
 from fastcam.evaluate.registry import Measure, get_measure, list_measures, measure
 from fastcam.evaluate.results import Evaluation, Measured
 from fastcam.evaluate.seeds import SeedScore, write_seeds
@@ -70,6 +72,7 @@ __all__ = [
     "list_measures",
     "local_lipschitz",
     "localisation_accuracy",
+    "map_stability",
     "mask_iou",
     "max_box_accuracy",
     "max_sensitivity",
@@ -77,7 +80,9 @@ __all__ = [
     "measure",
     "pixel_average_precision",
     "pixel_flipping",
+    "plot_randomisations",
     "pointing_game",
+    "prediction_stability",
     "randomisation",
     "rank_accuracy",
     "road",

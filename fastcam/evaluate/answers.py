@@ -11,7 +11,7 @@ from fastcam.engine.scorer import Scorer
 from fastcam.evaluate.case import Batch, Case
 from fastcam.evaluate.copies import Copy
 from fastcam.evaluate.registry import Asking, Outcome
-from fastcam.evaluate.requests import Explained, Explanations, Request, Scores
+from fastcam.evaluate.requests import Explained, Explanations, Request, ScoreKind, Scores
 from fastcam.evaluate.results import wide
 from fastcam.explanation import Explanation
 from fastcam.model.batching import Block, join_blocks
@@ -27,7 +27,7 @@ class Question:
     Attributes:
         case: the key of the case.
         asking: the measure's generator.
-        score: what it has scored, "probability" or "explained".
+        score: what it has scored, where a request does not say.
         passes: forward passes and explanations that it asked for, for each map.
         request: the present one; None when it is done.
         outcome: what it returned.
@@ -35,7 +35,7 @@ class Question:
 
     case: Hashable
     asking: Asking
-    score: str
+    score: ScoreKind
     passes: int = 0
     request: Request | None = None
     outcome: Outcome | None = None
@@ -88,9 +88,14 @@ class Respondent:
             for index, question in enumerate(questions)
             if isinstance(question.request, Scores)
         }
+        kinds = {
+            index: question.request.kind or question.score
+            for index, question in enumerate(questions)
+            if isinstance(question.request, Scores)
+        }
         self._score([each for wanted in asked.values() for each in wanted])
         return {
-            index: torch.stack([self._known[each] for each in wanted], 1)[..., self.kinds.index(questions[index].score)]
+            index: torch.stack([self._known[each] for each in wanted], 1)[..., self.kinds.index(kinds[index])]
             for index, wanted in asked.items()
         }
 

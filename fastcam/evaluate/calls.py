@@ -6,7 +6,13 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from fastcam import targets
-from fastcam.evaluate import concentration, faithfulness, localisation, robustness  # noqa: F401 - register the measures
+from fastcam.evaluate import (  # noqa: F401 - register the measures
+    concentration,
+    faithfulness,
+    localisation,
+    robustness,
+    stability,
+)
 from fastcam.evaluate.api import run
 from fastcam.evaluate.registry import Measure, get_measure
 from fastcam.explainer import Explainer
@@ -151,3 +157,5 @@ max_sensitivity = _of_explainer("max_sensitivity")
 local_lipschitz = _of_explainer("local_lipschitz")
 coherency = _of_explainer("coherency")
 adcc = _of_explainer("adcc")
+map_stability = _of_explainer("map_stability")
+prediction_stability = _of_model("prediction_stability")

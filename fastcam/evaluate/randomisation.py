@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam import targets
+from fastcam.evaluate.plots import new_figure
 from fastcam.evaluate.similarity import similarities
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
@@ -16,6 +17,7 @@ from fastcam.methods.registry import Method
 from fastcam.model import layers as model_layers
 from fastcam.model import running
 from fastcam.model.inputs import Images, Inputs
+from fastcam.model.progress import ProgressReporter, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,26 +78,34 @@ class Randomisation:
         Raises:
             ImportError: without matplotlib.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ImportError('plots need matplotlib: pip install "fastcam[plot]"') from None
-        figure = Figure(figsize=(max(6, 0.3 * len(self.layers) + 3), 4), layout="constrained")
-        axes, places = figure.subplots(), range(len(self.layers))
-        for name, values in self.similarity.items():
-            mean = values.nanmean(1)
-            spread = (values - mean[:, None]).square().nanmean(1).sqrt()
-            axes.plot(places, mean, label=name)
-            axes.fill_between(places, mean - spread, mean + spread, alpha=0.15)
-        axes.set_xticks(places, self.layers, rotation=90)
-        axes.set_ylim(-1.05, 1.05)
-        axes.set_ylabel("similarity to the map of the trained model")
-        axes.set_title(f"{self.method}, {self.order} randomisation from the output on")
-        axes.legend()
-        return figure
+        return plot_randomisations([self])
 
     def __repr__(self) -> str:
         return f"Randomisation({self.verdict!r})"
+
+
+def plot_randomisations(results: Sequence[Randomisation]) -> "Figure":
+    """Return a matplotlib figure, a panel for every method: the mean similarities, with one standard deviation.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    width = max(6, 0.3 * len(results[0].layers) + 3)
+    figure = new_figure(width, 4 * len(results))
+    panels = figure.subplots(len(results), sharex=True, squeeze=False)[:, 0]
+    for panel, result in zip(panels, results, strict=True):
+        places = range(len(result.layers))
+        for name, values in result.similarity.items():
+            mean = values.nanmean(1)
+            spread = (values - mean[:, None]).square().nanmean(1).sqrt()
+            panel.plot(places, mean, label=name)
+            panel.fill_between(places, mean - spread, mean + spread, alpha=0.15)
+        panel.set_ylim(-1.05, 1.05)
+        panel.set_ylabel("similarity to the map of the trained model")
+        panel.set_title(f"{result.method}, {result.order} randomisation from the output on")
+    panels[0].legend()
+    panels[-1].set_xticks(range(len(results[0].layers)), results[0].layers, rotation=90)
+    return figure
 
 
 def randomisation(
@@ -107,6 +117,7 @@ def randomisation(
     order: Order = "cascading",
     layers: Sequence[str] | None = None,
     seed: int = 0,
+    progress: bool | Report = False,
     **options: Any,
 ) -> Randomisation:
     """Replace the model's weights by random ones, layer by layer from the output on, and compare the maps.
@@ -126,6 +137,7 @@ def randomisation(
         layers: names of modules, each with all weights below it, from the output to the input; None takes every module
             with weights of its own, in the opposite order of the forward pass.
         seed: of the weights.
+        progress: shows a bar, or is called with (done, total) layers.
         options: of :class:`fastcam.Explainer`, ``target_layer`` and ``batch_size`` for example.
 
     Raises:
@@ -139,11 +151,13 @@ def randomisation(
     names = list(layers) if layers is not None else _layers_from_output(model, images, options)
     copied = copy.deepcopy(model)
     maps: list[Tensor] = []
-    for name in names:
-        before = _randomise(copied, name, seed)
-        maps.append(_explain(copied, images, method, classes, options).raw.detach())
-        if order == "independent":
-            _restore(before)
+    with ProgressReporter(progress, f"{trained.method} of random weights").over(len(names)) as advance:
+        for name in names:
+            before = _randomise(copied, name, seed)
+            maps.append(_explain(copied, images, method, classes, options).raw.detach())
+            if order == "independent":
+                _restore(before)
+            advance(1)
     axes = len(trained.size)
     maps, original = [each.flatten(0, -1 - axes) for each in maps], trained.raw.detach().flatten(0, -1 - axes)
     compared = [similarities(original, each) for each in maps]

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from torch import Tensor
 
-from fastcam.evaluate.requests import Request
+from fastcam.evaluate.requests import Request, ScoreKind
 
 Need: TypeAlias = Literal["scores", "explainer", "attributions", "masks", "boxes"]
 Outcome: TypeAlias = Tensor | tuple[Tensor, dict[str, Tensor]]
@@ -33,7 +33,7 @@ class Measure:
         formula: of the value, in words and symbols.
         higher_is_better: which of two values speaks for the explanation; None where neither does.
         score: of what the formula's f is: the "probability" of the explained class (the score itself where it is no
-            class of several), the "explained" score, or None where there is no f.
+            class of several), the "explained" score, the "predicted" class, or None where there is no f.
         paper: that defines the measure.
         pool: from the details of all images (N, [K,] ...) to the number of the dataset, for measures that are no mean
             over images.
@@ -44,7 +44,7 @@ class Measure:
     needs: tuple[Need, ...]
     formula: str
     higher_is_better: bool | None
-    score: Literal["probability", "explained"] | None
+    score: ScoreKind | None
     paper: str
     pool: Pool | None = None
 
@@ -81,7 +81,7 @@ def measure(
     paper: str,
     needs: tuple[Need, ...] = (),
     higher_is_better: bool | None = True,
-    score: Literal["probability", "explained"] | None = None,
+    score: ScoreKind | None = None,
     pool: Pool | None = None,
 ) -> Callable[[RuleT], RuleT]:
     """Register the decorated rule under ``name``; the arguments are those of :class:`Measure`.

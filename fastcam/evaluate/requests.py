@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -11,11 +11,20 @@ if TYPE_CHECKING:
     from fastcam.explanation import Explanation
 
 
+ScoreKind: TypeAlias = Literal["probability", "explained", "predicted"]
+
+
 @dataclass(frozen=True)
 class Scores:
-    """The scores (R, V) of V copies for each of the R maps."""
+    """The scores (R, V) of V copies for each of the R maps.
+
+    Attributes:
+        copies: V of them.
+        kind: of the scores; None takes that of the measure.
+    """
 
     copies: "Sequence[Copy]"
+    kind: ScoreKind | None = None
 
 
 class Explained(NamedTuple):

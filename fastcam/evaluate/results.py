@@ -15,6 +15,7 @@ MAX_POOLS = 200  # of a bootstrap: pooling takes longer than a mean
 _SCORES = {
     "probability": "the probability of the explained class; the explained score of what is no class",
     "explained": "the explained score",
+    "predicted": "the highest class",
     None: "",
 }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from fastcam.devices import all_rows, take_rows
 from fastcam.engine import image_groups, per_image
 from fastcam.engine.notes import Notes
 from fastcam.engine.scorer import Scorer
+from fastcam.evaluate.requests import ScoreKind
 from fastcam.evaluate.results import wide
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
@@ -25,7 +26,8 @@ from fastcam.targets.binding import Bound, bind, select_output
 from fastcam.targets.one_row import has_one_row
 from fastcam.targets.output_part import implied
 
-Kinds = tuple[str, ...]
+Kinds = tuple[ScoreKind, ...]
+KINDS: Kinds = get_args(ScoreKind)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Scored:
 
     Attributes:
         scorer: scores copies of them, (M, [K,] kinds).
-        kinds: "probability" and "explained".
+        kinds: "probability", "explained" and "predicted", the highest class.
         scores: (N, [K,] kinds) of the images.
     """
 
@@ -98,12 +100,12 @@ def _scored(
         )
     bound = _bound(output, explanation, target, count)
     scores = bound(output, all_rows(count)).detach()
-    expected = (*explanation.scores.shape, 2)
+    expected = (*explanation.scores.shape, len(KINDS))
     if tuple(scores.shape) != expected:
         raise ValueError(
             f"the target gives scores {tuple(scores.shape[:-1])}, but the explanation has {expected[:-1]} of them"
         )
-    return Scored(replace(probe, bound=bound, select=select, scores=scores), ("probability", "explained"), scores)
+    return Scored(replace(probe, bound=bound, select=select, scores=scores), KINDS, scores)
 
 
 def _whole_output(scorer: Scorer) -> ModelOutput:
@@ -122,7 +124,7 @@ def _whole_output(scorer: Scorer) -> ModelOutput:
 
 
 def _bound(output: ModelOutput, explanation: Explanation, target: targets.Target, count: int) -> Bound:
-    """Return the function from outputs to scores (M, [K,] 2): the probability of the class, and the explained score."""
+    """Return the function from outputs to scores (M, [K,] kinds)."""
     if target is None:
         if explanation.targets is None:
             raise ValueError("the explanation is of no class, but of a function or score: pass it as `target`")
@@ -135,12 +137,22 @@ def _bound(output: ModelOutput, explanation: Explanation, target: targets.Target
     else:
         probability = explained = bind(output, target, count)
 
-    def both(outputs: ModelOutput, rows: Tensor) -> Tensor:
+    def each(outputs: ModelOutput, rows: Tensor) -> Tensor:
         first = probability(outputs, rows)
-        second = first if probability is explained else explained(outputs, rows)
-        return torch.stack([first.reshape(second.shape), second], -1)
+        second = wide(first if probability is explained else explained(outputs, rows))
+        highest = _highest_class(outputs, len(second)).to(second)
+        axes = [1] * (second.dim() - 1)
+        return torch.stack([first.reshape(second.shape), second, highest.reshape(-1, *axes).expand_as(second)], -1)
 
-    return Bound(both)
+    return Bound(each)
+
+
+def _highest_class(outputs: ModelOutput, count: int) -> Tensor:
+    """Return the highest class (M,) of outputs (M, classes), and NaN for others."""
+    if not isinstance(outputs, Tensor) or outputs.dim() not in (1, 2):
+        return torch.full((count,), torch.nan)
+    scores = outputs if outputs.dim() == 2 else outputs[:, None]
+    return scores.argmax(1) if scores.shape[1] > 1 else (scores[:, 0] > 0).long()
 
 
 def explain_copies(

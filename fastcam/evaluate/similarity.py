@@ -24,11 +24,20 @@ def similarities(maps: Tensor, others: Tensor) -> dict[str, Tensor]:
     Raises:
         ImportError: without SciPy and scikit-image.
     """
-    first, second = (each.detach().double().cpu().numpy() for each in (maps, others))
+    first, second = map(_as_array, (maps, others))
     measures: dict[str, Callable[[Maps, Maps], Maps]] = {"spearman": spearman, "spearman_abs": _spearman_abs}
     if first.ndim == 3:
         measures |= {"ssim": _ssim, "hog": _hog}
-    return {name: torch.from_numpy(_where_both_vary(compare, first, second)) for name, compare in measures.items()}
+    return {name: _compared(compare, first, second) for name, compare in measures.items()}
+
+
+def rank_correlation(maps: Tensor, others: Tensor) -> Tensor:
+    """Return Spearman's correlation (N,) of maps (N, *S), on the CPU; NaN for one that is constant or not finite.
+
+    Raises:
+        ImportError: without SciPy.
+    """
+    return _compared(spearman, *map(_as_array, (maps, others)))
 
 
 def spearman(maps: Maps, others: Maps) -> Maps:
@@ -66,20 +75,23 @@ def _hog(maps: Maps, others: Maps) -> Maps:
     return _pearson(features(_scaled(maps)), features(_scaled(others)))
 
 
-def _where_both_vary(compare: Callable[[Maps, Maps], Maps], maps: Maps, others: Maps) -> Maps:
+def _as_array(maps: Tensor) -> Maps:
+    array: Maps = maps.detach().double().cpu().numpy()
+    return array
+
+
+def _compared(compare: Callable[[Maps, Maps], Maps], maps: Maps, others: Maps) -> Tensor:
     """Return what a comparison gives for the pairs of maps that it is defined for, NaN for others."""
     result = np.full(len(maps), np.nan)
-    varies = [
-        np.isfinite(each).all(1) & (np.ptp(np.nan_to_num(each), axis=1) > 0) for each in map(_flat, (maps, others))
-    ]
-    both = varies[0] & varies[1]
+    both = _varies(_flat(maps)) & _varies(_flat(others))
     if both.any():
         result[both] = compare(maps[both], others[both])
-    return result
+    return torch.from_numpy(result)
 
 
 def _varies(flat: Maps) -> npt.NDArray[np.bool_]:
-    return np.isfinite(flat).all(1) & (np.nan_to_num(flat).max(1) > np.nan_to_num(flat).min(1))
+    """Return where (N,) flat maps are finite and not constant."""
+    return np.isfinite(flat).all(1) & (np.ptp(np.nan_to_num(flat), axis=1) > 0)
 
 
 def _flat(maps: Maps) -> Maps:

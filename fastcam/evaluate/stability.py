@@ -1,19 +1,20 @@
 """Stability: how the prediction and the map change when the photograph does a little."""
 
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from fastcam import targets
-from fastcam.devices import send
-from fastcam.evaluate.similarity import similarities
+from fastcam.evaluate.api import run
+from fastcam.evaluate.case import Case
+from fastcam.evaluate.perturbations import Colours, Levels, Perturbed, list_levels, perturbed
+from fastcam.evaluate.plots import by_level
+from fastcam.evaluate.registry import Asking, measure
+from fastcam.evaluate.requests import Explained, Explanations, Request, Scores
+from fastcam.evaluate.similarity import rank_correlation
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.methods.registry import Method
@@ -21,7 +22,68 @@ from fastcam.methods.registry import Method
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Perturb = Callable[[Tensor, float, int], Tensor]  # pixels (N, C, H, W) in [0, 1], a level and a seed
+
+@measure(
+    "map_stability",
+    needs=("explainer",),
+    formula="mean over perturbations p that leave the highest class of Spearman's correlation of map(p(x)) and map(x)",
+    paper="none",
+)
+def map_stability(
+    case: Case, *, levels: Levels | None = None, mean: Colours = (0.0,), std: Colours = (1.0,), seed: int = 0
+) -> Asking:
+    """How alike the map stays where the photograph changes a little and the prediction does not.
+
+    Args:
+        case: the maps.
+        levels: of the perturbations by name; None takes all of them: "noise" (standard deviation of pixels in [0, 1]),
+            "jpeg" (quality), "blur" (standard deviation in pixels), "brightness" (factor).
+        mean: that was subtracted from pixels in [0, 1], per channel.
+        std: by which they were divided.
+        seed: of the noise.
+
+    Returns:
+        The means, and of every perturbation "similarity" (R, P), NaN where a map shows nothing, and "flipped" (R, P), 1
+        where the highest class is another.
+    """
+    copies = perturbed(case.batch.images, levels, mean, std, seed)
+    flipped = yield from _flipped(case, copies)
+
+    def compare(explained: Explained, rows: slice) -> Tensor:
+        return rank_correlation(case.raw[rows], explained.raw).to(case.raw)
+
+    similarity = yield Explanations(copies, compare)
+    return similarity.masked_fill(flipped > 0, torch.nan).nanmean(1), {"similarity": similarity, "flipped": flipped}
+
+
+@measure(
+    "prediction_stability",
+    needs=("scores",),
+    formula="share of the perturbations p for which the highest class of p(x) is that of x",
+    score="predicted",
+    paper="none",
+)
+def prediction_stability(
+    case: Case, *, levels: Levels | None = None, mean: Colours = (0.0,), std: Colours = (1.0,), seed: int = 0
+) -> Asking:
+    """How often the prediction stays where the photograph changes a little.
+
+    The arguments are those of ``map_stability``.
+
+    Returns:
+        The shares, and "flipped" (R, P), 1 where the highest class is another.
+    """
+    flipped = yield from _flipped(case, perturbed(case.batch.images, levels, mean, std, seed))
+    return 1 - flipped.mean(1), {"flipped": flipped}
+
+
+def _flipped(case: Case, copies: list[Perturbed]) -> Generator[Request, Tensor, Tensor]:
+    """Ask for the highest classes of the copies; return 1 where they are others than the image's, (R, P)."""
+    clean = case.batch.scores["predicted"]
+    if clean.isnan().any():
+        raise ValueError("stability needs an output (N, classes), which has a highest class")
+    highest = yield Scores(copies, "predicted")
+    return (highest != clean[:, None]).to(case.raw)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,23 +127,10 @@ class Stability:
         Raises:
             ImportError: without matplotlib.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ImportError('plots need matplotlib: pip install "fastcam[plot]"') from None
         rows = list(self.rows())
-        names = list(dict.fromkeys(name for name, _ in self.levels))
-        figure = Figure(figsize=(3.2 * len(names), 3.2), layout="constrained")
-        panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-        for panel, name in zip(panels, names, strict=True):
-            chosen = [row for row in rows if row["perturbation"] == name]
-            levels = [f"{row['level']:g}" for row in chosen]
-            panel.plot(levels, [row["similarity"] for row in chosen], marker="o", label="rank correlation of maps")
-            panel.plot(levels, [row["flipped"] for row in chosen], marker="o", label="predictions changed")
-            panel.set_title(name)
-            panel.set_ylim(-0.05, 1.05)
-        panels[0].legend()
-        return figure
+        labels = {"rank correlation of maps": "similarity", "predictions changed": "flipped"}
+        curves = {label: [float(row[key]) for row in rows] for label, key in labels.items()}
+        return by_level(self.levels, curves)
 
 
 def stability(
@@ -90,9 +139,9 @@ def stability(
     method: str | Method = "grad_cam",
     target: targets.Target = None,
     *,
-    mean: Sequence[float] = (0.0,),
-    std: Sequence[float] = (1.0,),
-    levels: Mapping[str, Sequence[float]] | None = None,
+    mean: Colours = (0.0,),
+    std: Colours = (1.0,),
+    levels: Levels | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Stability:
@@ -115,86 +164,21 @@ def stability(
             perturbation, or a model without classes.
         ImportError: without SciPy and scikit-image.
     """
-    chosen = DEFAULT_LEVELS if levels is None else levels
-    for name in chosen:
-        if name not in PERTURBATIONS:
-            raise ValueError(f"a perturbation must be one of {', '.join(PERTURBATIONS)}, got {name!r}")
-    if not isinstance(images, Tensor) or images.dim() != 4:
-        raise TypeError("`images` must be a tensor (N, C, H, W)")
-    shift, scale = (
-        torch.as_tensor(each, dtype=images.dtype, device=images.device)[:, None, None] for each in (mean, std)
-    )
-    pixels = images * scale + shift
-    if pixels.amin() < -0.01 or pixels.amax() > 1.01:
-        raise ValueError(
-            "the images are no pixels in [0, 1]: pass the `mean` and `std` that they were normalised with, got values "
-            f"from {pixels.amin().item():.2f} to {pixels.amax().item():.2f}"
-        )
+    places = list_levels(levels)
     explainer: Explainer[Any] = Explainer(model, method, **options)
-    clean = _explain(explainer, images, target)
-    classes = clean.targets if clean.targets is not None else target
-    places = [(name, float(level)) for name, each in chosen.items() for level in each]
-    flipped, similar = [], []
-    for name, level in places:
-        changed = PERTURBATIONS[name](pixels.clamp(0, 1), level, seed).clamp(0, 1)
-        explanation = _explain(explainer, (changed - shift) / scale, classes)
-        flipped.append((explanation.output.argmax(1) != clean.output.argmax(1)).cpu())
-        axes = len(clean.size)
-        similar.append(similarities(_by_image(clean.raw, axes), _by_image(explanation.raw, axes))["spearman"])
-    return Stability(clean.method, places, torch.stack(flipped), torch.stack(similar))
-
-
-def _explain(explainer: "Explainer[Any]", images: Tensor, target: targets.Target) -> Explanation:
     explanation = explainer(images, target)
-    if not isinstance(explanation, Explanation) or not isinstance(explanation.output, Tensor):
-        raise ValueError("stability is measured for one method, of a model with an output (N, classes)")
-    if explanation.output.dim() != 2:
-        raise ValueError(f"stability needs an output (N, classes), got {tuple(explanation.output.shape)}")
-    return explanation
-
-
-def _by_image(maps: Tensor, axes: int) -> Tensor:
-    """Return maps (N, *S); of several targets only one is possible."""
-    if maps.dim() > axes + 1:
-        raise ValueError("stability is measured for one target an image")
-    return maps
-
-
-def _noise(pixels: Tensor, level: float, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(pixels.shape[1:], generator=generator)
-    return pixels + level * send(noise, pixels.device).to(pixels.dtype)
-
-
-def _jpeg(pixels: Tensor, level: float, seed: int) -> Tensor:
-    if pixels.shape[1] not in (1, 3):
-        raise ValueError(f"JPEG is for images of 1 or 3 channels, got {pixels.shape[1]}")
-    compressed = []
-    for image in (pixels * 255).round().byte().movedim(1, -1).cpu().numpy():
-        file = io.BytesIO()
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "JPEG", quality=round(level))
-        compressed.append(torch.from_numpy(np.array(Image.open(file))).reshape(image.shape))
-    return (torch.stack(compressed).movedim(-1, 1) / 255).to(pixels)
-
-
-def _blur(pixels: Tensor, level: float, seed: int) -> Tensor:
-    reach = max(1, round(3 * level))
-    offsets = torch.arange(-reach, reach + 1, dtype=pixels.dtype, device=pixels.device)
-    kernel = torch.exp(-(offsets**2) / (2 * level**2))
-    kernel = kernel / kernel.sum()
-    flat = pixels.reshape(-1, 1, *pixels.shape[2:])
-    padded = F.pad(flat, [reach] * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel[None, None, None]), kernel[None, None, :, None]).reshape(pixels.shape)
-
-
-def _brightness(pixels: Tensor, level: float, seed: int) -> Tensor:
-    return pixels * level
-
-
-PERTURBATIONS: dict[str, Perturb] = {"noise": _noise, "jpeg": _jpeg, "blur": _blur, "brightness": _brightness}
-DEFAULT_LEVELS: dict[str, tuple[float, ...]] = {
-    "noise": (0.02, 0.05, 0.1, 0.2),
-    "jpeg": (75, 50, 25, 10),
-    "blur": (1, 2, 4),
-    "brightness": (0.6, 0.8, 1.2, 1.4),
-}
+    if not isinstance(explanation, Explanation) or explanation.scores.dim() != 1:
+        raise ValueError("stability is measured for one method, of one target an image")
+    measured = run(
+        explanation,
+        "map_stability",
+        explainer=explainer,
+        target=target if explanation.targets is None else None,
+        options={"map_stability": {"levels": levels, "mean": mean, "std": std, "seed": seed}},
+    )[explanation.method, "map_stability"]
+    return Stability(
+        explanation.method,
+        places,
+        measured.details["flipped"].T > 0,
+        measured.details["similarity"].T,
+    )

@@ -291,6 +291,24 @@ def test_report(tmp_path):
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
 
 
+def test_stability_of_a_dataset(tmp_path):
+    """The colours of the preprocessing are known; the report draws a panel for every perturbation."""
+    source = folder(tmp_path / "in", 5)
+    names, levels = ["map_stability", "prediction_stability"], {"noise": [0.1, 0.3], "jpeg": [20]}
+    given = {name: {"levels": levels} for name in names}
+    datasets.run(source, network(), tmp_path / "out", names, measure_options=given, **SETTINGS)
+    values = datasets.open(tmp_path / "out")
+    photographs = [PREPROCESSING(read_photograph(path)) for path in sorted(source.rglob("*.jpg"))]
+    given = {"mean": PREPROCESSING.mean, "std": PREPROCESSING.std, "target_layer": SETTINGS["target_layer"]}
+    expected = evaluate.stability(network(), torch.stack(photographs), levels=levels, **given)
+    flipped, similarity = expected.flipped, expected.similarity.masked_fill(expected.flipped, torch.nan)
+    means = {mean.measure: mean.mean for mean in values.means()}
+    assert means["prediction_stability"] == pytest.approx(1 - flipped.double().mean().item())
+    assert means["map_stability"] == pytest.approx(similarity.nanmean(0).nanmean().item(), abs=1e-4)
+    datasets.write_report(values, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count("data:image/png") == 4
+
+
 def test_what_cannot_be_measured(tmp_path):
     source = folder(tmp_path / "in", 2)
     with pytest.raises(ValueError, match="pointing_game compares maps with objects, and needs annotations"):

@@ -23,6 +23,8 @@ FEW = {
     "max_sensitivity": {"samples": 2},
     "local_lipschitz": {"samples": 2},
     "max_box_accuracy": {"thresholds": [0.2, 0.5]},
+    "map_stability": {"levels": {"jpeg": [50]}, "mean": (0.5,), "std": (0.02,)},
+    "prediction_stability": {"levels": {"noise": [0.1]}, "mean": (0.5,), "std": (0.02,)},
 }
 
 

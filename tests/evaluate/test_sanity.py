@@ -8,8 +8,8 @@ from skimage.metrics import structural_similarity
 
 import fastcam
 from fastcam import evaluate
+from fastcam.evaluate.perturbations import PERTURBATIONS
 from fastcam.evaluate.similarity import similarities
-from fastcam.evaluate.stability import PERTURBATIONS
 from tests.evaluate.support import images_for, pearson, random_maps, spearman
 from tests.support.conv_net import Call, conv_net
 from tests.support.model_state import snapshot
@@ -143,6 +143,42 @@ def test_stability():
     assert [panel.get_title() for panel in found.plot().axes] == ["brightness", "noise"]
 
 
+def test_stability_as_a_measure():
+    """One number an image; perturbed once for both measures and methods, and like the function."""
+    net = conv_net()
+    # Bright images are of the first class.
+    model = Call(lambda x: torch.cat([100 * (x.mean((1, 2, 3)) - 0.3)[:, None] + net(x)[:, :1], net(x)[:, 1:]], 1))
+    images = torch.rand(3, 3, 12, 10, generator=torch.Generator().manual_seed(1))
+    levels = {"blur": [1, 2], "brightness": [0.1, 1.3]}
+    methods = ["saliency", "input_x_gradient"]
+    explanations, explainer = fastcam.explain(model.eval(), images, methods), fastcam.Explainer(model, methods)
+    names = ["map_stability", "prediction_stability"]
+    found = evaluate.run(explanations, names, explainer=explainer, options={name: {"levels": levels} for name in names})
+    assert found.passes == 8
+    for method in methods:
+        whole = evaluate.stability(model, images, method, levels=levels)
+        stays = ~whole.flipped
+        assert 0 < stays.sum() < stays.numel()
+        expected = whole.similarity.masked_fill(whole.flipped, torch.nan).nanmean(0)
+        torch.testing.assert_close(found[method, names[0]].values, expected, check_dtype=False, equal_nan=True)
+        torch.testing.assert_close(found[method, names[1]].values, stays.float().mean(0))
+        assert found[method, names[1]].details["flipped"].shape == (3, 4)
+    alone = evaluate.prediction_stability(model, images, explanations["saliency"], levels=levels)
+    torch.testing.assert_close(alone, found["saliency", names[1]].values)
+
+
+def test_predictions_of_one_output():
+    """A single logit: above 0 or not."""
+    net = conv_net()
+    model = Call(lambda x: net(x)[:, :1] - net(x)[:, :1].mean()).eval()
+    images = torch.rand(4, 3, 12, 10, generator=torch.Generator().manual_seed(1))
+    explanation = fastcam.explain(model, images, "saliency")
+    levels = {"brightness": [0.1]}
+    found = evaluate.prediction_stability(model, images, explanation, levels=levels)
+    expected = (model(images) > 0) == (model(images * 0.1) > 0)
+    assert found.tolist() == expected[:, 0].tolist()
+
+
 def test_perturbations():
     pixels = torch.rand(2, 3, 32, 24, generator=torch.Generator().manual_seed(1))
     noise = PERTURBATIONS["noise"](pixels, 0.1, 0) - pixels
@@ -167,5 +203,7 @@ def test_stability_that_cannot_be_measured():
         evaluate.stability(model, images, levels={"rain": [1]})
     with pytest.raises(ValueError, match="no pixels in \\[0, 1\\]: pass the `mean` and `std`"):
         evaluate.stability(model, 4 * images - 2)
+    with pytest.raises(ValueError, match="of one target an image"):
+        evaluate.stability(model, images, target=[[0, 1]] * 2)
     with pytest.raises(ValueError, match="stability needs an output"):
         evaluate.stability(Call(lambda x: x[:, :2]).eval(), images, "saliency", lambda out: out.sum((1, 2, 3)))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.classifiers.models import Classifier
+from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset.api import make_job, run_job
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.export import read_preprocessing
@@ -26,6 +27,7 @@ from fastcam.dataset.table import Row
 from fastcam.evaluate.annotations import Annotations
 from fastcam.evaluate.api import Options
 from fastcam.evaluate.datasets.rows import MeasureRows, check_measures
+from fastcam.evaluate.registry import get_measure
 from fastcam.explanation import Explanation
 
 ROWS_AT_A_TIME = 256
@@ -72,7 +74,8 @@ def run(
     options = dict(measure_options or {})
     check_measures(measures, options, annotations is not None, has_model=True)
     job = make_job(source, model, out, **settings)
-    rows = MeasureRows(list(measures), options, annotations, job.loader.preprocessing)
+    preprocessing = job.loader.preprocessing
+    rows = MeasureRows(list(measures), _with_colours(measures, options, preprocessing), annotations, preprocessing)
     job = replace(job, rows=rows, identity={**job.identity, **_identity(measures, options, annotations)})
     return run_job(job, report or (lambda progress: None), ray)
 
@@ -134,6 +137,15 @@ def _identity(measures: Sequence[str], options: Options, annotations: Annotation
     plain = {name: {key: _plain(value) for key, value in each.items()} for name, each in options.items()}
     digest = None if annotations is None else annotations.digest
     return {"measures": list(measures), "measure_options": plain, "annotations": digest}
+
+
+def _with_colours(measures: Sequence[str], options: Options, preprocessing: Preprocessing) -> Options:
+    """Return the options, of measures that change pixels also how these became the model's input."""
+    colours = {"mean": preprocessing.mean, "std": preprocessing.std}
+    return {
+        name: {**(colours if colours.keys() <= get_measure(name).options.keys() else {}), **options.get(name, {})}
+        for name in measures
+    }
 
 
 def _plain(value: object) -> object:

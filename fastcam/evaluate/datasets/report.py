@@ -18,6 +18,8 @@ from fastcam.dataset.durable_files import write_replacing
 from fastcam.dataset.export import read_preprocessing
 from fastcam.dataset.table import Row, decode_map
 from fastcam.evaluate.datasets.reader import Evaluations, Mean
+from fastcam.evaluate.perturbations import list_levels
+from fastcam.evaluate.plots import by_level, new_figure
 from fastcam.evaluate.registry import get_measure
 
 if TYPE_CHECKING:
@@ -73,6 +75,8 @@ def write_report(evaluations: Evaluations, file: str | Path) -> None:
         curves = {(each.method, each.layer): evaluations.details(name, each.method, each.layer) for each in chosen}
         if any("curve" in each for each in curves.values()):
             parts.append(_picture(_curves(curves)))
+        if "levels" in get_measure(name).options:
+            parts.append(_picture(_levels(evaluations, name, chosen)))
         parts += _extremes(evaluations, name, chosen)
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>Maps measured</title><style>{_STYLE}</style>"
     write_replacing(Path(file), (page + "\n".join(parts) + "</html>\n").encode())
@@ -106,9 +110,7 @@ def _label(method: str, layer: str) -> str:
 
 def _bars(means: Sequence[Mean]) -> "Figure":
     """Return bars of the means with their intervals."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 0.6 + 0.4 * len(means)), layout="constrained")
+    figure = new_figure(7, 0.6 + 0.4 * len(means))
     axes = figure.subplots()
     labels = [_label(mean.method, mean.layer) for mean in means]
     numbers = np.nan_to_num([[mean.mean, mean.low, mean.high] for mean in means])
@@ -121,9 +123,7 @@ def _bars(means: Sequence[Mean]) -> "Figure":
 
 def _curves(curves: dict[tuple[str, str], dict[str, Any]]) -> "Figure":
     """Return the mean curves of the methods."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    figure = new_figure(7, 3.2)
     axes = figure.subplots()
     for (method, layer), details in curves.items():
         if "curve" in details:
@@ -133,6 +133,18 @@ def _curves(curves: dict[tuple[str, str], dict[str, Any]]) -> "Figure":
     axes.set_ylabel("mean score")
     axes.legend()
     return figure
+
+
+def _levels(evaluations: Evaluations, name: str, means: Sequence[Mean]) -> "Figure":
+    """Return how maps, or predictions, of the methods stay under every perturbation."""
+    options = evaluations.maps.identity["measure_options"].get(name, {})
+    curves = {}
+    for mean in means:
+        details = evaluations.details(name, mean.method, mean.layer)
+        if details:
+            values = details["similarity"] if "similarity" in details else 1 - details["flipped"]
+            curves[_label(mean.method, mean.layer)] = values.nanmean(0).tolist()
+    return by_level(list_levels(options.get("levels")), curves)
 
 
 def _picture(figure: "Figure") -> str:
