@@ -1,9 +1,9 @@
-"""The choice of classes to explain, as users write it: indices, names, "top3"."""
+"""The choice of classes to explain, as users write it: indices, names, "top3", "label", "objects"."""
 
 import difflib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,14 +14,16 @@ from fastcam.classifiers.models import Classifier
 from fastcam.targets.binding import Bound, Logit, Score
 from fastcam.targets.class_indices import ClassIndices
 
-LABEL = "label"
+LABEL, OBJECTS = "label", "objects"
+ClassesOfImages = Callable[[Sequence[str]], list[list[int]]]  # from the names of the classes to those of N images
 
 
 @dataclass(frozen=True)
 class ClassChoice:
-    """The classes to explain per image, as the user wrote them: indices, names, "top" or "top3", or "label".
+    """The classes to explain per image, as the user wrote them: indices, names, "top" or "top3", "label", "objects".
 
-    "label" is the class of the dataset's own label, unless a class has that name.
+    "label" is the class of the dataset's own label, "objects" those of the annotated objects, unless a class has that
+    name.
     """
 
     texts: tuple[str, ...]
@@ -36,7 +38,11 @@ class ClassChoice:
         return score() if self.is_highest else ChosenClasses(self, classifier, score)
 
     def indices(
-        self, output: Tensor, names: Sequence[str], labels: Sequence[str | None] | None = None
+        self,
+        output: Tensor,
+        names: Sequence[str],
+        labels: Sequence[str | None] | None = None,
+        objects: ClassesOfImages | None = None,
     ) -> list[list[int]]:
         """Return class indices (N, K) for the model's output (N, classes).
 
@@ -44,6 +50,7 @@ class ClassChoice:
             output: of the model.
             names: of the classes.
             labels: of the N images; None where there are none.
+            objects: the classes of their annotated objects; None where there are none.
 
         Raises:
             ValueError: for a class unknown to the model.
@@ -59,6 +66,8 @@ class ClassChoice:
                 columns.append(order[:, :count].tolist())
             elif text.lower() == LABEL and text not in names:
                 columns.append([[index] for index in _classes_of_labels(labels, names)])
+            elif text.lower() == OBJECTS and text not in names:
+                columns.append(_classes_of_objects(objects, names))
             else:
                 columns.append([[_class_index(text, names)]] * len(output))
         return [list(itertools.chain(*rows)) for rows in zip(*columns, strict=True)]
@@ -73,17 +82,19 @@ class ChosenClasses(Score):
         classifier: Classifier,
         score: type[Logit],
         labels: Sequence[str | None] | None = None,
+        objects: ClassesOfImages | None = None,
     ) -> None:
-        self.choice, self.classifier, self.score, self.labels = choice, classifier, score, labels
+        self.choice, self.classifier, self.score = choice, classifier, score
+        self.labels, self.objects = labels, objects
 
-    def with_labels(self, labels: Sequence[str | None]) -> "ChosenClasses":
-        """Return the score for images with these labels."""
-        return ChosenClasses(self.choice, self.classifier, self.score, labels)
+    def of_images(self, labels: Sequence[str | None], objects: ClassesOfImages | None) -> "ChosenClasses":
+        """Return the score for images with these labels and objects, see :meth:`ClassChoice.indices`."""
+        return ChosenClasses(self.choice, self.classifier, self.score, labels, objects)
 
     def bind(self, output: Tensor, count: int) -> Bound:
         """Find the classes of every image."""
         names = self.classifier.class_names(class_count(output))
-        indices = torch.tensor(self.choice.indices(output, names, self.labels), device=output.device)
+        indices = torch.tensor(self.choice.indices(output, names, self.labels, self.objects), device=output.device)
         return self.score().bind_to(ClassIndices(indices))  # known to be classes, though 0, 1, 0 looks one-hot
 
 
@@ -103,6 +114,21 @@ def _classes_of_labels(labels: Sequence[str | None] | None, names: Sequence[str]
         text = label if label.casefold() in known else label.replace("_", " ")
         found.append(_class_index(text, names))
     return found
+
+
+def _classes_of_objects(objects: ClassesOfImages | None, names: Sequence[str]) -> list[list[int]]:
+    """Return the classes (N, K) of annotated objects; images with fewer repeat their first.
+
+    Raises:
+        ValueError: for images without objects of the model's classes.
+    """
+    if objects is None:
+        raise ValueError(f"target {OBJECTS!r} is the classes of annotated objects, and these images have none")
+    found = objects(names)
+    if not all(found):
+        raise ValueError(f"target {OBJECTS!r} is the classes of annotated objects, and no object is of a class")
+    most = max(map(len, found))
+    return [classes + classes[:1] * (most - len(classes)) for classes in found]
 
 
 def class_count(output: object) -> int:

@@ -74,7 +74,8 @@ Layers = Annotated[list[str] | None, typer.Option(help="See `fastcam layers`; re
 Classes = Annotated[
     list[str] | None,
     typer.Option(
-        help="Class index or name, top3 for the highest 3, label of a dataset; repeatable.", show_default="top1"
+        help="Class index or name, top3 for the highest 3, label of a dataset, objects for the annotated; repeatable.",
+        show_default="top1",
     ),
 ]
 ClassNames = Annotated[Path | None, typer.Option(help="Class names, one per line.")]

@@ -46,6 +46,9 @@ class BatchRows(Protocol):
     def of_failures(self, images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
         """Return the rows of images without maps, each with the reason as its status; its method is null."""
 
+    def classes_of_objects(self, images: Sequence[LoadedImage], names: Sequence[str]) -> list[list[int]]:
+        """Return the classes of the annotated objects of each image, for the names of the model's classes."""
+
 
 @dataclass(frozen=True)
 class MapRows:
@@ -70,6 +73,10 @@ class MapRows:
     def of_failures(self, images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
         """Return a row for every image."""
         return rows_of_failures(images, numbers, reasons)
+
+    def classes_of_objects(self, images: Sequence[LoadedImage], names: Sequence[str]) -> list[list[int]]:
+        """Return none: maps are made without annotations."""
+        return [[] for _ in images]
 
 
 def rows_of_maps(

@@ -249,7 +249,8 @@ class Runner:
         inputs = torch.stack(tensors).to(self.device, non_blocking=True)
         target = self.target
         if isinstance(target, ChosenClasses):
-            target = target.with_labels([image.label for image in batch])
+            objects = functools.partial(self.rows.classes_of_objects, batch)
+            target = target.of_images([image.label for image in batch], objects)
         explanations: Mapping[object, Explanation] = self.explainer(inputs, target)
         output = next(iter(explanations.values())).output
         self._outputs = output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else 0

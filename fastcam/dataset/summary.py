@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -71,9 +72,22 @@ def classes_of_labels(labels: Sequence[str], names: Sequence[str]) -> dict[str, 
     """Return the classes that each label names; several classes can share a name."""
     if all(label.isdecimal() and int(label) < len(names) for label in labels):
         return {label: {int(label)} for label in labels}
-    spelled = [_spelling(name) for name in names]
-    found = {label: {i for i, name in enumerate(spelled) if name == _spelling(label)} for label in labels}
+    return classes_of_names(labels, names)
+
+
+def classes_of_names(labels: Sequence[str], names: Sequence[str]) -> dict[str, set[int]]:
+    """Return the classes of the labels that are names of classes; case does not count, and an underscore is a space."""
+    spelled = _indices_by_spelling(tuple(names))
+    found = {label: spelled.get(_spelling(label), set()) for label in labels}
     return {label: classes for label, classes in found.items() if classes}
+
+
+@lru_cache(maxsize=4)
+def _indices_by_spelling(names: tuple[str, ...]) -> dict[str, set[int]]:
+    indices: dict[str, set[int]] = {}
+    for index, name in enumerate(names):
+        indices.setdefault(_spelling(name), set()).add(index)
+    return indices
 
 
 def _spelling(name: str) -> str:

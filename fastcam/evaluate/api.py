@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastcam import targets
 from fastcam.evaluate.answers import Question, Respondent
 from fastcam.evaluate.case import Batch, Case
-from fastcam.evaluate.objects import boxes_of_rows, masks_of_rows
+from fastcam.evaluate.objects import Boxes, boxes_of_rows, masks_of_rows
 from fastcam.evaluate.registry import Asking, Measure, Outcome, get_measure
 from fastcam.evaluate.results import Evaluation, Measured, masked, shaped, wide
 from fastcam.evaluate.scores import Scored, explain_copies, scored
@@ -37,7 +37,7 @@ def run(
     target: targets.Target = None,
     explainer: "Explainer[Any] | None" = None,
     masks: Tensor | None = None,
-    boxes: Sequence[Tensor] | None = None,
+    boxes: Boxes | None = None,
     ignored: Tensor | None = None,
     options: Options | None = None,
     select: Select = None,
@@ -60,7 +60,8 @@ def run(
         target: what was explained, where it is no class: the same function or score.
         explainer: makes the explanations of copies, for measures that need it; of the same methods and layers.
         masks: (N, *S) bool, or (N, K, *S) with one for each target, the objects.
-        boxes: for every image a tensor (M, 4) of left, top, right, bottom in pixels of the images, the end exclusive.
+        boxes: for every image a tensor (M, 4) of left, top, right, bottom in pixels of the images, the end exclusive;
+            or a list of such tensors, one for each target.
             Either of masks and boxes serves measures that need the other: a filled box, and the box around a mask.
         ignored: (N, *S) bool, positions that are neither object nor background.
         options: options of the measures, by name.

@@ -1,14 +1,17 @@
 """The objects of an image as masks and boxes, one for every map."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from fastcam.explanation import Explanation
 
+Boxes: TypeAlias = Sequence[Tensor] | Sequence[Sequence[Tensor]]
 
-def masks_of_rows(masks: Tensor | None, boxes: Sequence[Tensor] | None, explanation: Explanation) -> Tensor:
+
+def masks_of_rows(masks: Tensor | None, boxes: Boxes | None, explanation: Explanation) -> Tensor:
     """Return masks (R, *S) bool from masks (N, [K,] *S), or else from filled boxes.
 
     Raises:
@@ -18,8 +21,7 @@ def masks_of_rows(masks: Tensor | None, boxes: Sequence[Tensor] | None, explanat
     if masks is None:
         if boxes is None:
             raise ValueError("this measure compares maps with objects: pass `masks` (N, *S) bool, or `boxes`")
-        filled = torch.stack([fill(each, size) for each in check_boxes(boxes, shape[0])])
-        return _expand(filled, shape).to(explanation.native.device)
+        return torch.stack([fill(each, size) for each in check_boxes(boxes, shape)]).to(explanation.native.device)
     if not isinstance(masks, Tensor) or masks.dtype != torch.bool:
         kind = masks.dtype if isinstance(masks, Tensor) else type(masks).__name__
         raise TypeError(f"masks must be a bool tensor (N, *S), got {kind}")
@@ -30,32 +32,49 @@ def masks_of_rows(masks: Tensor | None, boxes: Sequence[Tensor] | None, explanat
     )
 
 
-def boxes_of_rows(masks: Tensor | None, boxes: Sequence[Tensor] | None, explanation: Explanation) -> list[Tensor]:
+def boxes_of_rows(masks: Tensor | None, boxes: Boxes | None, explanation: Explanation) -> list[Tensor]:
     """Return for every map the boxes (M, 4) of the objects; of a mask the box around it, none for an empty one."""
-    shape = tuple(explanation.scores.shape)
-    targets = 1 if len(shape) == 1 else shape[1]
     if boxes is not None:
-        return [each for each in check_boxes(boxes, shape[0]) for _ in range(targets)]
+        return check_boxes(boxes, tuple(explanation.scores.shape))
     return [box_around(mask) for mask in masks_of_rows(masks, None, explanation).cpu()]
 
 
-def check_boxes(boxes: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Return boxes (M, 4) float64 on the CPU for every image.
+def check_boxes(boxes: Boxes, shape: tuple[int, ...]) -> list[Tensor]:
+    """Return boxes (M, 4) float64 on the CPU for every image and target, R of them.
+
+    Args:
+        boxes: for every image a tensor (M, 4), or one for each of its K targets.
+        shape: (N,) or (N, K).
 
     Raises:
         TypeError, ValueError: for anything else, or a box that ends before it begins.
     """
     if isinstance(boxes, Tensor) and boxes.dim() == 2:
         boxes = [each[None] for each in boxes]
-    tensors = [torch.as_tensor(each).double().cpu().reshape(-1, 4) for each in boxes]
-    if len(tensors) != count:
-        raise ValueError(f"`boxes` must hold a tensor (M, 4) for each of {count} images, got {len(tensors)}")
+    if len(boxes) != shape[0]:
+        raise ValueError(f"`boxes` must hold a tensor (M, 4) for each of {shape[0]} images, got {len(boxes)}")
+    targets = 1 if len(shape) == 1 else shape[1]
+    by_row = [each for of_image in boxes for each in _by_target(of_image, targets)]
+    tensors = [torch.as_tensor(each).double().cpu().reshape(-1, 4) for each in by_row]
     for each in tensors:
         if not each.isfinite().all() or (each[:, 2:] <= each[:, :2]).any():
             raise ValueError(
                 f"a box is left, top, right, bottom with left < right and top < bottom, got {each.tolist()}"
             )
     return tensors
+
+
+def _by_target(boxes: Tensor | Sequence[Tensor], targets: int) -> Sequence[Tensor]:
+    """Return the boxes of one image for each target.
+
+    Raises:
+        ValueError: for another number of targets.
+    """
+    if isinstance(boxes, Tensor) or not all(isinstance(each, Tensor) for each in boxes):
+        return [torch.as_tensor(boxes)] * targets
+    if len(boxes) != targets:
+        raise ValueError(f"`boxes` must hold a tensor (M, 4) for each of {targets} targets, got {len(boxes)}")
+    return boxes
 
 
 def fill(boxes: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -101,8 +101,8 @@ def plot_randomisations(results: Sequence[Randomisation]) -> "Figure":
             panel.plot(places, mean, label=name)
             panel.fill_between(places, mean - spread, mean + spread, alpha=0.15)
         panel.set_ylim(-1.05, 1.05)
-        panel.set_ylabel("similarity to the map of the trained model")
-        panel.set_title(f"{result.method}, {result.order} randomisation from the output on")
+        panel.set_ylabel("similarity to the trained map")
+        panel.set_title(f"{result.method}, {result.order}")
     panels[0].legend()
     panels[-1].set_xticks(range(len(results[0].layers)), results[0].layers, rotation=90)
     return figure

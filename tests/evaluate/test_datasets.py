@@ -272,6 +272,70 @@ def test_localisation_errors(tmp_path):
     assert "top-1 localisation error" in datasets.table(values)
 
 
+def test_objects_of_the_explained_class(tmp_path):
+    """Where annotations tell classes apart, only the objects of the map's class count; the pointing game of VOC."""
+    names = ["cats", "dogs", "Red birds", "fish", "cars"]
+    source = folder(tmp_path / "in", 8)
+    objects = {}  # by image: (label, box) in pixels of the photograph, 60 x 50
+    with (tmp_path / "boxes.csv").open("w", newline="") as text:
+        writer = csv.writer(text)
+        writer.writerow(["image_id", "left", "top", "right", "bottom", "label"])
+        for index, path in enumerate(sorted(source.rglob("*.jpg"))):
+            name = path.relative_to(source).as_posix()
+            objects[name] = [("cats", (8, 3, 30, 25))]
+            if index % 2:
+                objects[name].append((("fish", "red_birds")[index % 4 // 2], (25, 22, 52, 47)))
+            if index == 7:
+                objects[name].append(("no class of the model", (8, 3, 52, 47)))
+            for label, box in objects[name]:
+                writer.writerow([name, *box, label])
+    settings = {**SETTINGS, "target": ["objects", "4"], "measure_options": {"pointing_game": {"tolerance": 0}}}
+    classifier = Classifier(network(), PREPROCESSING, tuple(names))
+    annotations = open_annotations(tmp_path / "boxes.csv")
+    datasets.run(source, classifier, tmp_path / "out", ["pointing_game"], annotations=annotations, **settings)
+    values = datasets.open(tmp_path / "out")
+    rows = values.dataset().to_table().to_pylist()
+    hits = {}
+    for row in rows:
+        found = objects[row["image_id"]]
+        label = names[row["target"]].casefold().replace(" ", "_")
+        is_known = all(each != "no class of the model" for each, _ in found)
+        boxes = [box for each, box in found if each == label or not is_known]
+        details = dict(row["details"] or ())
+        if not boxes:
+            assert (row["target"], row["value"], row["reason"]) == (4, None, "no object of the class")
+            continue
+        assert details["other_classes"] == [len(found) - 1 if is_known else 0]
+        explained = fastcam.explain(
+            network(), PREPROCESSING(read_photograph(source / row["image_id"]))[None], target=row["target"],
+            target_layer="features",
+        )  # fmt: skip
+        objects_mask = place(
+            Annotation("", tuple(Region("", box) for box in boxes)), (50, 60), PREPROCESSING, (16, 16)
+        ).mask
+        expected = evaluate.pointing_game(explained, masks=objects_mask[None], tolerance=0).item()
+        assert row["value"] == expected
+        assert details["object_share"] == [pytest.approx(objects_mask.double().mean().item())]
+        hits.setdefault(row["target"], []).append((row["value"], details["object_share"][0], details["other_classes"]))
+    assert set(hits) == {0, 2, 3, 4}
+    assert sum(row["target"] in (2, 3) for row in rows) == 4
+    games = {each.measure: each for each in values.pointing_games()}
+    mean = np.mean([np.mean([hit for hit, *_ in each]) for each in hits.values()])
+    assert games["pointing game, mean over classes"].mean == pytest.approx(mean)
+    difficult = [[hit for hit, share, others in each if share < 0.25 and others != [0]] for each in hits.values()]
+    assert games["pointing game, difficult"].mean == pytest.approx(
+        np.mean([np.mean(each) for each in difficult if each])
+    )
+    assert games["pointing game, difficult"].values == sum(map(len, difficult)) > 2
+    assert "pointing game, difficult" in datasets.table(values)
+
+
+def test_objects_are_chosen_of_annotations(tmp_path):
+    source = folder(tmp_path / "in", 2)
+    with pytest.raises(ValueError, match="target 'objects' is the classes of annotated objects, and no object is of a"):
+        run(source, tmp_path / "out", boxes_of(source, tmp_path / "boxes.csv"), target="objects")
+
+
 def test_report(tmp_path):
     source = folder(tmp_path / "in", 10)
     annotations = boxes_of(source, tmp_path / "boxes<b>.csv", skip=[3])

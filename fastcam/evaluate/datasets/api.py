@@ -57,11 +57,14 @@ def run(
         out: output folder.
         measures: names, see :func:`fastcam.evaluate.list_measures`.
         annotations: of the images, from :func:`fastcam.evaluate.annotations.open_annotations`. They are brought to
-            the pixels of the model's input; objects that are difficult, and void pixels, do not count.
+            the pixels of the model's input; objects that are difficult, and void pixels, do not count. Where all labels
+            of an image's objects are names of the model's classes, the objects of the explained class count, and others
+            are background; else all count.
         measure_options: options of the measures by name.
         ray: as for :func:`fastcam.dataset.run`.
         report: as for :func:`fastcam.dataset.run`.
-        settings: further arguments of :func:`fastcam.dataset.run`: ``method``, ``target``, ``target_layer``, ...
+        settings: further arguments of :func:`fastcam.dataset.run`: ``method``, ``target``, ``target_layer``, ...; the
+            target "objects" is the classes of the annotated objects.
 
     Returns:
         The progress at the end.
@@ -75,7 +78,8 @@ def run(
     check_measures(measures, options, annotations is not None, has_model=True)
     job = make_job(source, model, out, **settings)
     preprocessing = job.loader.preprocessing
-    rows = MeasureRows(list(measures), _with_colours(measures, options, preprocessing), annotations, preprocessing)
+    filled = _with_colours(measures, options, preprocessing)
+    rows = MeasureRows(list(measures), filled, annotations, preprocessing, job.classifier.known_names)
     job = replace(job, rows=rows, identity={**job.identity, **_identity(measures, options, annotations)})
     return run_job(job, report or (lambda progress: None), ray)
 
@@ -112,7 +116,8 @@ def run_on_maps(
     maps = maps if isinstance(maps, Maps) else Maps(maps)
     options = dict(measure_options or {})
     check_measures(measures, options, annotations is not None, has_model=False)
-    rows = MeasureRows(list(measures), options, annotations, read_preprocessing(maps.identity["preprocessing"]))
+    preprocessing = read_preprocessing(maps.identity["preprocessing"])
+    rows = MeasureRows(list(measures), options, annotations, preprocessing, lambda count: maps.class_names)
     identity = {
         "maps_run": maps.store.run,
         "images": maps.identity["images"],

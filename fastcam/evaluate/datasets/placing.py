@@ -1,6 +1,7 @@
 """Annotations at the place where the model sees the image: in pixels of its input."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,16 +23,22 @@ class Objects:
         ignored: (H, W) bool, neither object nor background: void, and objects that are difficult.
         boxes: (M, 4) float64 of the others, which may reach beyond the input: the model need not see all of an object.
         reason: why there is no object.
+        other_classes: labels in the image whose objects are background here.
     """
 
     mask: Tensor
     ignored: Tensor
     boxes: Tensor
     reason: str = ""
+    other_classes: int = 0
 
 
 def place(
-    annotation: Annotation, photograph: tuple[int, int] | None, preprocessing: Preprocessing, size: tuple[int, int]
+    annotation: Annotation,
+    photograph: tuple[int, int] | None,
+    preprocessing: Preprocessing,
+    size: tuple[int, int],
+    labels: Collection[str] | None = None,
 ) -> Objects:
     """Return the objects of an image as the model sees it.
 
@@ -40,11 +47,17 @@ def place(
         photograph: its (height, width); None for samples that are the model's input already.
         preprocessing: that made the input from the photograph.
         size: (height, width) of the input.
+        labels: of the objects that count; None for all. Others are background.
     """
     nothing = torch.zeros(size, dtype=torch.bool)
     none = Objects(nothing, nothing, torch.empty(0, 4, dtype=torch.float64), annotation.reason or "no object")
     if not annotation.regions:
         return none
+    if labels is not None:
+        chosen = tuple(region for region in annotation.regions if region.label in labels)
+        if not chosen:
+            return replace(none, reason="no object of the class")
+        annotation = replace(annotation, regions=chosen)
     whole = photograph or size
     if annotation.size not in (None, whole):
         theirs = f"{annotation.size[1]} x {annotation.size[0]}" if annotation.size else ""

@@ -107,6 +107,32 @@ class Evaluations:
                 columns.setdefault(name, []).append(values)
         return {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
 
+    def pointing_games(self) -> Iterator[Mean]:
+        """Yield the pointing game as it is played on Pascal VOC and COCO (arXiv:1608.00507): means over classes.
+
+        "pointing game, mean over classes" is of all maps, "difficult" of those whose objects cover less than a quarter
+        of what the model sees while the image has objects of another class too. Both need maps of one class each, where
+        annotations tell the classes apart: the target "objects".
+        """
+        if "pointing_game" not in self.measures:
+            return
+        is_game = pc.field("measure") == "pointing_game"
+        rows = self.dataset().to_table(
+            ["image_id", "target", "method", "layer", "value", "details"],
+            filter=is_game & pc.field("value").is_valid() & pc.field("target").is_valid(),
+        )
+        for (method, layer), chosen in _groups(rows, ["method", "layer"]):
+            details = [dict(each) for each in chosen["details"].to_pylist()]
+            share, others = (
+                np.array([each[name][0] for each in details]) for name in ("object_share", "other_classes")
+            )
+            if not (others > 0).any():
+                continue  # annotations do not tell classes apart
+            subsets = {"mean over classes": np.ones(len(share), bool), "difficult": (share < 0.25) & (others > 0)}
+            for name, is_in in subsets.items():
+                if is_in.any():
+                    yield _game(f"pointing game, {name}", method, layer, chosen.filter(pa.array(is_in)))
+
     def localisation_errors(self) -> Iterator[Mean]:
         """Yield ILSVRC's errors from "localisation_accuracy", for labels that are classes of the model.
 
@@ -128,6 +154,24 @@ class Evaluations:
                     continue
                 low, high = interval(torch.from_numpy(numbers), LEVEL, DRAWS)
                 yield Mean(name, method, layer, float(numbers.mean()), low, high, len(numbers), 0, False)
+
+
+def _game(name: str, method: str, layer: str, rows: pa.Table) -> Mean:
+    """Return the mean over classes of the shares of hits."""
+    ids = rows["image_id"]
+    by_image = {
+        each: torch.from_numpy(_by_image(rows[each].to_numpy().astype(float), ids)) for each in ("value", "target")
+    }
+    low, high = pooled_interval(_mean_over_classes, by_image, 1, LEVEL, MAX_POOLS, 0)
+    return Mean(name, method, layer, _mean_over_classes(by_image).item(), low, high, len(rows), 0, True)
+
+
+def _mean_over_classes(details: dict[str, Tensor]) -> Tensor:
+    """Return the mean of the values of each class, for values and their classes, NaN where there is none."""
+    is_there = ~details["value"].isnan()
+    values, classes = details["value"][is_there], details["target"][is_there]
+    places = classes.unique(return_inverse=True)[1]
+    return (places.bincount(values) / places.bincount()).mean()
 
 
 def _errors(rows: list[dict[str, Any]], classes: Mapping[str, set[int]]) -> dict[str, list[float]]:

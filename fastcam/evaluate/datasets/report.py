@@ -42,7 +42,7 @@ def table(evaluations: Evaluations) -> str:
 
 
 def _means(evaluations: Evaluations) -> list[Mean]:
-    return [*evaluations.means(), *evaluations.localisation_errors()]
+    return [*evaluations.means(), *evaluations.pointing_games(), *evaluations.localisation_errors()]
 
 
 def _cells(mean: Mean) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The rows of an evaluation: those of the maps, once for every measure, with its value."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.rows import OWN_COLUMNS, kept_places, rows_of_failures, rows_of_maps
+from fastcam.dataset.summary import classes_of_names
 from fastcam.dataset.table import SCHEMA as MAP_SCHEMA
 from fastcam.dataset.table import MapFormat
 from fastcam.evaluate.annotations import Annotations
@@ -42,12 +44,14 @@ class MeasureRows:
         options: of them.
         annotations: of the images; None where no measure needs them.
         preprocessing: that made the inputs.
+        class_names: the names of so many classes, empty if they are unknown.
     """
 
     measures: Sequence[str]
     options: Options = field(default_factory=dict)
     annotations: Annotations | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    class_names: Callable[[int], Sequence[str]] = lambda count: ()
 
     def of_batch(
         self,
@@ -71,8 +75,8 @@ class MeasureRows:
         explainer: "Explainer[Any] | None" = None,
     ) -> pa.Table:
         """Return the rows; without an explainer for measures that need no model."""
-        size = next(iter(explanations.values())).size
-        objects = [self._objects(image, size) for image in images] if self.annotations is not None else None
+        first = next(iter(explanations.values()))
+        objects = self._objects(images, first) if self.annotations is not None else None
         evaluation = self._evaluate(explanations, objects, explainer)
         tables = []
         for key, explanation in explanations.items():
@@ -82,44 +86,94 @@ class MeasureRows:
                 tables.append(_with_values(base if index == 0 else _without_map(base), columns))
         return pa.concat_tables(tables)
 
-    def _objects(self, image: LoadedImage, size: tuple[int, ...]) -> Objects:
+    def classes_of_objects(self, images: Sequence[LoadedImage], names: Sequence[str]) -> list[list[int]]:
+        """Return the classes of the annotated objects that count, of each image."""
+        found = []
+        for image in images:
+            regions = self.annotations[image.item.id].regions if self.annotations is not None else ()
+            labels = list(dict.fromkeys(region.label for region in regions if not region.is_difficult))
+            classes = classes_of_names(labels, self.class_names(len(names)))
+            found.append(list(dict.fromkeys(index for label in labels for index in sorted(classes.get(label, ())))))
+        return found
+
+    def _objects(self, images: Sequence[LoadedImage], explanation: Explanation) -> list[list[Objects]]:
+        """Return the objects of every image, for each of its targets."""
+        output = explanation.output
+        count = output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else 0
+        names = self.class_names(count)
+        per_image = explanation.scores.numel() // len(explanation)
+        targets = [[-1] * per_image] * len(images)  # no class
+        if explanation.targets is not None:
+            targets = explanation.targets.reshape(len(images), per_image).tolist()
+        return [
+            self._objects_of(image, classes, names, explanation.size)
+            for image, classes in zip(images, targets, strict=True)
+        ]
+
+    def _objects_of(
+        self, image: LoadedImage, targets: Sequence[int], names: Sequence[str], size: tuple[int, ...]
+    ) -> list[Objects]:
+        """Return the objects of one image for each target.
+
+        Where all labels of its objects are names of the model's classes, those of the target count, else all.
+        """
         assert self.annotations is not None
         annotation = self.annotations[image.item.id]
-        return place(annotation, image.size or annotation.size, self.preprocessing, (size[0], size[1]))
+        labels = {region.label for region in annotation.regions}
+        classes = classes_of_names(list(labels), names)
+        is_known = bool(labels) and len(classes) == len(labels)
+
+        @functools.cache
+        def placed(chosen: frozenset[str] | None) -> Objects:
+            shape = image.size or annotation.size
+            objects = place(annotation, shape, self.preprocessing, (size[0], size[1]), chosen)
+            return objects if chosen is None else replace(objects, other_classes=len(labels - chosen))
+
+        def of_class(target: int) -> Objects:
+            return placed(frozenset(label for label in labels if target in classes[label]))
+
+        return [of_class(target) if is_known and target >= 0 else placed(None) for target in targets]
 
     def _evaluate(
         self,
         explanations: Mapping[Hashable, Explanation],
-        objects: Sequence[Objects] | None,
+        objects: Sequence[Sequence[Objects]] | None,
         explainer: "Explainer[Any] | None",
     ) -> Evaluation:
         places: dict[str, Any] = {}
         if objects is not None:
+            is_single = next(iter(explanations.values())).scores.dim() == 1
+            masks = torch.stack([torch.stack([each.mask for each in of_image]) for of_image in objects])
+            ignored = torch.stack([torch.stack([each.ignored for each in of_image]) for of_image in objects])
             places = {
-                "masks": torch.stack([each.mask for each in objects]),
-                "ignored": torch.stack([each.ignored for each in objects]),
-                "boxes": [each.boxes for each in objects],
+                "masks": masks[:, 0] if is_single else masks,
+                "ignored": ignored[:, 0] if is_single else ignored,
+                "boxes": [[each.boxes for each in of_image] for of_image in objects],
             }
         model = None if explainer is None else explainer.model
         named: Any = explanations
         return run(named, self.measures, model, explainer=explainer, options=self.options, **places)
 
 
-def _columns(result: Measured, explanation: Explanation, objects: Sequence[Objects] | None) -> dict[str, pa.Array]:
+def _columns(
+    result: Measured, explanation: Explanation, objects: Sequence[Sequence[Objects]] | None
+) -> dict[str, pa.Array]:
     """Return the columns of one measure for the rows of one explanation."""
     kept = kept_places(explanation)
     values = _flat(result.values, explanation)[kept]
-    per_image = explanation.scores.numel() // len(explanation)
-    needs_objects = {"masks", "boxes"} & set(result.measure.needs)
-    missing = [each.reason for each in objects] if objects is not None and needs_objects else [""] * len(explanation)
+    by_row = [each for of_image in objects or () for each in of_image]
+    if not {"masks", "boxes"} & set(result.measure.needs):
+        by_row = []
+    missing = [each.reason for each in by_row] or [""] * explanation.scores.numel()
     statuses = np.array(explanation.status, object).reshape(-1)[kept]
     reasons = [
-        None
-        if not np.isnan(value)
-        else missing[place // per_image] or (status if status != "ok" else "the formula has no value")
+        None if not np.isnan(value) else missing[place] or (status if status != "ok" else "the formula has no value")
         for value, place, status in zip(values, kept.tolist(), statuses, strict=True)
     ]
     details = {name: _flat(each, explanation)[kept] for name, each in result.details.items()}
+    if by_row:
+        details["object_share"] = np.array([by_row[place].mask.double().mean().item() for place in kept])
+        details["other_classes"] = np.array([by_row[place].other_classes for place in kept], np.float64)
     lists = [[(name, np.atleast_1d(each[row])) for name, each in details.items()] for row in range(len(kept))]
     return {
         "measure": pa.array([result.measure.name] * len(kept), pa.string()),
