@@ -8,6 +8,7 @@ from fastcam.engine.occlusion_plan import OcclusionPlan, occlusion_plan
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.exporting.api import ExportReport, export
+from fastcam.inspect.recording import Recording, recording
 from fastcam.methods.registry import Method, get_method, list_methods, method
 from fastcam.one_call import explain
 from fastcam.preparation.prepare import prepare
@@ -23,6 +24,7 @@ __all__ = [
     "OcclusionPlan",
     "Prepared",
     "RaggedExplanation",
+    "Recording",
     "build_info",
     "explain",
     "export",
@@ -35,6 +37,7 @@ __all__ = [
     "occlusion_plan",
     "ops",
     "prepare",
+    "recording",
     "swin_reshape",
     "targets",
     "vit_reshape",

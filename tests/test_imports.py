@@ -69,7 +69,8 @@ ALLOWED = {
     "one_call": "engine explainer explanation methods model postprocess preparation targets",
     "exporting": "_extension engine explainer explanation model preparation targets",
     "classifiers": "artefacts targets",
-    "_public": "_extension artefacts classifiers engine explainer explanation exporting methods one_call ops "
+    "inspect": "explainer incremental model ops render targets",
+    "_public": "_extension artefacts classifiers engine explainer explanation exporting inspect methods one_call ops "
     "preparation ragged reshape targets",
     "__init__": "_public render",
     "bench": "__init__ classifiers explainer methods model ops render",
@@ -77,8 +78,8 @@ ALLOWED = {
     "evaluate": "classifiers dataset devices engine explainer explanation foreground methods model ops preparation "
     "ragged render targets",
     "compat": "evaluate explainer graph methods model ops render targets",
-    "cli": "__init__ artefacts bench classifiers dataset evaluate explainer explanation model ops pictures render "
-    "targets",
+    "cli": "__init__ artefacts bench classifiers dataset evaluate explainer explanation inspect model ops pictures "
+    "render targets",
 }
 
 

@@ -50,6 +50,16 @@ def test_python_of_the_measures_runs(tmp_path, monkeypatch):
     assert deletion.details["curve"].shape == (4, 11)
 
 
+def test_python_of_looking_inside_runs(monkeypatch):
+    monkeypatch.setattr(torchvision.models, "resnet18", slim_resnet50)
+    page = (readme.README.parent / "fastcam" / "inspect" / "README.md").read_text()
+    namespace: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["survey"].images == 4
+    assert len(namespace["survey"]["layer4"].top) == namespace["seen"]["layer4"].shape[1]
+
+
 @pytest.mark.parametrize("name", re.findall(r"\]\(([^)h#][^)]*)\)", TEXT))
 def test_links_lead_somewhere(name):
     assert (Path(readme.README).parent / name).exists()

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from fastcam.incremental.layouts import Layout
 from fastcam.incremental.packed_convolution import PackedWeight
 from fastcam.incremental.regions import Pair, Sliding
 from fastcam.incremental.separable import Separable
-from fastcam.incremental.tape import Argument, ATenFunction, Operation, Slot, Tape
+from fastcam.incremental.tape import Argument, ATenFunction, Operation, Slot, Tape, fill_slots
 from fastcam.incremental.tape_batch_norm import is_batch_norm
 
 # "pointwise": every output depends on the inputs at its own position. "view": the same elements with other axes.
@@ -93,6 +94,36 @@ def localities_and_layouts(tape: Tape) -> tuple[list[Locality], dict[Slot, Layou
         for slot in operation.outputs:
             layouts[slot] = _output_layout(tape, operation, locality, layouts, slot)
     return localities, layouts
+
+
+def with_gates_as_constants(tape: Tape) -> Tape:
+    """Return a tape whose gates are constants: what is computed from whole maps, and is one number a channel.
+
+    Squeeze and excitation multiplies maps by such numbers. Without them the result depends on neighbourhoods alone.
+    """
+    height, width = tape.values[0].shape[2:]
+    layouts = {Slot(0): Layout(("n", "c", "h", "w"), (height, width))}
+    operations = []
+    for recorded in tape.operations:
+        operation = _with_gates_as_constants(tape, recorded, layouts)
+        operations.append(operation)
+        locality = _locality(tape, operation, layouts)
+        for slot in operation.outputs:
+            layouts[slot] = _output_layout(tape, operation, locality, layouts, slot)
+    return replace(tape, operations=operations)
+
+
+def _with_gates_as_constants(tape: Tape, operation: Operation, layouts: dict[Slot, Layout]) -> Operation:
+    maps = [slot for slot in operation.inputs if layouts[slot].has_positions]
+    if operation.name not in _JOINS - {"cat"} or not maps or len(maps) == len(operation.inputs):
+        return operation
+
+    def constant(slot: Slot) -> Slot | Tensor:
+        return slot if slot in maps else tape.values[slot.number]
+
+    arguments, keywords = fill_slots(operation.arguments, constant), fill_slots(operation.keywords, constant)
+    filled = replace(operation, arguments=arguments, keywords=keywords)
+    return filled if _has_channel_constants(filled, layouts[maps[0]]) else operation
 
 
 def _locality(tape: Tape, operation: Operation, layouts: dict[Slot, Layout]) -> Locality:

@@ -213,6 +213,6 @@ def _out_of_place_overload(func: ATenFunction) -> ATenFunction:
     return overload
 
 
-def fill_slots(arguments: Arguments, value: Callable[[Slot], Tensor]) -> Arguments:
-    """Return arguments with every slot replaced by its tensor."""
+def fill_slots(arguments: Arguments, value: Callable[[Slot], Slot | Tensor]) -> Arguments:
+    """Return arguments with every slot replaced by what ``value`` returns for it."""
     return tree_map_only(Slot, value, arguments)

@@ -33,8 +33,7 @@ def call(model: nn.Module, images: Tensor | tuple[object, ...]) -> ModelOutput:
 
 def _call(model: nn.Module, images: Tensor | tuple[object, ...]) -> ModelOutput:
     arguments = [_copy_tensor(argument) for argument in (images if isinstance(images, tuple) else (images,))]
-    modules = all_modules(model)
-    if any(map(_compiled_call_of, modules)) or derived(model, "wraps for torch.compile", _wrap_for_compilation):
+    if includes_compiled(model):
         with _stance_lock, torch.compiler.set_stance("force_eager"):
             return model(*arguments)
     if torch.is_grad_enabled() and derived(model, "has scripts", _include_scripts):
@@ -42,6 +41,12 @@ def _call(model: nn.Module, images: Tensor | tuple[object, ...]) -> ModelOutput:
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             return model(*arguments)
     return model(*arguments)
+
+
+def includes_compiled(model: nn.Module) -> bool:
+    """Whether a part of the model is compiled by torch."""
+    is_compiled = any(map(_compiled_call_of, all_modules(model)))
+    return is_compiled or derived(model, "wraps for torch.compile", _wrap_for_compilation)
 
 
 def _wrap_for_compilation(modules: list[nn.Module]) -> bool:

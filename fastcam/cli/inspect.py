@@ -1,0 +1,285 @@
+"""``fastcam activations``, ``neurons`` and ``filters``: what is inside a network."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from fastcam.cli import options, outputs, photographs
+from fastcam.cli.console import output, print_error, progress_bar, report_errors
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from fastcam.classifiers.models import Classifier
+    from fastcam.classifiers.preprocessing import Preprocessing
+    from fastcam.inspect import LayerSurvey, Survey
+    from fastcam.render import Bytes
+
+EXIT_CODES = (
+    "Exit codes: 0 all fine; 1 some images could not be read, the others are done; 2 bad usage or nothing to do; "
+    "130 ended by Ctrl-C."
+)
+Layers = Annotated[
+    list[str] | None,
+    typer.Option("--layer", help="See `fastcam layers`; repeatable.", show_default="the last of every resolution"),
+]
+Photographs = Annotated[list[str], typer.Argument(help="Files, folders (searched recursively) or globs.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+Channels = Annotated[str, typer.Option(help="Channels to draw, as 0-15,40.")]
+PROJECTIONS = ("guided_backprop", "deconvnet", "saliency", "none")
+
+
+def activations(
+    images: Photographs,
+    model: options.Model,
+    weights: options.Weights = None,
+    trust_model: options.Trust = False,
+    layer: Layers = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for pictures of the channels, PHOTO.LAYER.png.")] = None,
+    num_classes: options.ClassCount = None,
+    device: options.Device = None,
+    batch_size: BatchSize = 8,
+    size: options.Size = None,
+    shorter_side: options.ShorterSide = None,
+    mean: options.Colours = None,
+    std: options.Colours = None,
+) -> None:
+    """Tell what the channels of layers do over photographs: mean, median, deviation, zeros, and dead channels.
+
+    A channel is dead if it was zero at every position of every photograph; one more photograph may excite it.
+    """
+    with report_errors():
+        options.check_model(model, weights)
+        if out is not None:
+            outputs.check_folder(out)
+        pass_ = _Pass.of(images, out, model, weights, num_classes, device, trust_model, size, shorter_side, mean, std)
+        survey = pass_.run(layer, batch_size, 0)
+        output().print(_table(survey))
+        if out is not None:
+            _write_channels(pass_, survey, out)
+    raise typer.Exit(1 if pass_.failed else 0)
+
+
+def neurons(
+    images: Photographs,
+    model: options.Model,
+    weights: options.Weights = None,
+    trust_model: options.Trust = False,
+    layer: Layers = None,
+    out: Annotated[Path, typer.Option(help="Folder for the sheets, LAYER.png, and neurons.csv.")] = Path("neurons"),
+    k: Annotated[int, typer.Option("-k", min=1, help="Images of each channel.")] = 9,
+    channels: Channels = "0-15",
+    projection: Annotated[str, typer.Option(help=f"What a neuron took: {', '.join(PROJECTIONS)}.")] = PROJECTIONS[0],
+    num_classes: options.ClassCount = None,
+    device: options.Device = None,
+    batch_size: BatchSize = 8,
+    size: options.Size = None,
+    shorter_side: options.ShorterSide = None,
+    mean: options.Colours = None,
+    std: options.Colours = None,
+) -> None:
+    """Find the photographs that excite each channel most, and draw what its strongest unit saw of them.
+
+    Every row of a sheet is a channel: the parts of the photographs in the exact receptive field of the unit, and below
+    what it took from them. neurons.csv has all channels of all layers.
+    """
+    with report_errors():
+        options.check_model(model, weights)
+        outputs.check_folder(out)
+        chosen = _numbers(channels)
+        if projection not in PROJECTIONS:
+            raise ValueError(f"--projection must be one of {', '.join(PROJECTIONS)}, got {projection!r}")
+        pass_ = _Pass.of(images, out, model, weights, num_classes, device, trust_model, size, shorter_side, mean, std)
+        survey = pass_.run(layer, batch_size, k)
+        outputs.make_folder(out)
+        _write_rows(pass_, survey, out / "neurons.csv")
+        for name, seen in survey.items():
+            file = out / f"{name}.png"
+            of_layer = [channel for channel in chosen if channel < len(seen.statistics)]
+            if of_layer:
+                _sheet(pass_, seen, of_layer, None if projection == "none" else projection).save(file)
+                typer.echo(f"{file}: {len(of_layer)} of {len(seen.statistics)} channels")
+    raise typer.Exit(1 if pass_.failed else 0)
+
+
+def filters(
+    model: options.Model,
+    weights: options.Weights = None,
+    trust_model: options.Trust = False,
+    layer: Annotated[str | None, typer.Option(help="A convolution.", show_default="the first one")] = None,
+    out: Annotated[Path, typer.Option(help="PNG file.")] = Path("filters.png"),
+    num_classes: options.ClassCount = None,
+) -> None:
+    """Draw the filters of a layer: in colour those that see colours."""
+    with report_errors():
+        options.check_model(model, weights)
+        outputs.check_folder(out.absolute().parent, "the folder of --out")
+        import torch
+
+        classifier = options.load_classifier(model, weights, [], num_classes, torch.device("cpu"), trust_model)
+        from fastcam.inspect import pictures
+
+        _save(pictures.filters(classifier.model, layer), out)
+        name = layer or pictures.find_stem(classifier.model)[0]
+    typer.echo(f"{out}: the filters of {name}")
+
+
+@dataclass
+class _Pass:
+    """Photographs that go through a model."""
+
+    classifier: "Classifier"
+    preprocessing: "Preprocessing"
+    paths: list[Path]
+    failed: int = 0
+    _read: list[Path] = field(default_factory=list)  # by the number of the image
+
+    @classmethod
+    def of(
+        cls,
+        images: Sequence[str],
+        out: Path | None,
+        model: str,
+        weights: Path | None,
+        num_classes: int | None,
+        device: str | None,
+        trust: bool,
+        *changes: object,
+    ) -> "_Pass":
+        """Load the model; the last arguments are those of ``override_preprocessing``."""
+        paths = photographs.find(images, out or Path("no folder of ours"))
+        if not paths:
+            raise ValueError("no pictures were found")
+        classifier = options.load_classifier(model, weights, [], num_classes, options.find_device(device), trust)
+        preprocessing = options.override_preprocessing(classifier.preprocessing, *changes)  # type: ignore[arg-type]
+        return cls(classifier, preprocessing, paths)
+
+    def run(self, layers: list[str] | None, batch_size: int, k: int) -> "Survey":
+        """Return the survey of all photographs that can be read."""
+        import torch
+
+        from fastcam.dataset.job import device_of
+        from fastcam.inspect import Surveyor
+
+        surveyor, device = Surveyor(self.classifier.model, layers, k), device_of(self.classifier.model)
+        with progress_bar() as progress:
+            task = progress.add_task("looking inside", total=len(self.paths))
+            for tensors in self._batches(batch_size):
+                surveyor(torch.stack(tensors).to(device))
+                progress.update(task, completed=len(self._read) + self.failed)
+        if not self._read:
+            raise ValueError("none of the pictures can be read")
+        return surveyor.survey
+
+    def load(self, number: int) -> "tuple[Tensor, Bytes]":
+        """Return the input of an image, and what the model sees of it."""
+        from fastcam.classifiers.preprocessing import read_photograph
+
+        crop = self.preprocessing.crop(read_photograph(self._read[number]))
+        return self.preprocessing.tensor(crop), np.asarray(crop.convert("RGB"))
+
+    def path(self, number: int) -> Path:
+        """Return the file of an image."""
+        return self._read[number]
+
+    def _batches(self, size: int) -> "Iterator[list[Tensor]]":
+        from fastcam.classifiers.preprocessing import read_photograph
+
+        batch: list[Tensor] = []
+        for path in self.paths:
+            try:
+                batch.append(self.preprocessing(read_photograph(path)))
+            except ValueError as error:
+                self.failed += 1
+                print_error(f"{path}: {error}")
+                continue
+            self._read.append(path)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+def _table(survey: "Survey") -> Table:
+    table = Table("layer", title=f"{survey.images} images", title_justify="left")
+    heads = {"mean": ".4g", "median": ".4g", "deviation": ".4g", "zero_share": ".1%", "dead": "d", "nearly_dead": "d"}
+    for name in ("channels", *heads):
+        table.add_column(name.replace("_", " "), justify="right")
+    for name, seen in survey.items():
+        over = seen.statistics.over_channels()
+        numbers = [format(int(over[key]) if form == "d" else over[key], form) for key, form in heads.items()]
+        table.add_row(escape(name), str(len(seen.statistics)), *numbers)
+    return table
+
+
+def _write_channels(pass_: _Pass, survey: "Survey", out: Path) -> None:
+    """Write a picture of the channels of every photograph and layer."""
+    from fastcam.inspect import pictures, recording
+
+    outputs.make_folder(out)
+    model = pass_.classifier.model
+    read = [pass_.path(number) for number in range(survey.images)]
+    for number, name in enumerate(outputs.names(read)):
+        tensor, _ = pass_.load(number)
+        device = next(model.parameters()).device
+        with recording(model, list(survey)) as seen:
+            model(tensor.unsqueeze(0).to(device))
+        for layer, maps in seen.items():
+            if maps.dim() == 4:
+                file = out / f"{name}.{layer}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                _save(pictures.channel_grid(maps[0]), file)
+
+
+def _write_rows(pass_: _Pass, survey: "Survey", file: Path) -> None:
+    """Write a table of the highest activations of all channels."""
+    import csv
+
+    from fastcam.inspect import excitations, receptive_field
+
+    heads = ["layer", "channel", "rank", "image", "value", "row", "column", "left", "top", "right", "bottom"]
+    with file.open("w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text)
+        writer.writerow(heads)
+        for name, seen in survey.items():
+            for each in excitations(seen, receptive_field(pass_.classifier.model, name, pass_.preprocessing.size)):
+                row, column = each.position if len(each.position) == 2 else (0, 0)
+                place = [str(pass_.path(each.image)), f"{each.value:.6g}", row, column]
+                writer.writerow([name, each.channel, each.rank, *place, *each.box])
+
+
+def _sheet(pass_: _Pass, seen: "LayerSurvey", channels: Sequence[int], projection: str | None) -> "Image.Image":
+    from fastcam.inspect import sheet
+
+    return sheet(pass_.classifier.model, seen, pass_.load, channels, pass_.preprocessing.size, projection)
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the numbers of a text such as 0-15,40.
+
+    Raises:
+        ValueError: for another text.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"--channels must be numbers and ranges, as 0-15,40; got {text!r}")
+        found += range(int(first), int(last if dash else first) + 1)
+    return list(dict.fromkeys(found))
+
+
+def _save(picture: "Bytes", file: Path) -> None:
+    from PIL import Image
+
+    from fastcam.classifiers.preprocessing import write_png
+
+    write_png(Image.fromarray(picture), file)

@@ -1,0 +1,34 @@
+"""Looking inside a network: activations, their statistics, what a filter sees, which images excite it.
+
+>>> seen = fastcam.inspect.survey(model, batches, ["layer3", "layer4"], k=9)
+>>> print(seen)  # mean, median, deviation, zeros and dead filters of every layer
+>>> seen["layer4"].top.images  # (2048, 9)
+>>> fastcam.inspect.receptive_field(model, "layer3", (224, 224)).box(7, 7)
+"""
+
+from fastcam.inspect.neurons import Excitation, excitations, sheet
+from fastcam.inspect.pictures import channel_grid, filters
+from fastcam.inspect.receptive_field import ReceptiveField, receptive_field
+from fastcam.inspect.recording import Recording, recording
+from fastcam.inspect.statistics import ChannelStatistics
+from fastcam.inspect.survey import LayerSurvey, Survey, Surveyor, find_stages, survey
+from fastcam.inspect.top import TopActivations
+
+__all__ = [
+    "ChannelStatistics",
+    "Excitation",
+    "LayerSurvey",
+    "ReceptiveField",
+    "Recording",
+    "Survey",
+    "Surveyor",
+    "TopActivations",
+    "channel_grid",
+    "excitations",
+    "filters",
+    "find_stages",
+    "receptive_field",
+    "recording",
+    "sheet",
+    "survey",
+]
