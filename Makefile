@@ -61,6 +61,8 @@ bench: $(VENV)/developing  ## ops, methods and end to end beside the peers; writ
 	$(BIN)/python -m benchmarks.dataset_costs
 	$(BIN)/python -m benchmarks.exported
 	$(BIN)/python -m benchmarks.evaluate
+	$(BIN)/python -m benchmarks.inspect
+	$(BIN)/python -m benchmarks.interpretable
 	$(BIN)/python -m benchmarks.compat
 
 METHOD ?= grad_cam

@@ -33,6 +33,7 @@ NOT_CAPTURED = {"occlude", "gather_patches"}  # their eager formulas wait for th
 # Shares of the copy's bandwidth in float32 and in half precision. Two sums of a plane, one after the other, cost more.
 GOALS = {
     **dict.fromkeys(["grad_cam", "layer_cam", "channel_mean", "weighted_channel_sum"], (0.90, 0.85)),
+    "plane_moments": (0.77, 0.77),
     **dict.fromkeys(["grad_cam_pp", "xgrad_cam"], (0.85, 0.75)),
     **dict.fromkeys(["upsample_normalize", "overlay", "mask_images", "occlude", "gather_patches"], (0.80, 0.80)),
 }

@@ -279,11 +279,19 @@ def measures_speed() -> str:
     )
 
 
+def inspecting() -> str:
+    """Times the forward pass that looking inside costs."""
+    result = load("inspect")
+    lines = [[row["tool"], f"{row['times_floor']:.2f}"] for row in result["rows"] if row["tool"] != "forward pass"]
+    return markdown(["what", "times the forward pass"], lines) + "\n\n" + describe(result["hardware"])
+
+
 TABLES = {
     README: (methods, exported, end_to_end, prepared, methods_speed, occlusion, dataset, ops),
     README.parent / "fastcam" / "compat" / "README.md": (pytorch_grad_cam, torchcam, captum),
     README.parent / "fastcam" / "dataset" / "README.md": (dataset_costs,),
     README.parent / "fastcam" / "evaluate" / "README.md": (measures, ranking, measures_speed),
+    README.parent / "fastcam" / "inspect" / "README.md": (inspecting,),
 }
 
 

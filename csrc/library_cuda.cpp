@@ -128,6 +128,15 @@ Tensor channel_mean(Tensor activations) {
   return found.maps;
 }
 
+Tensor plane_moments(Tensor activations) {
+  const Operands found = moment_operands(activations);
+  if (found.empty) return found.maps;
+  const Launch launch(found.maps);
+  cuda::plane_moments(reduction_of(found, false, PlaneNeed::nothing), launch.stream);
+  launch.check();
+  return found.maps;
+}
+
 Tensor grad_cam(Tensor activations, Tensor gradients, bool relu) {
   return reduce(element_operands(activations, gradients, "gradients"), relu, PlaneNeed::gradients, cuda::grad_cam);
 }
@@ -236,6 +245,7 @@ Tensor overlay(Tensor images, Tensor maps, Tensor colors, double alpha) {
 template <class Library>
 void implement_ops(Library& m) {
   m.impl("weighted_channel_sum", TORCH_BOX(&weighted_channel_sum));
+  m.impl("plane_moments", TORCH_BOX(&fastcam::plane_moments));
   m.impl("channel_mean", TORCH_BOX(&channel_mean));
   m.impl("grad_cam", TORCH_BOX(&grad_cam));
   m.impl("grad_cam_pp", TORCH_BOX(&grad_cam_pp));

@@ -7,6 +7,7 @@ template <class Library>
 void define_ops(Library& m) {
   m.def("weighted_channel_sum(Tensor activations, Tensor weights, bool relu=False) -> Tensor");
   m.def("channel_mean(Tensor activations) -> Tensor");
+  m.def("plane_moments(Tensor activations) -> Tensor");
   m.def("grad_cam(Tensor activations, Tensor gradients, bool relu=True) -> Tensor");
   m.def("grad_cam_pp(Tensor activations, Tensor gradients, bool relu=True) -> Tensor");
   m.def("xgrad_cam(Tensor activations, Tensor gradients, float eps=1e-7, bool relu=True) -> Tensor");

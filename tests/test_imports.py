@@ -51,6 +51,7 @@ ALLOWED = {
     "devices": "",
     "reshape": "",
     "foreground": "",
+    "nn": "",
     "artefacts": "",
     "ops": "_extension",
     "render": "_extension",

@@ -1,5 +1,6 @@
 // What a channel reduction works on: tensors checked, brought to a memory layout that runs as it is, maps allocated.
 #pragma once
+#include "moments.h"
 #include "tensors.h"
 
 namespace fastcam {
@@ -75,15 +76,13 @@ inline Tensor target_products(const Tensor& activations, const Tensor& weights) 
   return torch::stable::reshape(maps, map_shape(activations, weights.size(1)));
 }
 
-// Activations (N, C, *S) alone, for the mean of each channel: the maps are (N, C).
-inline Operands mean_operands(Tensor activations) {
-  check_activations(activations);
+// Activations (N, C, *S) alone, of whose planes there is one number, or several: the maps are of `shape`.
+inline Operands plane_operands(Tensor activations, const std::vector<int64_t>& shape) {
   Operands found{activations, activations, activations};
   found.sizes = {activations.size(0), 1, activations.size(1), position_count(activations)};
   STD_TORCH_CHECK(found.sizes.positions > 0, "`activations` must have at least one position, got ",
                   shape_text(activations));
-  found.maps = torch::stable::new_empty(activations, {found.sizes.images, found.sizes.channels},
-                                        accumulation_dtype(activations));
+  found.maps = torch::stable::new_empty(activations, shape, accumulation_dtype(activations));
   found.empty = found.maps.numel() == 0;
   if (!found.empty) {
     found.choose_layout(false, true);
@@ -91,6 +90,20 @@ inline Operands mean_operands(Tensor activations) {
     found.ws = found.as;
   }
   return found;
+}
+
+// For the mean of each channel, (N, C).
+inline Operands mean_operands(Tensor activations) {
+  check_activations(activations);
+  return plane_operands(activations, {activations.size(0), activations.size(1)});
+}
+
+// For the moments of each plane, (kMoments, N, C).
+inline Operands moment_operands(Tensor activations) {
+  check_activations(activations);
+  const int64_t positions = position_count(activations);
+  STD_TORCH_CHECK(positions <= (int64_t{1} << 24), "a plane must have at most 2^24 positions, got ", positions);
+  return plane_operands(activations, {kMoments, activations.size(0), activations.size(1)});
 }
 
 }  // namespace fastcam

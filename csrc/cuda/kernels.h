@@ -113,7 +113,8 @@ void grad_cam_pp(const Reduction& reduction, Stream stream);
 void xgrad_cam(const Reduction& reduction, double eps, Stream stream);
 void layer_cam(const Reduction& reduction, Stream stream);
 void weighted_channel_sum(const Reduction& reduction, bool per_element, Stream stream);
-void channel_mean(const Reduction& reduction, Stream stream);  // the maps are (N, C); no workspace
+void channel_mean(const Reduction& reduction, Stream stream);   // the maps are (N, C); no workspace
+void plane_moments(const Reduction& reduction, Stream stream);  // the maps are (kMoments, N, C); no workspace
 
 // x = ReLU(x), hiding nothing that is not finite; float32 or float64.
 void rectify_in_place(Dtype dtype, void* values, int64_t count, Stream stream);

@@ -28,6 +28,15 @@ def layer_cam(a: Tensor, g: Tensor) -> Tensor:
     return (g.relu() * a).sum(1).relu()
 
 
+def plane_moments(a: Tensor) -> Tensor:
+    """Return mean, squared deviations, zeros, maximum and its place of every plane."""
+    flat = a.flatten(2)
+    variance, mean = torch.var_mean(flat.float(), 2, correction=0)
+    maximum, place = flat.max(2)
+    zeros = flat.shape[2] - flat.count_nonzero(2)
+    return torch.stack([mean, variance * flat.shape[2], zeros, maximum.float(), place])
+
+
 def upsample_normalize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Return maps (N, h, w) at another size, scaled to [0, 1]."""
     out = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -37,7 +37,7 @@ class OpCase:
     @property
     def reduces(self) -> bool:
         """Whether the output is small, so that reading the input is the lower bound."""
-        return 10 * self.call().nbytes < sum(tensor.nbytes for tensor in self.read)
+        return 8 * self.call().nbytes < sum(tensor.nbytes for tensor in self.read)
 
     @property
     def bytes(self) -> int:
@@ -109,7 +109,10 @@ def op_cases(device: torch.device | str = "cpu", batches: int | None = None, onl
     return [case for case in cases if not only or case.op in only]
 
 
-_REDUCTIONS = ("grad_cam", "grad_cam_pp", "xgrad_cam", "layer_cam", "channel_mean", "weighted_channel_sum")
+_REDUCTIONS = (
+    *("grad_cam", "grad_cam_pp", "xgrad_cam", "layer_cam"),
+    *("channel_mean", "plane_moments", "weighted_channel_sum"),
+)
 
 
 def _reductions(batch: Batch) -> list[OpCase]:
@@ -127,6 +130,7 @@ def _reductions(batch: Batch) -> list[OpCase]:
     return [
         *cases,
         OpCase("channel_mean", label, partial(ops.channel_mean, g), partial(torch.mean, g, (2, 3)), (g,)),
+        OpCase("plane_moments", label, partial(ops.plane_moments, a), partial(eager.plane_moments, a), (a,)),
         summed,
     ]
 

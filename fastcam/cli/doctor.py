@@ -75,6 +75,7 @@ def _cases() -> dict[str, tuple[object, ...]]:
     return {
         **dict.fromkeys(pairs, pair),
         "channel_mean": (gradients,),
+        "plane_moments": (gradients,),
         "upsample_normalize": (gradients[:, 0], (21, 19)),
         "occlude": (activations, torch.stack([places, places + 2], 1), torch.tensor(0.5)),
         "mask_images": (activations, gradients[:, :3, :4, :3]),

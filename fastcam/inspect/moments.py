@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastcam.ops.numerics import accumulation_dtype
+from fastcam import ops
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,7 @@ class PlaneMoments:
 
 def plane_moments(activations: Tensor) -> PlaneMoments:
     """Return the moments of activations (N, C, *S)."""
-    planes = activations.flatten(2)
-    planes = planes.to(accumulation_dtype(planes.dtype))
-    mean, (maximum, place) = planes.mean(2), planes.max(2)
-    squares = (planes - mean[..., None]).square_().sum(2)
-    # Written into numbers: sums of truth values are ten times slower.
-    zeros = torch.eq(planes, 0, out=torch.empty_like(planes)).sum(2).long()
-    return PlaneMoments(planes.shape[2], mean, squares, zeros, maximum, place)
+    mean, squares, zeros, maximum, place = ops.plane_moments(activations).unbind()
+    # A plane with NaN is none of the highest, whatever its other values are.
+    maximum = maximum.masked_fill(mean.isnan(), -torch.inf)
+    return PlaneMoments(activations.shape[2:].numel(), mean, squares, zeros.long(), maximum, place.long())

@@ -11,7 +11,7 @@ from fastcam.inspect.moments import plane_moments
 from fastcam.inspect.recording import Layers, resolve, watching
 from fastcam.inspect.statistics import ChannelStatistics
 from fastcam.inspect.top import TopActivations
-from fastcam.model import capture, running, token_maps
+from fastcam.model import capture, running
 from fastcam.model import layers as model_layers
 from fastcam.model.capture import Layer
 from fastcam.model.inputs import Inputs
@@ -180,13 +180,8 @@ def find_stages(model: nn.Module, images: Tensor) -> list[str]:
 
 def _with_map(model: nn.Module, layer: Layer, images: Tensor) -> Layer:
     """Return a layer with the map that is in its tokens, if there is one."""
-    captured = capture.forward(model, images, [layer])
-    output = captured.activations[0]
-    if output.dim() < 3 or output.dim() == images.dim():
-        is_map = output.dim() != images.dim() or not token_maps.candidates(output.shape, images.shape[2:])
-        if output.dim() < 3 or is_map:
-            return layer
-    return model_layers.with_token_map(model, layer, output, Inputs(images))
+    output = capture.forward(model, images, [layer]).activations[0]
+    return layer if output.dim() < 3 else model_layers.with_token_map(model, layer, output, Inputs(images))
 
 
 def _maps_of(layer: Layer, tensors: Sequence[Tensor], images: int) -> Tensor:

@@ -8,6 +8,7 @@ from fastcam.ops.layer_cam import layer_cam
 from fastcam.ops.mask_images import mask_images
 from fastcam.ops.occlude import occlude
 from fastcam.ops.overlay import overlay
+from fastcam.ops.plane_moments import plane_moments
 from fastcam.ops.upsample_normalize import upsample_normalize
 from fastcam.ops.weighted_channel_sum import weighted_channel_sum
 from fastcam.ops.xgrad_cam import xgrad_cam
@@ -21,6 +22,7 @@ __all__ = [
     "mask_images",
     "occlude",
     "overlay",
+    "plane_moments",
     "upsample_normalize",
     "weighted_channel_sum",
     "xgrad_cam",

@@ -10,7 +10,15 @@ from fastcam.bench import ops as measuring
 from fastcam.bench.op_cases import BATCHES, op_cases
 from fastcam.bench.timing import Patience
 
-REDUCTIONS = {"grad_cam", "grad_cam_pp", "xgrad_cam", "layer_cam", "channel_mean", "weighted_channel_sum"}
+REDUCTIONS = {
+    "grad_cam",
+    "grad_cam_pp",
+    "xgrad_cam",
+    "layer_cam",
+    "channel_mean",
+    "plane_moments",
+    "weighted_channel_sum",
+}
 QUICK = Patience.of(0.001)
 
 

@@ -20,6 +20,8 @@ MOST_REGISTERS = {
     "plane_weights": 56,
     "rows": 128,
     "add_chunks": 40,
+    "moment_planes": 72,
+    "moment_rows": 72,
     "rectify_values": 24,
     "find_extremes": 48,
     "resample": 96,

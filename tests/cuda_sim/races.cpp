@@ -64,6 +64,9 @@ void reduce(Dtype dtype, const Sizes& sizes, bool rows) {
   reduction.maps = means.data();
   reduction.relu = false;
   channel_mean(need(PlaneNeed::gradients), nullptr);
+  auto moments = memory(5 * sizes.images * sizes.channels);
+  reduction.maps = moments.data();
+  plane_moments(need(PlaneNeed::nothing), nullptr);
 }
 
 void resample(Dtype dtype, bool normalize) {

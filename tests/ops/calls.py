@@ -31,6 +31,9 @@ class ThroughWrapper:
     def channel_mean(a, g, k, windows):
         return ops.channel_mean(a)
 
+    def plane_moments(a, g, k, windows):
+        return ops.plane_moments(g.relu())
+
     def channel_weights(a, g, k, windows):
         return ops.weighted_channel_sum(a, g[:, :, 0, 1])
 
@@ -89,6 +92,9 @@ class Bare:
 
     def channel_mean(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
         return torch.ops.fastcam.channel_mean(a)
+
+    def plane_moments(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.plane_moments(g.detach().relu())
 
     def channel_weights(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
         return torch.ops.fastcam.weighted_channel_sum(a, g[:, :, 0, 1])
@@ -165,6 +171,7 @@ SAME_AS_INPUT = (
 )  # in dtype
 DIFFERENTIABLE_IN = {
     "channel_mean": [0],
+    "plane_moments": [],
     "upsample_normalize": [1],
     "upsample_normalize_into": [],
     "upsample_volume": [1],
@@ -184,6 +191,7 @@ def expected(name, a, g, k, windows):
 
     formula = {
         "channel_mean": lambda: a.double().mean((2, 3)),
+        "plane_moments": lambda: formulas.plane_moments(g.relu()),
         "channel_weights": lambda: maps(formulas.weigh(flat, gradients[..., 1]))[:, 0],
         "channel_weights_of_targets": lambda: maps(formulas.weigh(flat, targets[..., 1])).relu(),
         "element_weights": lambda: maps(formulas.element_weights(flat, gradients))[:, 0].relu(),

@@ -51,6 +51,17 @@ def resampled(maps, size):
     return F.interpolate(flat, size=tuple(size), mode=mode, align_corners=False).reshape(*lead, *size)
 
 
+def plane_moments(activations):
+    """Mean, sum of squared deviations, zeros, maximum and its first place of every plane (N, C, *S): (5, N, C)."""
+    planes = activations.detach().double().flatten(2)
+    mean = planes.sum(2) / planes.shape[2]
+    squares = ((planes - mean[..., None]) ** 2).sum(2)
+    numbers = np.where(np.isnan(planes.numpy(force=True)), -np.inf, planes.numpy(force=True))
+    place = torch.from_numpy(numbers.argmax(2)).to(mean)
+    maximum = torch.from_numpy(numbers.max(2)).to(mean)
+    return torch.stack([mean, squares, (planes == 0).sum(2).double(), maximum, place])
+
+
 def min_max(maps, axes):
     """(u - min u) / (max u - min u) of each map (N, [K,] *S), float64; a map constant up to its rounding is 0."""
     if maps.numel() == 0:
