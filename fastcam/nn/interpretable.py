@@ -8,11 +8,11 @@ information between the maps and templates of such places, makes every filter ch
 import contextlib
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
+MAX_PLACES = 4096
 BETA = 4.0  # how fast a template falls from its peak
 
 
@@ -49,21 +49,21 @@ class InterpretableConv2d(nn.Conv2d):
         """Return the mask of each map (N, C, h, w), in [-1, 1]; constants, through which no gradient flows."""
         height, width = maps.shape[2:]
         peaks = maps.detach().flatten(2).argmax(2)
-        return templates(height, width, self.beta).to(maps)[peaks].reshape(maps.shape)
+        return _template(peaks, height, width, self.beta).to(maps.dtype).reshape(maps.shape)
 
     def extra_repr(self) -> str:
         """The arguments, with ``beta``."""
         return f"{super().extra_repr()}, beta={self.beta}"
 
 
-@lru_cache(maxsize=16)
-def templates(height: int, width: int, beta: float = BETA) -> Tensor:
-    """Return the templates of all places (P, P) float64, without tau: row m has its peak, 1, at position m.
+def _template(places: Tensor, height: int, width: int, beta: float) -> Tensor:
+    """Return templates (..., P) float64 without tau, for flat places (...) of their peaks, which are 1.
 
     n of a map that is not square is its longer side.
     """
-    rows, columns = torch.arange(height * width) // width, torch.arange(height * width) % width
-    distance = (rows[:, None] - rows).abs() + (columns[:, None] - columns).abs()
+    positions = torch.arange(height * width, device=places.device)
+    rows, columns = (places // width)[..., None], (places % width)[..., None]
+    distance = (rows - positions // width).abs() + (columns - positions % width).abs()
     return (1 - beta * distance.double() / max(height, width)).clamp(min=-1)
 
 
@@ -80,7 +80,8 @@ def filter_loss(maps: Tensor, beta: float = BETA) -> Tensor:
     paper takes that of the likeliest template alone.
 
     Args:
-        maps: (N, C, h, w), after their ReLU and before the mask; N > 1, or there is nothing to tell apart.
+        maps: (N, C, h, w), after their ReLU and before the mask; N > 1, or there is nothing to tell apart. There are as
+            many templates as positions, each as large as a map, which limits these to 4096 positions.
         beta: of the templates.
 
     Raises:
@@ -90,8 +91,10 @@ def filter_loss(maps: Tensor, beta: float = BETA) -> Tensor:
         raise ValueError(f"the loss compares maps (N, C, h, w) of at least 2 images, got {tuple(maps.shape)}")
     height, width = maps.shape[2:]
     places = height * width
+    if places > MAX_PLACES:
+        raise ValueError(f"the loss is for maps of at most {MAX_PLACES} positions, got {height} x {width}")
     tau = 0.5 / max(height, width) ** 2
-    there = templates(height, width, beta).to(maps)
+    there = _template(torch.arange(places, device=maps.device), height, width, beta).to(maps.dtype)
     fits = tau * maps.flatten(2) @ torch.cat([there, -torch.ones_like(there[:1])]).T  # (N, C, P + 1)
     likelihood = fits.log_softmax(0)  # log p(x|T)
     evidence = likelihood.logsumexp(2, keepdim=True) - math.log(places + 1)  # log p(x)

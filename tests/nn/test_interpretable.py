@@ -64,6 +64,8 @@ def test_loss(size, beta):
     assert torch.autograd.gradcheck(lambda x: filter_loss(x, beta), maps.requires_grad_())
     with pytest.raises(ValueError, match=r"of at least 2 images, got \(1, 2"):
         filter_loss(maps[:1])
+    with pytest.raises(ValueError, match="at most 4096 positions, got 65 x 64"):
+        filter_loss(torch.zeros(2, 1, 65, 64))
 
 
 def test_loss_tells_parts_from_noise():
