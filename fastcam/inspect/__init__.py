@@ -6,6 +6,7 @@
 >>> fastcam.inspect.receptive_field(model, "layer3", (224, 224)).box(7, 7)
 """
 
+from fastcam.inspect.contributions import contributions
 from fastcam.inspect.neurons import Excitation, excitations, sheet
 from fastcam.inspect.pictures import channel_grid, filters
 from fastcam.inspect.receptive_field import ReceptiveField, receptive_field
@@ -24,6 +25,7 @@ __all__ = [
     "Surveyor",
     "TopActivations",
     "channel_grid",
+    "contributions",
     "excitations",
     "filters",
     "find_stages",

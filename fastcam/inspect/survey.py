@@ -116,7 +116,7 @@ class Surveyor:
         if self.layers is None:
             self.layers = resolve(self.model, find_stages(self.model, images[:1]))
         if not self._is_resolved:
-            self.layers = [_with_map(self.model, layer, images[:1]) for layer in self.layers]
+            self.layers = [with_map(self.model, layer, images[:1]) for layer in self.layers]
             self._is_resolved = True
         seen: dict[str, LayerSurvey] = {}
 
@@ -178,7 +178,7 @@ def find_stages(model: nn.Module, images: Tensor) -> list[str]:
     return list(last.values())
 
 
-def _with_map(model: nn.Module, layer: Layer, images: Tensor) -> Layer:
+def with_map(model: nn.Module, layer: Layer, images: Tensor) -> Layer:
     """Return a layer with the map that is in its tokens, if there is one."""
     output = capture.forward(model, images, [layer]).activations[0]
     return layer if output.dim() < 3 else model_layers.with_token_map(model, layer, output, Inputs(images))
