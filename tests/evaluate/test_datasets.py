@@ -1,6 +1,7 @@
 """Measures over datasets: the numbers of single images, resumed, on stored maps, at the place of the photograph."""
 
 import csv
+import pickle
 import shutil
 
 import numpy as np
@@ -328,6 +329,17 @@ def test_objects_of_the_explained_class(tmp_path):
     )
     assert games["pointing game, difficult"].values == sum(map(len, difficult)) > 2
     assert "pointing game, difficult" in datasets.table(values)
+
+
+def test_rows_travel_without_the_model(tmp_path, monkeypatch):
+    """They are sent to the nodes of a cluster, beside a model that may have been moved off its GPU."""
+    sent = []
+    monkeypatch.setattr(datasets.api, "run_job", lambda job, report, ray: sent.append(job.rows))
+    model = torch.nn.Sequential(network(), torch.nn.Linear(5, 5000))
+    classifier = Classifier(model, PREPROCESSING, ("cats", "dogs"))
+    datasets.run(folder(tmp_path / "in", 1), classifier, tmp_path / "out", ["complexity"], shard_size=4)
+    assert len(pickle.dumps(sent[0])) < 5000
+    assert sent[0].class_names(2) == ("cats", "dogs")
 
 
 def test_objects_are_chosen_of_annotations(tmp_path):

@@ -79,7 +79,9 @@ def run(
     job = make_job(source, model, out, **settings)
     preprocessing = job.loader.preprocessing
     filled = _with_colours(measures, options, preprocessing)
-    rows = MeasureRows(list(measures), filled, annotations, preprocessing, job.classifier.known_names)
+    # Without the model: the rows are sent to every node, and must not take another copy of it along.
+    names = replace(job.classifier, model=nn.Identity()).known_names
+    rows = MeasureRows(list(measures), filled, annotations, preprocessing, names)
     job = replace(job, rows=rows, identity={**job.identity, **_identity(measures, options, annotations)})
     return run_job(job, report or (lambda progress: None), ray)
 
