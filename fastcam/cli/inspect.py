@@ -250,7 +250,8 @@ def _write_rows(pass_: _Pass, survey: "Survey", file: Path) -> None:
         writer = csv.writer(text)
         writer.writerow(heads)
         for name, seen in survey.items():
-            for each in excitations(seen, receptive_field(pass_.classifier.model, name, pass_.preprocessing.size)):
+            size, colours = pass_.preprocessing.size, len(pass_.preprocessing.mean)
+            for each in excitations(seen, receptive_field(pass_.classifier.model, name, size, colours)):
                 row, column = each.position if len(each.position) == 2 else (0, 0)
                 place = [str(pass_.path(each.image)), f"{each.value:.6g}", row, column]
                 writer.writerow([name, each.channel, each.rank, *place, *each.box])

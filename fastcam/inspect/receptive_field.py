@@ -71,7 +71,7 @@ def receptive_field(
     """
     chosen = layers.resolve_one(model, layer)
     try:
-        tape = tapes.record(lambda images: _up_to(model, chosen, images), torch.rand(1, channels, *size))
+        tape = tapes.record(lambda images: _up_to(model, chosen, images), _image(model, channels, size))
         local = with_gates_as_constants(tape)
         localities, layouts = localities_and_layouts(local)
     except tapes.UnrecordableError as error:
@@ -83,6 +83,12 @@ def receptive_field(
         return ReceptiveField(_all(height, size[0]), _all(width, size[1]), size, True)
     rows, columns = (_inverse(state, axis, length, size[axis]) for axis, length in enumerate((height, width)))
     return ReceptiveField(rows, columns, size, is_whole)
+
+
+def _image(model: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
+    """Return any image (1, C, H, W) of the device and dtype of the model's weights."""
+    weights = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0))
+    return torch.rand(1, channels, *size).to(weights)
 
 
 class _Reached(Exception):  # noqa: N818 - no error

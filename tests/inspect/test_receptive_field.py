@@ -122,6 +122,12 @@ def test_whole_images():
     assert inspect.receptive_field(net, "avgpool", (64, 48)).box(0, 0) == (0, 0, 48, 64)
 
 
+def test_grey_images_in_any_dtype():
+    for dtype in (torch.float64, torch.bfloat16):
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3, stride=2)).to(dtype)
+        assert inspect.receptive_field(model, "2", (12, 12), 1).box(1, 2) == (4, 2, 9, 7)
+
+
 def test_what_is_not_known():
     class Draws(nn.Module):
         def __init__(self):
