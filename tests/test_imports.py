@@ -78,9 +78,10 @@ ALLOWED = {
     "dataset": "__init__ classifiers explainer explanation model postprocess preparation render targets",
     "evaluate": "classifiers dataset devices engine explainer explanation foreground methods model ops preparation "
     "ragged render targets",
+    "features": "classifiers dataset explainer inspect model render",
     "compat": "evaluate explainer graph methods model ops render targets",
-    "cli": "__init__ artefacts bench classifiers dataset evaluate explainer explanation inspect model ops pictures "
-    "render targets",
+    "cli": "__init__ artefacts bench classifiers dataset evaluate explainer explanation features inspect model ops "
+    "pictures render targets",
 }
 
 

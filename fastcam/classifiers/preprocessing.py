@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ Pixels = npt.NDArray[np.uint8]  # upright
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_MAX_SIDES = {"JPEG": 65_500, "WEBP": 16_383}  # of pictures to write, in pixels
 
 
 @dataclass(frozen=True)
@@ -262,9 +263,31 @@ def write_png(picture: Image.Image, file: Path) -> None:
     Raises:
         OSError: if the folder cannot be written.
     """
+    write_picture(picture, file, "PNG")
+
+
+def write_picture(picture: Image.Image, file: Path, format: str | None = None, **options: Any) -> None:
+    """Write a picture file atomically.
+
+    Args:
+        picture: to write.
+        file: path.
+        format: Pillow's name of the format; None takes that of the file's suffix.
+        options: of the format, as ``quality=90``.
+
+    Raises:
+        OSError: if the folder cannot be written.
+        ValueError: for an unknown suffix, or a picture that is too large for its format.
+    """
+    format = format or Image.registered_extensions().get(file.suffix.lower())
+    if format is None:
+        raise ValueError(f"{str(file)!r} must end like a picture: .png, .jpg, .webp")
+    most = _MAX_SIDES.get(format, max(picture.size))
+    if max(picture.size) > most:
+        raise ValueError(f"a {format} file has at most {most} pixels a side, got {picture.width} x {picture.height}")
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        picture.save(temporary, "PNG")
+        picture.save(temporary, format, **options)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

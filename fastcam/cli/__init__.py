@@ -11,7 +11,7 @@ try:
 except ImportError:
     sys.exit('fastcam: the command line needs typer and rich: pip install "fastcam[cli]"')
 
-from fastcam.cli import about, bench, dataset, evaluate, explain, inspect, layers, randomisation, stats
+from fastcam.cli import about, bench, dataset, evaluate, explain, features, inspect, layers, randomisation, stats
 
 app = typer.Typer(
     help="Saliency maps for PyTorch vision models.",
@@ -26,6 +26,9 @@ app.command(epilog=evaluate.EXIT_CODES)(evaluate.evaluate)
 app.command(epilog=inspect.EXIT_CODES)(inspect.activations)
 app.command(epilog=inspect.EXIT_CODES)(inspect.neurons)
 app.command(epilog="Exit codes: 0 all fine; 2 bad usage, or a layer without filters.")(inspect.filters)
+app.command(epilog=features.FEATURES_CODES)(features.features)
+app.command(epilog=features.CODES)(features.neighbours)
+app.command(epilog=features.CODES)(features.mosaic)
 app.command(epilog=randomisation.EXIT_CODES)(randomisation.randomisation)
 app.command(epilog=dataset.VERIFY_CODES)(dataset.verify)
 app.command(epilog="Exit codes: 0 all fine; 2 no folder of maps, or it is damaged.")(stats.stats)

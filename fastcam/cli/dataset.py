@@ -47,13 +47,6 @@ class MapType(StrEnum):
     uint8 = "uint8"
 
 
-class Decoder(StrEnum):
-    """The decoder of JPEG files."""
-
-    torchcodec = "torchcodec"
-    pillow = "pillow"
-
-
 class Format(StrEnum):
     """The export formats."""
 
@@ -63,9 +56,7 @@ class Format(StrEnum):
 
 
 def map_(
-    source: Annotated[
-        str, typer.Argument(help="Folder, .tar (WebDataset), .parquet or .txt list, a glob or an fsspec URL of such.")
-    ],
+    source: options.Source,
     model: options.Model,
     out: Annotated[Path | None, typer.Option(help="Output folder; the same command resumes in it.")] = None,
     weights: options.Weights = None,
@@ -80,14 +71,12 @@ def map_(
         Resolution, typer.Option(help="Size of the layer's map, or of the input.")
     ] = Resolution.native,
     dtype: Annotated[MapType, typer.Option(help="Of the maps; uint8 is scaled to 0..255.")] = MapType.float16,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.", show_default="8, GPU 64")] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Images per Parquet file.")] = 1024,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None,
+    batch_size: options.RunBatchSize = None,
+    shard_size: options.ShardSize = 1024,
+    workers: options.Workers = None,
     max_megapixels: options.Megapixels = 50,
-    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Larger files are not read.")] = 64,
-    decoder: Annotated[
-        Decoder | None, typer.Option(help="Of JPEG files.", show_default="torchcodec where installed")
-    ] = None,
+    max_megabytes: options.Megabytes = 64,
+    decoder: options.JpegDecoder = None,
     option: options.MethodOptions = None,
     precision: options.Prepare = None,
     compile: options.Compile = False,
@@ -96,20 +85,14 @@ def map_(
     shorter_side: options.ShorterSide = None,
     mean: options.Colours = None,
     std: options.Colours = None,
-    ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster, host:port; auto for a local one.")
-    ] = None,
-    ray_cores: Annotated[
-        int | None, typer.Option(min=1, help="Cores per actor without a GPU.", show_default="8")
-    ] = None,
-    json_log: Annotated[bool, typer.Option("--json-log", help="A JSON line per shard on standard output.")] = False,
-    where: Annotated[
-        str | None, typer.Option(help="Only these images: \"label == 'cat' and '2024' in path\"; also id.")
-    ] = None,
-    ids: Annotated[Path | None, typer.Option(help="Only these images: a file with an id per line.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many of them.")] = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="Only so many of them, at random.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    ray: options.Ray = None,
+    ray_cores: options.RayCores = None,
+    json_log: options.JsonLog = False,
+    where: options.Where = None,
+    ids: options.Ids = None,
+    limit: options.Limit = None,
+    sample: options.Sample = None,
+    seed: options.SampleSeed = 0,
     plan: Annotated[
         bool, typer.Option("--plan", help="Measure for ten seconds what each stage can do here; write no maps.")
     ] = False,
@@ -140,23 +123,20 @@ def map_(
             "batch_size": batch_size,
             "shard_size": shard_size,
             "workers": workers,
-            "limits": dataset.Limits(round(max_megapixels * 1e6), round(max_megabytes * 2**20)),
+            "limits": options.limits(max_megapixels, max_megabytes),
             "decoder": decoder.value if decoder else None,
             "precision": precision.value if precision else None,
             "compile": compile,
             "ray": dataset.Cluster(ray, ray_cores) if ray else None,
             **method_options,
         }
-    try:
+    with interruptible():
         if out is None:
             with report_errors():
                 typer.echo(_describe_plan(dataset.plan(images, classifier, **settings)))
             return
         with report_errors(), show_progress(json_log) as report:
             done = dataset.run(images, classifier, out, report=report, **settings)
-    except dataset.InterruptedRunError as error:
-        print_error(str(error))
-        raise typer.Exit(3) from None
     with report_errors():
         maps = dataset.open(out)
         failed = sum(commit.failed for commit in maps.commits)
@@ -254,17 +234,29 @@ def import_dataset() -> ModuleType:
 
 
 @contextlib.contextmanager
-def show_progress(json_log: bool) -> Iterator[Callable[["RunProgress"], None]]:
+def interruptible() -> Iterator[None]:
+    """Exit with code 3 where a run was interrupted."""
+    try:
+        yield
+    except import_dataset().InterruptedRunError as error:
+        print_error(str(error))
+        raise typer.Exit(3) from None
+
+
+@contextlib.contextmanager
+def show_progress(
+    json_log: bool, verb: str = "mapping", result: str = "map"
+) -> Iterator[Callable[["RunProgress"], None]]:
     """Yield the function that reports progress: as JSON lines, as a bar in a terminal, else as a line now and then."""
     if json_log:
         yield _log_commit
         return
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _line_reporter()
+        yield _line_reporter(result)
         return
     columns = (
-        TextColumn("mapping"),
+        TextColumn(verb),
         BarColumn(),
         TextColumn(
             "{task.completed:.0f}/{task.total:.0f}, {task.fields[rate]:.1f} a second, {task.fields[failed]} bad"
@@ -276,7 +268,7 @@ def show_progress(json_log: bool) -> Iterator[Callable[["RunProgress"], None]]:
         yield lambda done: bar.update(task, total=done.total, completed=done.done, rate=done.rate, failed=done.failed)
 
 
-def _line_reporter() -> Callable[["RunProgress"], None]:
+def _line_reporter(result: str) -> Callable[["RunProgress"], None]:
     """Return a function that prints the progress on standard error, not more often than every ten seconds."""
     last = time.monotonic()
 
@@ -284,7 +276,9 @@ def _line_reporter() -> Callable[["RunProgress"], None]:
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            print_error(f"{done.done} of {done.total} images, {done.rate:.1f} a second, {done.failed} without a map")
+            print_error(
+                f"{done.done} of {done.total} images, {done.rate:.1f} a second, {done.failed} without a {result}"
+            )
 
     return show
 

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastcam.cli import options
-from fastcam.cli.console import output, print_error, report_errors
-from fastcam.cli.dataset import import_dataset, show_progress
+from fastcam.cli.console import output, report_errors
+from fastcam.cli.dataset import import_dataset, interruptible, show_progress
 
 if TYPE_CHECKING:
     from fastcam.evaluate.annotations import Annotations
@@ -82,9 +82,9 @@ def evaluate(
     classes: options.ClassNames = None,
     num_classes: options.ClassCount = None,
     device: options.Device = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.", show_default="8, GPU 64")] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Images per Parquet file.")] = 256,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None,
+    batch_size: options.RunBatchSize = None,
+    shard_size: options.ShardSize = 256,
+    workers: options.Workers = None,
     option: options.MethodOptions = None,
     precision: options.Prepare = None,
     compile: options.Compile = False,
@@ -92,14 +92,12 @@ def evaluate(
     shorter_side: options.ShorterSide = None,
     mean: options.Colours = None,
     std: options.Colours = None,
-    ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster, host:port; auto for a local one.")
-    ] = None,
-    json_log: Annotated[bool, typer.Option("--json-log", help="A JSON line per shard on standard output.")] = False,
-    where: Annotated[str | None, typer.Option(help="Only these images, as for `fastcam map`.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many of them.")] = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="Only so many of them, at random.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    ray: options.Ray = None,
+    json_log: options.JsonLog = False,
+    where: options.Where = None,
+    limit: options.Limit = None,
+    sample: options.Sample = None,
+    seed: options.SampleSeed = 0,
 ) -> None:
     """Measure how far maps tell the truth: of images and a model, or of stored maps; run it again to resume."""
     if report:
@@ -143,15 +141,11 @@ def evaluate(
                 "ray": dataset.Cluster(ray) if ray else None,
                 **method_options,
             }
-    try:
-        with report_errors(), show_progress(json_log) as reporter:
-            if is_store:
-                done = datasets.run_on_maps(source, out, names, report=reporter, **given)
-            else:
-                done = datasets.run(images, classifier, out, names, report=reporter, **given)
-    except dataset.InterruptedRunError as error:
-        print_error(str(error))
-        raise typer.Exit(3) from None
+    with interruptible(), report_errors(), show_progress(json_log, "measuring") as reporter:
+        if is_store:
+            done = datasets.run_on_maps(source, out, names, report=reporter, **given)
+        else:
+            done = datasets.run(images, classifier, out, names, report=reporter, **given)
     with report_errors():
         evaluations = datasets.open(out)
         failed = sum(commit.failed for commit in evaluations.maps.commits)

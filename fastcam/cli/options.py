@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; bad usage is reported before
 
     from fastcam.classifiers.models import Classifier
     from fastcam.classifiers.preprocessing import Preprocessing
+    from fastcam.dataset import Limits
 
 # The names of the registry, available without importing torch; a test keeps them equal.
 METHODS = (
@@ -62,6 +63,13 @@ class Precision(StrEnum):
     auto = "auto"
 
 
+class Decoder(StrEnum):
+    """The decoder of JPEG files."""
+
+    torchcodec = "torchcodec"
+    pillow = "pillow"
+
+
 Model = Annotated[
     str, typer.Option(help="torchvision:NAME, timm:NAME, package.module:factory, or a TorchScript or .pt2 file.")
 ]
@@ -91,6 +99,22 @@ Compile = Annotated[bool, typer.Option(help="Prepare and compile the model; take
 Tokens = Annotated[Reshape | None, typer.Option(help="Grid of tokens, where none is found.")]
 Size = Annotated[int | None, typer.Option(min=1, help="Input of N x N pixels; --shorter-side is scaled accordingly.")]
 ShorterSide = Annotated[int | None, typer.Option(min=1, help="Resize to this before cropping.")]
+Source = Annotated[
+    str, typer.Argument(help="Folder, .tar (WebDataset), .parquet or .txt list, a glob or an fsspec URL of such.")
+]
+RunBatchSize = Annotated[int | None, typer.Option(min=1, help="Images per batch.", show_default="8, GPU 64")]
+ShardSize = Annotated[int, typer.Option(min=1, help="Images per Parquet file.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")]
+Megabytes = Annotated[float, typer.Option(min=0.001, help="Larger files are not read.")]
+JpegDecoder = Annotated[Decoder | None, typer.Option(help="Of JPEG files.", show_default="torchcodec where installed")]
+Ray = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Ray cluster, host:port; auto for a local one.")]
+RayCores = Annotated[int | None, typer.Option(min=1, help="Cores per actor without a GPU.", show_default="8")]
+JsonLog = Annotated[bool, typer.Option("--json-log", help="A JSON line per shard on standard output.")]
+Where = Annotated[str | None, typer.Option(help="Only these images: \"label == 'cat' and '2024' in path\"; also id.")]
+Ids = Annotated[Path | None, typer.Option(help="Only these images: a file with an id per line.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many of them.")]
+Sample = Annotated[int | None, typer.Option(min=1, help="Only so many of them, at random.")]
+SampleSeed = Annotated[int, typer.Option(help="Of the sample.")]
 Megapixels = Annotated[float, typer.Option(min=0.001, help="Larger images are not decoded.")]
 Colours = Annotated[tuple[float, float, float] | None, typer.Option(help="Per channel, 0 to 1.")]
 
@@ -140,6 +164,13 @@ def load_classifier(
         print_error("warning: the weights are random, so the maps are meaningless; load trained ones with --weights")
     classifier.model.to(device)
     return classifier
+
+
+def limits(megapixels: float, megabytes: float) -> "Limits":
+    """Return the limits of the images that are read."""
+    from fastcam.dataset import Limits
+
+    return Limits(round(megapixels * 1e6), round(megabytes * 2**20))
 
 
 def parse_method_options(texts: list[str]) -> dict[str, Any]:

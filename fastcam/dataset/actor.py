@@ -87,7 +87,7 @@ class ShardMaker:
         else:
             torch.set_num_threads(int(resources.get("CPU", 1)))
         workers = job.workers or min(default_workers(), int(resources.get("CPU", default_workers())))
-        return job.make_runner(job.make_explainer(), job.open_store(), lambda progress: None, workers=workers)
+        return job.make_runner(job.make_maker(), job.open_store(), lambda progress: None, workers=workers)
 
 
 def check_reachable(job: Job) -> None:

@@ -3,7 +3,8 @@
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fastcam.dataset.runner import Progress, Report
 from fastcam.dataset.sources import SourceLike, source_of
 from fastcam.dataset.stages import Stages
 from fastcam.dataset.store import Store
+from fastcam.dataset.work import MapWork, Work
 from fastcam.model.layers import TargetLayer
 from fastcam.postprocess import Fusion
 from fastcam.preparation.prepare import Precision
@@ -148,10 +150,6 @@ def make_job(
     Raises:
         ValueError, TypeError: for invalid arguments.
     """
-    for name, value in (("batch_size", batch_size), ("shard_size", shard_size), ("workers", workers)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"`{name}` must be a positive whole number, got {value!r}")
-    classifier = model if isinstance(model, Classifier) else Classifier(model, preprocessing or Preprocessing())
     explainer_options = {
         "method": [method] if isinstance(method, str) else list(method),
         "target_layer": target_layer,
@@ -162,28 +160,83 @@ def make_job(
         **options,
     }
     classes = ClassChoice(tuple(map(str, [target] if isinstance(target, str | int) else target)))
+    map_format = table.MapFormat(resolution, dtype)
+    classifier = classifier_of(model, preprocessing)
+    settings = {
+        "maps": asdict(map_format),
+        **explainer_options,
+        "target_layer": layer_names(classifier.model, target_layer),
+        "target": classes.texts,
+    }
+    return job_of(
+        source,
+        classifier,
+        out,
+        MapWork(explainer_options, classes, MapRows(map_format)),
+        settings,
+        preprocessing=preprocessing,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        workers=workers,
+        limits=limits,
+        decoder=decoder,
+    )
+
+
+def classifier_of(model: nn.Module | Classifier, preprocessing: Preprocessing | None) -> Classifier:
+    """Return the classifier of a model; None takes ImageNet's preprocessing."""
+    return model if isinstance(model, Classifier) else Classifier(model, preprocessing or Preprocessing())
+
+
+def job_of(
+    source: SourceLike,
+    classifier: Classifier,
+    out: str | Path,
+    work: Work,
+    settings: Mapping[str, object],
+    *,
+    preprocessing: Preprocessing | None = None,
+    batch_size: int | None = None,
+    shard_size: int = 1024,
+    workers: int | None = None,
+    limits: Limits | None = None,
+    decoder: Decoder | None = None,
+) -> Job:
+    """Return the job that makes ``work`` of the images.
+
+    Args:
+        source: as for :func:`run`.
+        classifier: the model.
+        out: output folder.
+        work: what is made.
+        settings: all of the work that determines its rows, for the identity of the run.
+        preprocessing: as for :func:`run`.
+        batch_size: as for :func:`run`.
+        shard_size: as for :func:`run`.
+        workers: as for :func:`run`.
+        limits: as for :func:`run`.
+        decoder: as for :func:`run`.
+
+    Raises:
+        ValueError, TypeError: for invalid arguments.
+    """
+    for name, value in (("batch_size", batch_size), ("shard_size", shard_size), ("workers", workers)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"`{name}` must be a positive whole number, got {value!r}")
     decoder = decoder or default_decoder()
     check_decoder(decoder)
     loader = Loader(preprocessing or classifier.preprocessing, limits or Limits(), decoder)
-    images, map_format = source_of(source), table.MapFormat(resolution, dtype)
+    images = source_of(source)
     default_batch_size = DEFAULT_CPU_BATCH_SIZE if device_of(classifier.model).type == "cpu" else DEFAULT_BATCH_SIZE
     batch_size = batch_size or default_batch_size
-    settings = {
-        **explainer_options,
-        "target_layer": _layer_names(classifier.model, target_layer),
-        "target": classes.texts,
-        "shard_size": shard_size,
-        "batch_size": batch_size,
-    }
+    sizes = {"shard_size": shard_size, "batch_size": batch_size}
     return Job(
         source=images,
         classifier=classifier,
-        explainer_options=explainer_options,
-        classes=classes,
+        work=work,
         loader=loader,
-        rows=MapRows(map_format),
         folder=Path(out),
-        identity=identity(classifier.model, images, loader, map_format, **settings),
+        identity=identity(classifier.model, images, loader, **settings, **sizes),
         batch_size=batch_size,
         shard_size=shard_size,
         workers=workers,
@@ -192,11 +245,11 @@ def make_job(
 
 def run_job(job: Job, report: Report, ray: Cluster | str | None) -> Progress:
     """Run a job in this process, or on the nodes of a Ray cluster."""
-    explainer = job.make_explainer()  # raises for invalid settings before anything is written
+    maker = job.make_maker()  # raises for invalid settings before anything is written
     with contextlib.closing(job.open_store()) as store:
         if ray is not None:
             return Cluster.of(ray).run(job, store, report)
-        return job.make_runner(explainer, store, report).run(len(job.source), job.missing_spans(store))
+        return job.make_runner(maker, store, report).run(len(job.source), job.missing_spans(store))
 
 
 def plan(source: SourceLike, model: nn.Module | Classifier, seconds: float = 10.0, **settings: Any) -> Stages:
@@ -258,10 +311,10 @@ def verify(folder: str | Path, repair: bool = False) -> list[tuple[Span, str]]:
     return damaged
 
 
-def _layer_names(model: nn.Module, target_layer: TargetLayer) -> object:
+def layer_names(model: nn.Module, target_layer: TargetLayer) -> object:
     """Return the target layers with modules replaced by their names."""
     if isinstance(target_layer, nn.Module):
         return next((name for name, module in model.named_modules() if module is target_layer), repr(target_layer))
     if isinstance(target_layer, list | tuple):
-        return [_layer_names(model, layer) for layer in target_layer]
+        return [layer_names(model, layer) for layer in target_layer]
     return target_layer

@@ -1,4 +1,4 @@
-"""The identity of a run: two runs with the same identity make the same maps."""
+"""The identity of a run: two runs with the same identity make the same rows."""
 
 import hashlib
 from dataclasses import asdict
@@ -10,7 +10,6 @@ import fastcam
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.records import JsonObject
 from fastcam.dataset.sources import Source
-from fastcam.dataset.table import MapFormat
 
 FORMAT = 2
 
@@ -33,8 +32,8 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def identity(model: nn.Module, source: Source, loader: Loader, map_format: MapFormat, **settings: object) -> JsonObject:
-    """Return everything that determines the maps, as a JSON object."""
+def identity(model: nn.Module, source: Source, loader: Loader, **settings: object) -> JsonObject:
+    """Return everything that determines the rows, as a JSON object."""
     return {
         "format": FORMAT,
         "fastcam": fastcam.__version__,
@@ -44,7 +43,6 @@ def identity(model: nn.Module, source: Source, loader: Loader, map_format: MapFo
         "preprocessing": _to_json(asdict(loader.preprocessing)),
         "limits": _to_json(asdict(loader.limits)),
         "decoder": loader.decoder,
-        "maps": asdict(map_format),
         **{name: _to_json(value) for name, value in settings.items()},
     }
 

@@ -1,22 +1,18 @@
 """The settings of a run, independent of the machine: used on this one, or sent to the nodes of a cluster."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from fastcam.classifiers.class_choice import ClassChoice
 from fastcam.classifiers.models import Classifier
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.records import JsonObject, Span
-from fastcam.dataset.rows import BatchRows
 from fastcam.dataset.runner import Report, Runner, default_workers
 from fastcam.dataset.sources import Source
 from fastcam.dataset.store import Store
-from fastcam.explainer import Explainer
+from fastcam.dataset.work import Maker, Work
 
 
 @dataclass(frozen=True)
@@ -26,12 +22,10 @@ class Job:
     Attributes:
         source: the images.
         classifier: the model, its preprocessing and class names.
-        explainer_options: keyword arguments of :class:`fastcam.Explainer`.
-        classes: the classes to explain for each image.
+        work: what is made of the images.
         loader: converts an image to the model's input.
-        rows: what is written of each batch.
         folder: output folder.
-        identity: all settings that determine the maps, see :func:`fastcam.dataset.identity.identity`.
+        identity: all settings that determine the rows, see :func:`fastcam.dataset.identity.identity`.
         batch_size: images per batch.
         shard_size: images per shard.
         workers: threads that read and decode; None takes the default of the machine.
@@ -39,10 +33,8 @@ class Job:
 
     source: Source
     classifier: Classifier
-    explainer_options: Mapping[str, Any]
-    classes: ClassChoice
+    work: Work
     loader: Loader
-    rows: BatchRows
     folder: Path
     identity: JsonObject
     batch_size: int
@@ -53,7 +45,7 @@ class Job:
         """Return the store of the output folder, created if necessary.
 
         Raises:
-            ValueError: if the folder holds the maps of another run.
+            ValueError: if the folder holds the results of another run.
             OSError: if the folder cannot be written.
         """
         return Store(self.folder, self.identity)
@@ -67,21 +59,19 @@ class Job:
         """Return the spans of the shards that are not committed."""
         return [span for span in self.spans() if not store.is_done(span)]
 
-    def make_explainer(self) -> "Explainer[Any]":
-        """Return the explainer of the model.
+    def make_maker(self) -> Maker:
+        """Return what makes the rows in this process.
 
         Raises:
-            ValueError, TypeError: for an invalid model, method or option.
+            ValueError, TypeError: for an invalid model, layer or option.
         """
-        return Explainer(self.classifier.model, batch_size=self.batch_size, **self.explainer_options)
+        return self.work.start(self.classifier, self.batch_size)
 
-    def make_runner(
-        self, explainer: "Explainer[Any]", store: Store, report: Report, workers: int | None = None
-    ) -> Runner:
+    def make_runner(self, maker: Maker, store: Store, report: Report, workers: int | None = None) -> Runner:
         """Return the runner that makes shards in this process.
 
         Args:
-            explainer: of the model.
+            maker: makes the rows.
             store: folder of the run.
             report: called after every batch and every commit.
             workers: threads that read and decode; None takes the job's.
@@ -89,15 +79,12 @@ class Job:
         return Runner(
             source=self.source,
             loader=self.loader,
-            explainer=explainer,
-            target=self.classes.target(self.classifier),
-            rows=self.rows,
+            maker=maker,
             store=store,
             device=device_of(self.classifier.model),
             batch_size=self.batch_size,
             workers=workers or self.workers or default_workers(),
             report=report,
-            class_names=self.classifier.known_names,
         )
 
     def with_model(self, model: nn.Module) -> "Job":

@@ -93,14 +93,14 @@ def rows_of_maps(
     Returns:
         A table of ``COLUMNS``, in no order.
     """
-    described = _describe(images, numbers)
+    described = describe(images, numbers)
     return pa.concat_tables([_rows_of_one(explanation, map_format, described) for explanation in explanations])
 
 
 def rows_of_failures(images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
     """Return the rows of images without maps, each with the reason as its status, as a table of ``COLUMNS``."""
-    columns = {**_describe(images, numbers), "status": pa.array(reasons, pa.string())}
-    return _table(columns, len(images))
+    columns = {**describe(images, numbers), "status": pa.array(reasons, pa.string())}
+    return table_of(columns, len(images))
 
 
 def in_order(tables: Sequence[pa.Table]) -> tuple[pa.Table, dict[str, str]]:
@@ -110,7 +110,7 @@ def in_order(tables: Sequence[pa.Table]) -> tuple[pa.Table, dict[str, str]]:
     column would part its schema from that of earlier shards of the same folder, and other programs read such files
     together only if they are told to.
     """
-    rows = pa.concat_tables(tables).combine_chunks() if tables else _table({}, 0)
+    rows = pa.concat_tables(tables).combine_chunks() if tables else table_of({}, 0)
     numbers = rows["number"].to_numpy()
     if (np.diff(numbers) < 0).any():
         rows = rows.take(np.argsort(numbers, kind="stable"))
@@ -119,8 +119,8 @@ def in_order(tables: Sequence[pa.Table]) -> tuple[pa.Table, dict[str, str]]:
     return rows.drop_columns(OWN_COLUMNS).combine_chunks(), causes
 
 
-def _describe(images: Sequence[LoadedImage], numbers: Sequence[int]) -> dict[str, pa.Array]:
-    """Return the columns of the images themselves."""
+def describe(images: Sequence[LoadedImage], numbers: Sequence[int]) -> dict[str, pa.Array]:
+    """Return the columns of the images themselves, and their numbers."""
     return {
         "image_id": pa.array([image.item.id for image in images], pa.string()),
         "path": pa.array([image.item.path for image in images], pa.string()),
@@ -143,16 +143,16 @@ def _rows_of_one(explanation: Explanation, map_format: MapFormat, described: dic
         "target": pa.nulls(size, pa.int32()) if classes is None else pa.array(classes.ravel()[kept], pa.int32()),
         "predicted": pa.nulls(size, pa.int32()) if predicted is None else pa.array(predicted[image], pa.int32()),
         "score": pa.array(explanation.scores.detach().float().cpu().numpy().ravel()[kept]),
-        "method": _repeat(explanation.method, size),
-        "layer": _repeat(explanation.layer, size),
+        "method": repeated(explanation.method, size),
+        "layer": repeated(explanation.layer, size),
         "status": _texts(explanation.status, kept),
         "cause": _texts(explanation.causes, kept),
         "map": _binary(values[kept]),
         "map_shape": _lists(values.shape[1:], size),
-        "map_dtype": _repeat(map_format.dtype, size),
+        "map_dtype": repeated(map_format.dtype, size),
         "map_scale": pa.nulls(size, pa.float32()) if scales is None else pa.array(scales.ravel()[kept]),
     }
-    return _table(columns, size)
+    return table_of(columns, size)
 
 
 def kept_places(explanation: Explanation) -> npt.NDArray[np.int64]:
@@ -162,10 +162,21 @@ def kept_places(explanation: Explanation) -> npt.NDArray[np.int64]:
     return np.flatnonzero(_is_first(explanation.targets.cpu().numpy().reshape(len(explanation), -1)))
 
 
-def _table(columns: dict[str, pa.Array], size: int) -> pa.Table:
+def table_of(columns: Mapping[str, pa.Array], size: int) -> pa.Table:
     """Return a table of ``COLUMNS``; those that are not given are null."""
     nulls = {field.name: pa.nulls(size, field.type) for field in COLUMNS if field.name not in columns}
     return pa.table([{**nulls, **columns}[name] for name in COLUMNS.names], schema=COLUMNS)
+
+
+def extended(rows: pa.Table, fields: Sequence[pa.Field], columns: Mapping[str, pa.Array]) -> pa.Table:
+    """Return rows with further columns, null where they are not given, before the run's own."""
+    own = rows.select(OWN_COLUMNS)
+    rows = rows.drop_columns(OWN_COLUMNS)
+    for field in fields:
+        rows = rows.append_column(field, columns.get(field.name, pa.nulls(len(rows), field.type)))
+    for field in own.schema:
+        rows = rows.append_column(field, own[field.name])
+    return rows
 
 
 def _is_first(classes: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
@@ -187,7 +198,8 @@ def _texts(values: Sequence[object], kept: npt.NDArray[np.int64]) -> pa.Array:
     return pa.array([flat[index] for index in kept], pa.string())
 
 
-def _repeat(text: str | None, size: int) -> pa.Array:
+def repeated(text: str | None, size: int) -> pa.Array:
+    """Return a text ``size`` times."""
     return pa.repeat(pa.scalar(text, pa.string()), size)
 
 

@@ -8,24 +8,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pyarrow as pa
 import torch
 
-from fastcam.classifiers.class_choice import ChosenClasses
 from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
 from fastcam.dataset.records import Commit, Span
-from fastcam.dataset.rows import BatchRows
 from fastcam.dataset.signals import InterruptedRunError, raise_if_set
 from fastcam.dataset.sources import Source
 from fastcam.dataset.stages import Stages
 from fastcam.dataset.store import Store
-from fastcam.explainer import Explainer
-from fastcam.explanation import Explanation
+from fastcam.dataset.work import Maker
 from fastcam.model.batching import is_out_of_memory
 from fastcam.model.cancellation import STOPPING, cancelled_by, stop_event
-from fastcam.targets import Target
 
 MAX_DEFAULT_WORKERS = 8
 
@@ -67,33 +63,25 @@ class Runner:
     Attributes:
         source: the images.
         loader: converts an image to the model's input.
-        explainer: the model and a list of methods.
-        target: target of each explanation.
-        rows: what is written of each batch.
+        maker: makes the rows of the images.
         store: folder of the run.
         device: of the model.
         batch_size: images per batch; halved when memory runs out.
         workers: threads that read and decode; 0 reads images without threads, one at a time.
         report: called after every batch and every commit.
-        class_names: the names of so many classes, empty if they are unknown.
     """
 
     source: Source
     loader: Loader
-    explainer: "Explainer[Any]"
-    target: Target
-    rows: BatchRows
+    maker: Maker
     store: Store
     device: torch.device
     batch_size: int
     workers: int
     report: Report
-    class_names: Callable[[int], Sequence[str]] = lambda count: ()
     progress: Progress = field(init=False, default_factory=lambda: Progress(0))
     _start: float = field(init=False, default_factory=time.monotonic)
-    _input_size: tuple[int, ...] = field(init=False, default=())  # of the model's input, in the current shard
     _numbers: dict[str, int] = field(init=False, default_factory=dict)  # of the images by id, in the current shard
-    _outputs: int = field(init=False, default=0)  # classes of the model, in the current shard
     _is_warm: bool = field(init=False, default=False)  # whether a batch was explained by this runner
     _has_worked: bool = field(init=False, default=False)  # whether any image was ever explained with these settings
 
@@ -130,12 +118,12 @@ class Runner:
             try:
                 for span, images in shards:
                     with cancelled_by(functools.partial(raise_if_set, stop)):  # between blocks of copies too
-                        rows = self._make_rows(images, stop)
+                        rows, stored = self._make_rows(images, stop)
                     if pending is not None:
                         with self._stages.timed("waited_for_writing"):
                             commit = pending.result()
                         yield commit
-                    pending = writer.submit(self._commit, span, rows, self._recipe)
+                    pending = writer.submit(self._commit, span, rows, stored)
                 if pending is not None:
                     yield pending.result()
             except InterruptedRunError:
@@ -147,9 +135,9 @@ class Runner:
     def _stages(self) -> Stages:
         return self.progress.stages
 
-    def _commit(self, span: Span, rows: Sequence[pa.Table], recipe: Mapping[str, object]) -> Commit:
+    def _commit(self, span: Span, rows: Sequence[pa.Table], stored: Mapping[str, object]) -> Commit:
         with self._stages.timed("write"):
-            commit = self.store.commit(span, rows, recipe)
+            commit = self.store.commit(span, rows, stored)
         self._stages.written += span.stop - span.start
         return commit
 
@@ -171,11 +159,14 @@ class Runner:
         self.progress.commit = commit
         self.report(self.progress)
 
-    def _make_rows(self, images: Iterator[LoadedImage], stop: threading.Event) -> list[pa.Table]:
-        """Return the rows of a shard."""
+    def _make_rows(
+        self, images: Iterator[LoadedImage], stop: threading.Event
+    ) -> tuple[list[pa.Table], Mapping[str, object]]:
+        """Return the rows of a shard, and what is stored with it."""
         tables: list[pa.Table] = []
         batch: list[LoadedImage] = []
-        self._input_size, self._outputs, self._numbers = (), 0, {}
+        self._numbers = {}
+        self.maker.begin()
         for image in self._stages.awaited(images):
             self._numbers[image.item.id] = len(self._numbers)
             if image.tensor is None:
@@ -190,10 +181,11 @@ class Runner:
             raise_if_set(stop)
         tables += self._explain(batch)
         self._count(batch)
-        return tables
+        rows, stored = self.maker.finish()
+        return [*tables, *rows], stored
 
     def _failures(self, images: Sequence[LoadedImage], reasons: Sequence[str]) -> pa.Table:
-        return self.rows.of_failures(images, [self._numbers[image.item.id] for image in images], reasons)
+        return self.maker.of_failures(images, [self._numbers[image.item.id] for image in images], reasons)
 
     def _count(self, images: Sequence[LoadedImage]) -> None:
         self.progress.new += len(images)
@@ -247,28 +239,9 @@ class Runner:
     def _explain_batch(self, batch: Sequence[LoadedImage]) -> pa.Table:
         tensors = [image.tensor for image in batch if image.tensor is not None]
         inputs = torch.stack(tensors).to(self.device, non_blocking=True)
-        target = self.target
-        if isinstance(target, ChosenClasses):
-            objects = functools.partial(self.rows.classes_of_objects, batch)
-            target = target.of_images([image.label for image in batch], objects)
-        explanations: Mapping[object, Explanation] = self.explainer(inputs, target)
-        output = next(iter(explanations.values())).output
-        self._outputs = output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else 0
-        numbers = [self._numbers[image.item.id] for image in batch]
-        rows = self.rows.of_batch(self.explainer, explanations, batch, numbers)
-        self._input_size, self._has_worked = tuple(inputs.shape[2:]), True
+        rows = self.maker.of_batch(inputs, batch, [self._numbers[image.item.id] for image in batch])
+        self._has_worked = True
         return rows
-
-    @property
-    def _recipe(self) -> dict[str, object]:
-        """The recipe for full-size maps, stored with the rows; and the names of the classes, where they are known."""
-        names = list(self.class_names(self._outputs)) if self._outputs else []
-        return {
-            **({"classes": names} if names else {}),
-            "size": list(self._input_size),
-            "interpolation": "linear, corners not aligned",
-            "normalization": "min-max",
-        }
 
 
 def _first_line(error: Exception) -> str:

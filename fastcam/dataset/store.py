@@ -1,4 +1,4 @@
-"""A folder of maps: immutable Parquet shards, and a commit record of each.
+"""A folder of results: immutable Parquet shards, and a commit record of each.
 
 ``run.json`` holds the run's identity; ``shards/`` the Parquet files; ``commits/`` one JSON file per shard with its size
 and SHA-256. A shard is valid once its commit record exists. After :meth:`Store.commit` returns it survives a killed
@@ -32,7 +32,7 @@ class Store:
         identity: the run's identity, a JSON object; None reads it from the folder.
 
     Raises:
-        ValueError: if the folder holds the maps of another run, or has none and no identity is given.
+        ValueError: if the folder holds the results of another run, or has none and no identity is given.
     """
 
     def __init__(self, folder: str | Path, identity: Mapping[str, object] | None = None) -> None:
@@ -60,7 +60,7 @@ class Store:
             changes = ", ".join(
                 f"{key} {_shorten(self.identity.get(key))} (now {_shorten(identity.get(key))})" for key in keys
             )
-            raise ValueError(f"{str(self.folder)!r} holds the maps of another run: {changes}; choose another folder")
+            raise ValueError(f"{str(self.folder)!r} holds the results of another run: {changes}; choose another folder")
 
     def _create(self, identity: JsonObject) -> None:
         """Create what is missing of the folder, and lock its ``run.json``."""

@@ -121,7 +121,7 @@ class Surveyor:
         seen: dict[str, LayerSurvey] = {}
 
         def see(layer: Layer, tensors: list[Tensor]) -> None:
-            activations = _maps_of(layer, tensors, len(images))
+            activations = maps_of(layer, tensors, len(images))
             moments = plane_moments(activations)
             found = LayerSurvey(
                 layer.name,
@@ -184,7 +184,7 @@ def with_map(model: nn.Module, layer: Layer, images: Tensor) -> Layer:
     return layer if output.dim() < 3 else model_layers.with_token_map(model, layer, output, Inputs(images))
 
 
-def _maps_of(layer: Layer, tensors: Sequence[Tensor], images: int) -> Tensor:
+def maps_of(layer: Layer, tensors: Sequence[Tensor], images: int) -> Tensor:
     """Return the activations (N, C, *S) of a layer's output.
 
     Raises:

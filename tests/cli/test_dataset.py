@@ -79,7 +79,8 @@ def test_another_run_is_refused(photos):
     assert run("map", "photos", *SMALL, "--out", "maps").exit_code == 0
     told = sentence(run("map", "photos", *SMALL, "--out", "maps", "--method", "layer_cam"), 2)
     assert told == (
-        "fastcam: 'maps' holds the maps of another run: method ['grad_cam'] (now ['layer_cam']); choose another folder"
+        "fastcam: 'maps' holds the results of another run: method ['grad_cam'] (now ['layer_cam']); "
+        "choose another folder"
     )
 
 

@@ -53,7 +53,7 @@ def test_images_are_explained_and_measured(work):
     assert "report in scores/report.html" in report.output
     assert "box_iou" in (work / "scores" / "report.html").read_text()
     other = run(*arguments)
-    assert "holds the maps of another run" in sentence(other, 2)
+    assert "holds the results of another run" in sentence(other, 2)
 
 
 def test_stored_maps_are_measured(work):

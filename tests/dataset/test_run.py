@@ -143,7 +143,7 @@ def test_another_identity_refuses_the_folder(tmp_path):
         ({"shard_size": 2}, "shard_size"),
         ({"limits": fastcam.dataset.Limits(pixels=1000)}, "limits"),
     ):
-        with pytest.raises(ValueError, match=f"maps of another run: {word}"):
+        with pytest.raises(ValueError, match=f"results of another run: {word}"):
             run(source, tmp_path / "out", **change)
     (source / "cats" / "new.jpg").write_bytes(jpeg(50))
     with pytest.raises(ValueError, match=r"another run: images 4 \(now 5\), .*source"):
@@ -249,7 +249,7 @@ def test_a_run_that_is_alive_keeps_its_folder(tmp_path):
 
     def other(progress):
         if progress.commit is None:
-            with pytest.raises(ValueError, match="maps of another run: method "):
+            with pytest.raises(ValueError, match="results of another run: method "):
                 run(source, tmp_path / "out", method="layer_cam")
             told.append(progress.done)
 

@@ -115,7 +115,7 @@ def test_a_run_of_a_part(photos, tmp_path):
     before = contents(tmp_path / "part")
     assert fastcam.dataset.run(select(photos, ids=DOGS), network(), tmp_path / "part", **SETTINGS).new == 0
     assert contents(tmp_path / "part") == before
-    with pytest.raises(ValueError, match=r"holds the maps of another run: images 6 .now 5., source"):
+    with pytest.raises(ValueError, match=r"holds the results of another run: images 6 .now 5., source"):
         fastcam.dataset.run(select(photos, ids=DOGS[1:]), network(), tmp_path / "part", **SETTINGS)
     assert fastcam.dataset.to_overlays(maps, tmp_path / "overlays", photos) == 6
     assert len(list((tmp_path / "overlays" / "dogs").iterdir())) == 6

@@ -24,6 +24,7 @@ from fastcam.dataset.runner import Progress, Report
 from fastcam.dataset.sources import Item, SourceLike
 from fastcam.dataset.store import Store
 from fastcam.dataset.table import Row
+from fastcam.dataset.work import MapWork
 from fastcam.evaluate.annotations import Annotations
 from fastcam.evaluate.api import Options
 from fastcam.evaluate.datasets.rows import MeasureRows, check_measures
@@ -82,7 +83,9 @@ def run(
     # Without the model: the rows are sent to every node, and must not take another copy of it along.
     names = replace(job.classifier, model=nn.Identity()).known_names
     rows = MeasureRows(list(measures), filled, annotations, preprocessing, names)
-    job = replace(job, rows=rows, identity={**job.identity, **_identity(measures, options, annotations)})
+    assert isinstance(job.work, MapWork)
+    work = replace(job.work, rows=rows)
+    job = replace(job, work=work, identity={**job.identity, **_identity(measures, options, annotations)})
     return run_job(job, report or (lambda progress: None), ray)
 
 

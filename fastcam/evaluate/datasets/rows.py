@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset.loading import LoadedImage
-from fastcam.dataset.rows import OWN_COLUMNS, kept_places, rows_of_failures, rows_of_maps
+from fastcam.dataset.rows import extended, kept_places, rows_of_failures, rows_of_maps
 from fastcam.dataset.summary import classes_of_names
 from fastcam.dataset.table import SCHEMA as MAP_SCHEMA
 from fastcam.dataset.table import MapFormat
@@ -65,7 +65,7 @@ class MeasureRows:
 
     def of_failures(self, images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
         """Return a row for every image."""
-        return _with_values(rows_of_failures(images, numbers, reasons), {})
+        return extended(rows_of_failures(images, numbers, reasons), OWN, {})
 
     def table(
         self,
@@ -83,7 +83,7 @@ class MeasureRows:
             base = rows_of_maps([explanation], MapFormat(), images, numbers)
             for index, name in enumerate(self.measures):
                 columns = _columns(evaluation[key, name], explanation, objects)
-                tables.append(_with_values(base if index == 0 else _without_map(base), columns))
+                tables.append(extended(base if index == 0 else _without_map(base), OWN, columns))
         return pa.concat_tables(tables)
 
     def classes_of_objects(self, images: Sequence[LoadedImage], names: Sequence[str]) -> list[list[int]]:
@@ -194,17 +194,6 @@ def _without_map(table: pa.Table) -> pa.Table:
     for name in _MAP_COLUMNS:
         index = table.schema.get_field_index(name)
         table = table.set_column(index, table.schema.field(index), pa.nulls(len(table), table.schema.field(index).type))
-    return table
-
-
-def _with_values(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
-    """Return rows of maps with the columns of a measure, null where there are none, before the run's own."""
-    last = table.select(OWN_COLUMNS)
-    table = table.drop_columns(OWN_COLUMNS)
-    for each in OWN:
-        table = table.append_column(each, columns.get(each.name, pa.nulls(len(table), each.type)))
-    for name in OWN_COLUMNS:
-        table = table.append_column(last.schema.field(name), last[name])
     return table
 
 

@@ -1,0 +1,373 @@
+"""``fastcam features``, ``neighbours`` and ``mosaic``: what a network finds alike."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from fastcam.cli import options, outputs
+from fastcam.cli.console import output, progress_bar, report_errors
+from fastcam.cli.dataset import import_dataset, interruptible, show_progress
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from PIL import Image
+
+    from fastcam.features import Features, Neighbours, Query
+    from fastcam.features.mosaic import Legend
+
+FEATURES_CODES = (
+    "Exit codes: 0 success; 1 some images have no vector, see the status of their rows; 2 bad usage, or the folder "
+    "cannot be written; 3 interrupted by a signal, the same command resumes."
+)
+CODES = "Exit codes: 0 all fine; 2 bad usage, no folder of features, or a package is missing; 130 ended by Ctrl-C."
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_JPEG_QUALITY = 90
+
+
+class Pool(StrEnum):
+    """What is done with the positions of a map."""
+
+    mean = "mean"
+    max = "max"
+    none = "none"
+
+
+class VectorType(StrEnum):
+    """The data type of the stored vectors."""
+
+    float16 = "float16"
+    float32 = "float32"
+
+
+class Metric(StrEnum):
+    """The distances of vectors."""
+
+    cosine = "cosine"
+    euclidean = "euclidean"
+
+
+class Layout(StrEnum):
+    """What finds places in the plane."""
+
+    tsne = "tsne"
+    umap = "umap"
+    pca = "pca"
+
+
+class Color(StrEnum):
+    """What images are coloured by."""
+
+    label = "label"
+    predicted = "predicted"
+    score = "score"
+
+
+Folder = Annotated[Path, typer.Argument(help="Output folder of `fastcam features`.")]
+Distance = Annotated[Metric, typer.Option(help="Of the vectors.")]
+PictureSource = Annotated[
+    str | None, typer.Option(help="What the features are of, where the pictures are no files of their own.")
+]
+
+
+def features(
+    source: options.Source,
+    model: options.Model,
+    out: Annotated[Path, typer.Option(help="Output folder; the same command resumes in it.")],
+    weights: options.Weights = None,
+    trust_model: options.Trust = False,
+    layer: Annotated[
+        str | None, typer.Option(help="See `fastcam layers`.", show_default="the last hidden layer")
+    ] = None,
+    pool: Annotated[Pool, typer.Option(help="Of the positions of the layer's map.")] = Pool.mean,
+    dtype: Annotated[VectorType, typer.Option(help="Of the vectors.")] = VectorType.float16,
+    classes: options.ClassNames = None,
+    num_classes: options.ClassCount = None,
+    device: options.Device = None,
+    batch_size: options.RunBatchSize = None,
+    shard_size: options.ShardSize = 1024,
+    workers: options.Workers = None,
+    max_megapixels: options.Megapixels = 50,
+    max_megabytes: options.Megabytes = 64,
+    decoder: options.JpegDecoder = None,
+    size: options.Size = None,
+    shorter_side: options.ShorterSide = None,
+    mean: options.Colours = None,
+    std: options.Colours = None,
+    ray: options.Ray = None,
+    ray_cores: options.RayCores = None,
+    json_log: options.JsonLog = False,
+    where: options.Where = None,
+    ids: options.Ids = None,
+    limit: options.Limit = None,
+    sample: options.Sample = None,
+    seed: options.SampleSeed = 0,
+) -> None:
+    """Write a feature vector for every image of a dataset, for `fastcam neighbours` and `fastcam mosaic`.
+
+    The vector is the last hidden layer of a classifier, or the pooled activations of a layer. Run it again to resume
+    after an interruption.
+    """
+    with report_errors():
+        options.check_model(model, weights)
+        class_names = options.read_class_names(classes)
+        dataset, package = import_dataset(), _import_features()
+        chosen = options.read_lines(ids, "ids") if ids else None
+        images = dataset.select(source, where=where, ids=chosen, limit=limit, sample=sample, seed=seed)
+        torch_device = options.find_device(device)
+        classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
+        settings: dict[str, Any] = {
+            "layer": layer,
+            "pool": pool.value,
+            "dtype": dtype.value,
+            "preprocessing": options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std),
+            "batch_size": batch_size,
+            "shard_size": shard_size,
+            "workers": workers,
+            "limits": options.limits(max_megapixels, max_megabytes),
+            "decoder": decoder.value if decoder else None,
+            "ray": dataset.Cluster(ray, ray_cores) if ray else None,
+        }
+    with interruptible(), report_errors(), show_progress(json_log, "reading", "vector") as report:
+        done = package.run(images, classifier, out, report=report, **settings)
+    with report_errors():
+        rows = dataset.open(out)
+        failed = sum(commit.failed for commit in rows.commits)
+        if not json_log:
+            earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
+            speed = f"{done.rate:.1f} images a second"
+            typer.echo(f"{done.total} images in {out}: {failed} without a vector{earlier}; {speed}")
+            typer.echo(_describe(package.open(out)))
+    raise typer.Exit(1 if failed else 0)
+
+
+def neighbours(
+    folder: Folder,
+    query: Annotated[list[str], typer.Option(help="A picture, or the id of an image of the dataset; repeatable.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each.")] = 6,
+    metric: Distance = Metric.cosine,
+    out: Annotated[Path | None, typer.Option(help="Picture of the queries and their neighbours.")] = None,
+    approximate: Annotated[
+        bool | None,
+        typer.Option(help="Search an index of faiss, kept in the folder.", show_default="beyond a million images"),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="As for `fastcam features`; needed for a picture that is not in the dataset.")
+    ] = None,
+    weights: options.Weights = None,
+    trust_model: options.Trust = False,
+    num_classes: options.ClassCount = None,
+    device: options.Device = None,
+    source: PictureSource = None,
+    side: Annotated[int, typer.Option(min=16, help="Of the pictures, in pixels.")] = 128,
+) -> None:
+    """Find the images that the network finds most alike, and draw them.
+
+    A query that is itself in the dataset is not its own neighbour.
+    """
+    with report_errors():
+        _check_folder(folder)
+        if out is not None:
+            _check_picture(out)
+        if model is not None:
+            options.check_model(model, weights)
+        package = _import_features()
+        found = package.open(folder)
+        classifier = None
+        if model is not None:
+            torch_device = options.find_device(device)
+            classifier = options.load_classifier(model, weights, [], num_classes, torch_device, trust_model)
+        asked = [_query(package, found, text, classifier) for text in query]
+        near = package.neighbours_of(found, asked, k, metric.value, approximate)
+        output().print(_table(found, asked, near))
+        if out is not None:
+            _save(_sheet(package, found, asked, near, source, side), out)
+            typer.echo(
+                f"{out}: {len(asked)} and the {near.indices.shape[1]} nearest to each, by {metric.value} distance"
+            )
+
+
+def mosaic(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Picture file; .jpg is the smallest.")] = Path("mosaic.jpg"),
+    scatter: Annotated[
+        bool, typer.Option("--scatter", help="Every image at its place, in place of a filled grid.")
+    ] = False,
+    columns: Annotated[int, typer.Option(min=1, help="Cells in a row of the grid, or pictures of the scatter.")] = 40,
+    rows: Annotated[int | None, typer.Option(min=1, help="Of the grid.", show_default="as columns")] = None,
+    side: Annotated[int, typer.Option(min=4, help="Of a picture, in pixels.")] = 48,
+    color: Annotated[
+        Color | None, typer.Option(help="Colour images by this, with a legend.", show_default="no colours")
+    ] = None,
+    colormap: Annotated[str, typer.Option(help="For the score: jet, or any name known to matplotlib.")] = "jet",
+    layout: Annotated[Layout, typer.Option(help="What finds the places.")] = Layout.tsne,
+    metric: Distance = Metric.cosine,
+    perplexity: Annotated[float, typer.Option(min=1, help="Neighbours that count, of t-SNE.")] = 30,
+    seed: Annotated[int, typer.Option(help="Of the layout.")] = 0,
+    seams: Annotated[bool, typer.Option(help="Colour the seams of the grid by the true distance.")] = True,
+    source: PictureSource = None,
+) -> None:
+    """Draw a whole dataset in one picture, images that the network finds alike near each other.
+
+    In the grid every cell shows the picture nearest to it. A plane cannot keep all distances: the seam between two
+    cells is black where their images are alike, and red where they are as far apart as two images taken at random.
+    """
+    with report_errors():
+        _check_folder(folder)
+        _check_picture(out)
+        package = _import_features()
+        found = package.open(folder)
+        places = _places(package, found, layout.value, metric.value, perplexity, seed)
+        legend = _legend(package, found, color, colormap)
+        count = rows or columns
+        cells = package.cells_of(places, columns, count)
+        wanted = range(len(found)) if scatter else sorted({int(cell) for cell in cells.flat})
+        pictures = _pictures(package, found, wanted, source, side)
+        if scatter:
+            picture = package.scatter(places, pictures, columns * side, count * side, legend)
+        else:
+            drawn = 2 if seams else 0
+            picture = package.filled_grid(cells, pictures, found.vectors, metric.value, legend, drawn)
+        _save(picture, out)
+    shown = len(wanted)
+    typer.echo(f"{out}: {shown} of {len(found)} images, {picture.width} x {picture.height} pixels")
+
+
+def _describe(found: "Features") -> str:
+    layer = found.images["layer"][0].as_py()
+    return f"{found.vectors.shape[1]} numbers of {found.vectors.dtype} an image: {layer}"
+
+
+def _query(package: ModuleType, found: "Features", text: str, classifier: Any) -> "Query":
+    """Return the query of a picture file, or of an image of the dataset by its id."""
+    file = Path(text)
+    if file.is_file():
+        try:
+            query: Query = package.of_bytes(found, text, file.read_bytes(), classifier)
+        except OSError as error:
+            raise ValueError(f"--query {text!r} cannot be read: {error.strerror}") from None
+        return query
+    try:
+        query = package.of_image(found, text)
+    except KeyError:
+        raise ValueError(f"--query must be a picture or the id of an image of the dataset, got {text!r}") from None
+    return query
+
+
+def _table(found: "Features", asked: "Sequence[Query]", near: "Neighbours") -> Table:
+    table = Table("query", "rank", "distance", "image", "label", "predicted")
+    labels, predicted = found.texts("label"), found.texts("predicted")
+    for row, query in enumerate(asked):
+        for rank, (place, distance) in enumerate(zip(near.indices[row], near.distances[row], strict=True)):
+            cells = (query.name, str(rank + 1), f"{distance:.4f}", found.ids[place], labels[place], predicted[place])
+            table.add_row(*map(escape, cells))
+    return table
+
+
+def _sheet(
+    package: ModuleType, found: "Features", asked: "Sequence[Query]", near: "Neighbours", source: str | None, side: int
+) -> "Image.Image":
+    import numpy as np
+
+    from fastcam.features.thumbnails import thumbnail
+
+    wanted = [int(place) for place in near.indices.flat] + [each.place for each in asked if each.place is not None]
+    pictures = _pictures(package, found, wanted, source, side)
+    labels = [label or Path(name).stem for label, name in zip(found.texts("label"), found.ids, strict=True)]
+    queries = []
+    for each in asked:
+        if each.place is not None:
+            queries.append((labels[each.place], pictures[each.place]))
+        else:
+            data = Path(each.name).read_bytes()
+            queries.append((Path(each.name).stem, np.asarray(thumbnail(data, side, package.Limits()))))
+    beside = [
+        [
+            (f"{distance:.3f} {labels[place]}", pictures[int(place)])
+            for place, distance in zip(near.indices[row], near.distances[row], strict=True)
+        ]
+        for row in range(len(asked))
+    ]
+    sheet: Image.Image = package.neighbour_sheet(queries, beside)
+    return sheet
+
+
+def _places(
+    package: ModuleType, found: "Features", layout: str, metric: str, perplexity: float, seed: int
+) -> "npt.NDArray[Any]":
+    """Return the places of all images; they are kept in the folder, for the next picture of them."""
+    import numpy as np
+
+    from fastcam.dataset.durable_files import write_once
+
+    settings = f"{found.run} {len(found)} {layout} {metric} {perplexity} {seed}"
+    file = found.folder / f"places-{hashlib.sha256(settings.encode()).hexdigest()[:16]}.npy"
+    if file.exists():
+        places: npt.NDArray[Any] = np.load(file)
+        return places
+    with progress_bar() as progress:
+        progress.add_task(f"finding places for {len(found)} images", total=None)
+        places = package.layout(found.vectors, layout, metric, perplexity, seed)
+    buffer = io.BytesIO()
+    np.save(buffer, places)
+    write_once(file, buffer.getvalue())
+    return places
+
+
+def _legend(package: ModuleType, found: "Features", color: Color | None, colormap: str) -> "Legend | None":
+    if color is None:
+        return None
+    if color is Color.score:
+        scores = [float("nan") if score is None else score for score in found.images["score"].to_pylist()]
+        of_scores: Legend = package.colors_of_scores(scores, colormap)
+        return of_scores
+    names = found.texts(color.value)
+    if not any(names):
+        raise ValueError(f"the images have no {color.value}: leave out --color")
+    of_names: Legend = package.colors_of_names(names)
+    return of_names
+
+
+def _pictures(
+    package: ModuleType, found: "Features", wanted: Sequence[int], source: str | None, side: int
+) -> "dict[int, npt.NDArray[Any]]":
+    with progress_bar() as progress:
+        task = progress.add_task("reading pictures", total=len(set(wanted)))
+        pictures: dict[int, npt.NDArray[Any]] = package.Thumbnails(found, source, side)(
+            wanted, lambda done: progress.update(task, completed=done)
+        )
+    return pictures
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder without features before torch is imported."""
+    if not (folder / "run.json").exists():
+        raise ValueError(f"{str(folder)!r} holds no features: there is no run.json")
+
+
+def _check_picture(file: Path) -> None:
+    """Refuse another file than a picture, or one that cannot be written."""
+    if file.suffix.lower() not in _SUFFIXES or file.is_dir():
+        raise ValueError(f"--out must be a picture ({', '.join(_SUFFIXES)}), got {str(file)!r}")
+    outputs.check_folder(file.absolute().parent, "the folder of --out")
+
+
+def _save(picture: "Image.Image", file: Path) -> None:
+    from fastcam.classifiers.preprocessing import write_picture
+
+    write_picture(picture, file, quality=_JPEG_QUALITY)
+
+
+def _import_features() -> ModuleType:
+    """Return the package, imported when it is needed: it has optional dependencies."""
+    import_dataset()
+    from fastcam import features as package
+
+    return package

@@ -1,0 +1,123 @@
+"""What a run makes of its images: settings that every node gets, and what makes rows with them in a process."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+from torch import Tensor
+
+from fastcam.classifiers.class_choice import ChosenClasses, ClassChoice
+from fastcam.classifiers.models import Classifier
+from fastcam.dataset.loading import LoadedImage
+from fastcam.dataset.rows import BatchRows
+from fastcam.explainer import Explainer
+from fastcam.explanation import Explanation
+from fastcam.targets import Target
+
+
+class Maker(Protocol):
+    """Makes the rows of one shard after the other."""
+
+    def begin(self) -> None:
+        """Begin a shard."""
+
+    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> pa.Table:
+        """Return the rows of some images; called again with fewer of them if it raises.
+
+        Args:
+            inputs: (N, C, *S), the images on the model's device.
+            images: the N images.
+            numbers: of the images, in the shard.
+
+        Returns:
+            A table that begins with the columns of a shard and ends with "number" and "cause", in no order.
+        """
+
+    def of_failures(self, images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
+        """Return the rows of images of which nothing was made, each with the reason as its status."""
+
+    def finish(self) -> tuple[Sequence[pa.Table], Mapping[str, object]]:
+        """Return the rows that only a whole shard has, and what is stored with the shard as JSON."""
+
+
+class Work(Protocol):
+    """What a run makes, independent of the machine."""
+
+    def start(self, classifier: Classifier, batch_size: int) -> Maker:
+        """Return what makes the rows in this process.
+
+        Raises:
+            ValueError, TypeError: for a model, layers or options that do not fit together.
+        """
+
+
+@dataclass(frozen=True)
+class MapWork:
+    """Saliency maps.
+
+    Attributes:
+        explainer_options: keyword arguments of :class:`fastcam.Explainer`.
+        classes: the classes to explain for each image.
+        rows: what is written of each batch.
+    """
+
+    explainer_options: Mapping[str, Any]
+    classes: ClassChoice
+    rows: BatchRows
+
+    def start(self, classifier: Classifier, batch_size: int) -> "MapMaker":
+        """Return what explains images in this process."""
+        explainer = Explainer(classifier.model, batch_size=batch_size, **self.explainer_options)
+        return MapMaker(explainer, self.classes.target(classifier), self.rows, classifier.known_names)
+
+
+@dataclass
+class MapMaker:
+    """Explains images.
+
+    Attributes:
+        explainer: the model and a list of methods.
+        target: target of each explanation.
+        rows: what is written of each batch.
+        class_names: the names of so many classes, empty if they are unknown.
+    """
+
+    explainer: "Explainer[Any]"
+    target: Target
+    rows: BatchRows
+    class_names: Callable[[int], Sequence[str]] = lambda count: ()
+    _input_size: tuple[int, ...] = field(init=False, default=())
+    _outputs: int = field(init=False, default=0)  # classes of the model
+
+    def begin(self) -> None:
+        """Begin a shard."""
+        self._input_size, self._outputs = (), 0
+
+    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> pa.Table:
+        """Return the rows of explained images."""
+        target = self.target
+        if isinstance(target, ChosenClasses):
+            objects = functools.partial(self.rows.classes_of_objects, images)
+            target = target.of_images([image.label for image in images], objects)
+        explanations: Mapping[object, Explanation] = self.explainer(inputs, target)
+        output = next(iter(explanations.values())).output
+        rows = self.rows.of_batch(self.explainer, explanations, images, numbers)
+        self._outputs = output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else 0
+        self._input_size = tuple(inputs.shape[2:])
+        return rows
+
+    def of_failures(self, images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
+        """Return the rows of images without maps."""
+        return self.rows.of_failures(images, numbers, reasons)
+
+    def finish(self) -> tuple[Sequence[pa.Table], Mapping[str, object]]:
+        """Return no further rows; the recipe for full-size maps, and the names of the classes if they are known."""
+        names = list(self.class_names(self._outputs)) if self._outputs else []
+        return (), {
+            **({"classes": names} if names else {}),
+            "size": list(self._input_size),
+            "interpolation": "linear, corners not aligned",
+            "normalization": "min-max",
+        }
