@@ -12,14 +12,14 @@ from rich.table import Table
 
 from fastcam.cli import options, outputs, photographs
 from fastcam.cli.console import output, print_error, progress_bar, report_errors
+from fastcam.cli.dataset import import_dataset, interruptible, show_progress
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
     from fastcam.classifiers.models import Classifier
     from fastcam.classifiers.preprocessing import Preprocessing
-    from fastcam.inspect import LayerSurvey, Survey
+    from fastcam.inspect import Survey
     from fastcam.render import Bytes
 
 EXIT_CODES = (
@@ -31,8 +31,11 @@ Layers = Annotated[
     typer.Option("--layer", help="See `fastcam layers`; repeatable.", show_default="the last of every resolution"),
 ]
 Photographs = Annotated[list[str], typer.Argument(help="Files, folders (searched recursively) or globs.")]
+Sources = Annotated[
+    list[str],
+    typer.Argument(help="Files, folders (searched recursively) or globs; or one .tar, .parquet, .txt list or URL."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
-Channels = Annotated[str, typer.Option(help="Channels to draw, as 0-15,40.")]
 PROJECTIONS = ("guided_backprop", "deconvnet", "saliency", "none")
 
 
@@ -68,45 +71,87 @@ def activations(
 
 
 def neurons(
-    images: Photographs,
+    source: Sources,
     model: options.Model,
     weights: options.Weights = None,
     trust_model: options.Trust = False,
     layer: Layers = None,
-    out: Annotated[Path, typer.Option(help="Folder for the sheets, LAYER.png, and neurons.csv.")] = Path("neurons"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the sheets, LAYER.png, and neurons.csv; the same command resumes in it.")
+    ] = Path("neurons"),
     k: Annotated[int, typer.Option("-k", min=1, help="Images of each channel.")] = 9,
-    channels: Channels = "0-15",
+    channels: Annotated[
+        str | None, typer.Option(help="Channels to draw, as 0-15,40.", show_default="0-15, of a class its highest")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Draw the channels that add most to this class, by index or name.")
+    ] = None,
     projection: Annotated[str, typer.Option(help=f"What a neuron took: {', '.join(PROJECTIONS)}.")] = PROJECTIONS[0],
+    classes: options.ClassNames = None,
     num_classes: options.ClassCount = None,
     device: options.Device = None,
-    batch_size: BatchSize = 8,
+    batch_size: options.RunBatchSize = None,
+    shard_size: options.ShardSize = 1024,
+    workers: options.Workers = None,
     size: options.Size = None,
     shorter_side: options.ShorterSide = None,
     mean: options.Colours = None,
     std: options.Colours = None,
+    ray: options.Ray = None,
+    ray_cores: options.RayCores = None,
+    json_log: options.JsonLog = False,
+    limit: options.Limit = None,
 ) -> None:
-    """Find the photographs that excite each channel most, and draw what its strongest unit saw of them.
+    """Find the images that excite each channel most, and draw what its strongest unit saw of them.
 
-    Every row of a sheet is a channel: the parts of the photographs in the exact receptive field of the unit, and below
-    what it took from them. neurons.csv has all channels of all layers.
+    Every row of a sheet is a channel: the parts of the images in the exact receptive field of the unit, and below
+    what it took from them. neurons.csv and neurons.parquet have all channels of all layers.
     """
     with report_errors():
         options.check_model(model, weights)
         outputs.check_folder(out)
-        chosen = _numbers(channels)
+        chosen = None if channels is None else _numbers(channels)
         if projection not in PROJECTIONS:
             raise ValueError(f"--projection must be one of {', '.join(PROJECTIONS)}, got {projection!r}")
-        pass_ = _Pass.of(images, out, model, weights, num_classes, device, trust_model, size, shorter_side, mean, std)
-        survey = pass_.run(layer, batch_size, k)
-        outputs.make_folder(out)
-        _write_rows(pass_, survey, out / "neurons.csv")
-        for name, seen in survey.items():
-            file = out / f"{name}.png"
-            of_layer = [channel for channel in chosen if channel < len(seen.statistics)]
-            if of_layer:
-                _sheet(pass_, seen, of_layer, None if projection == "none" else projection).save(file)
-                typer.echo(f"{file}: {len(of_layer)} of {len(seen.statistics)} channels")
-    raise typer.Exit(1 if pass_.failed else 0)
+        class_names, dataset = options.read_class_names(classes), import_dataset()
+        images = dataset.select(_source(source, out), limit=limit)
+        torch_device = options.find_device(device)
+        classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
+        preprocessing = options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std)
+        from fastcam.cli.neuron_sheets import NeuronSheets
+        from fastcam.dataset.summary import problems
+        from fastcam.features import neurons as package
+    with interruptible(), report_errors(), show_progress(json_log, "looking inside", "result") as report:
+        package.run(
+            images,
+            classifier,
+            out,
+            layers=layer,
+            k=k,
+            target=target,
+            preprocessing=preprocessing,
+            batch_size=batch_size,
+            shard_size=shard_size,
+            workers=workers,
+            ray=dataset.Cluster(ray, ray_cores) if ray else None,
+            report=report,
+        )
+    with report_errors():
+        found = package.Neurons(out)
+        failed = list(problems(found.maps))
+        for row in failed:
+            print_error(f"{row['image_id']}: {row['status']}")
+        if not found.top:
+            raise ValueError("none of the pictures can be read")
+        if target is not None and not found.class_images:
+            raise ValueError(f"the model sees {target!r} in none of the images: what it uses cannot be told")
+        sheets = NeuronSheets(found, classifier, preprocessing, images, None if projection == "none" else projection)
+        sheets.write_rows(out)
+        for name in found.top:
+            count = sheets.write(name, chosen, out / f"{name}.png")
+            if count:
+                typer.echo(f"{out / name}.png: {count} of {len(found.top[name])} channels")
+    raise typer.Exit(1 if failed else 0)
 
 
 def filters(
@@ -239,28 +284,16 @@ def _write_channels(pass_: _Pass, survey: "Survey", out: Path) -> None:
                 _save(pictures.channel_grid(maps[0]), file)
 
 
-def _write_rows(pass_: _Pass, survey: "Survey", file: Path) -> None:
-    """Write a table of the highest activations of all channels."""
-    import csv
-
-    from fastcam.inspect import excitations, receptive_field
-
-    heads = ["layer", "channel", "rank", "image", "value", "row", "column", "left", "top", "right", "bottom"]
-    with file.open("w", newline="", encoding="utf-8") as text:
-        writer = csv.writer(text)
-        writer.writerow(heads)
-        for name, seen in survey.items():
-            size, colours = pass_.preprocessing.size, len(pass_.preprocessing.mean)
-            for each in excitations(seen, receptive_field(pass_.classifier.model, name, size, colours)):
-                row, column = each.position if len(each.position) == 2 else (0, 0)
-                place = [str(pass_.path(each.image)), f"{each.value:.6g}", row, column]
-                writer.writerow([name, each.channel, each.rank, *place, *each.box])
-
-
-def _sheet(pass_: _Pass, seen: "LayerSurvey", channels: Sequence[int], projection: str | None) -> "Image.Image":
-    from fastcam.inspect import sheet
-
-    return sheet(pass_.classifier.model, seen, pass_.load, channels, pass_.preprocessing.size, projection)
+def _source(texts: Sequence[str], out: Path) -> "str | list[str]":
+    """Return one dataset, or the pictures in files, folders and globs."""
+    (first, *others) = texts
+    is_dataset = "://" in first or Path(first).suffix in (".tar", ".parquet", ".txt")
+    if is_dataset and not others:
+        return first
+    paths = photographs.find(texts, out)
+    if not paths:
+        raise ValueError("no pictures were found")
+    return [str(path) for path in paths]
 
 
 def _numbers(text: str) -> list[int]:

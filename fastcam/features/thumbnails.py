@@ -65,13 +65,9 @@ class Thumbnails:
         if self.source is None:
             paths = self.features.images["path"]
             return (functools.partial(_read_path, paths[place].as_py(), self.limits) for place in places)
-        images = source_of(self.source)
-        wanted = {self.features.ids[place] for place in places}
-        items = {item.id: item for item in images.items(0, len(images)) if item.id in wanted}
-        if len(items) < len(wanted):
-            missing = sorted(wanted - items.keys())[0]
-            raise ValueError(f"the source has no image {missing!r}: it is not the one that the features are of")
-        return (functools.partial(_read_item, items[self.features.ids[place]], self.limits) for place in places)
+        ids = [self.features.ids[place] for place in places]
+        items = items_of(self.source, ids)
+        return (functools.partial(read_item, items[name], self.limits) for name in ids)
 
 
 def thumbnail(data: bytes, side: int, limits: Limits) -> Image.Image:
@@ -98,7 +94,26 @@ def _read_path(path: str | None, limits: Limits) -> bytes:
     return data
 
 
-def _read_item(item: Item, limits: Limits) -> bytes:
+def items_of(source: SourceLike, ids: Sequence[str]) -> dict[str, Item]:
+    """Return images of a source by their ids.
+
+    Raises:
+        ValueError: if the source does not have one of them.
+    """
+    images, wanted = source_of(source), set(ids)
+    items = {item.id: item for item in images.items(0, len(images)) if item.id in wanted}
+    if len(items) < len(wanted):
+        missing = sorted(wanted - items.keys())[0]
+        raise ValueError(f"the source has no image {missing!r}: it is not the one that the run was over")
+    return items
+
+
+def read_item(item: Item, limits: Limits) -> bytes:
+    """Return the encoded bytes of an image.
+
+    Raises:
+        ValueError: for a sample that is not encoded, or is too large.
+    """
     data = item.read(limits)
     if not isinstance(data, bytes):
         raise ValueError("pictures need encoded images; this source has none")

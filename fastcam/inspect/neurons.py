@@ -74,6 +74,7 @@ def sheet(
     channels: Sequence[int],
     size: tuple[int, int],
     projection: str | None = "guided_backprop",
+    titles: Sequence[str] | None = None,
 ) -> Image.Image:
     """Return a sheet with a row for every channel: what it saw, and below what it took from that.
 
@@ -88,16 +89,17 @@ def sheet(
         channels: to show.
         size: (H, W) of the input.
         projection: "guided_backprop", "deconvnet", "saliency", or None for the parts alone.
+        titles: of the channels; None for their numbers.
 
     Raises:
         ValueError: as :func:`excitations`.
     """
     images = next(model.parameters(), torch.empty(0)).device
     field = receptive_field(model, seen.name, size, len(load(_any_image(seen))[0]))
-    columns = max(1, seen.top.values.shape[1])
+    columns = max(1, int((seen.top.images >= 0).sum(1).max()))
     blank = np.full((CELL, CELL, 3), 255, np.uint8)
-    rows, titles = [], []
-    for channel in channels:
+    rows, row_titles = [], []
+    for number, channel in enumerate(channels):
         parts, projected = [], []
         for each in excitations(seen, field, [channel]):
             tensor, picture = load(each.image)
@@ -106,11 +108,12 @@ def sheet(
             if projection is not None:
                 gradient = _projected(model, seen.name, each, tensor.to(images), projection)
                 projected.append(fitted(symmetric(gradient[:, top:bottom, left:right], _SHOWN)))
-        for pictures, title in ((parts, f"channel {channel}"), (projected, "")):
+        title = f"channel {channel}" if titles is None else titles[number]
+        for pictures, beside in ((parts, title), (projected, "")):
             if pictures:
                 rows.append(pictures + [blank] * (columns - len(pictures)))
-                titles.append(title)
-    return render.contact_sheet(rows, titles, [""] * columns)
+                row_titles.append(beside)
+    return render.contact_sheet(rows, row_titles, [""] * columns)
 
 
 def _any_image(seen: LayerSurvey) -> int:
