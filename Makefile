@@ -6,6 +6,9 @@ SIMULATOR := $(shell find tests/cuda_sim -name '*.cpp' -o -name '*.h' -o -name '
 TORCH ?= torch torchvision
 # They name opencv-python, which wants libGL; the headless build in the `peers` extra serves them as well.
 WITHOUT_OPENCV := grad-cam==1.5.7 quantus==0.6.0
+# fastai with all it needs is spaCy and twenty packages more; its training loop needs these.
+FASTAI := fastai fastcore fastdownload fastprogress fasttransform plum-dispatch beartype python-fasthtml starlette \
+	itsdangerous python-multipart
 # The oldest release that is promised, and the torchvision that belongs to it.
 OLDEST := torch==2.10.0 torchvision==0.25.0
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
@@ -125,5 +128,5 @@ $(VENV)/testing: $(VENV)/built
 
 $(VENV)/developing: $(VENV)/testing
 	$(call quietly,installing what the other tests and benchmarks need,FASTCAM_BUILD=0 $(BIN)/python -m pip install \
-		--no-build-isolation -e ".[dev]" && $(BIN)/python -m pip install --no-deps $(WITHOUT_OPENCV))
+		--no-build-isolation -e ".[dev]" && $(BIN)/python -m pip install --no-deps $(WITHOUT_OPENCV) $(FASTAI))
 	@touch $@

@@ -21,6 +21,7 @@ Pixels = npt.NDArray[np.uint8]  # upright
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_MAX_PIXELS = 500_000_000  # of a picture to write: 1.5 GB of memory
 _MAX_SIDES = {"JPEG": 65_500, "WEBP": 16_383}  # of pictures to write, in pixels
 
 
@@ -266,6 +267,21 @@ def write_png(picture: Image.Image, file: Path) -> None:
     write_picture(picture, file, "PNG")
 
 
+def check_picture_size(file: Path, width: int, height: int) -> str:
+    """Return Pillow's name of a file's format if it holds pictures of that size.
+
+    Raises:
+        ValueError: for an unknown suffix, or a picture that is too large for its format or for memory.
+    """
+    format = Image.registered_extensions().get(file.suffix.lower())
+    if format is None:
+        raise ValueError(f"{str(file)!r} must end like a picture: .png, .jpg, .webp")
+    if max(width, height) > _MAX_SIDES.get(format, _MAX_PIXELS) or width * height > _MAX_PIXELS:
+        most = f"{_MAX_SIDES[format]} pixels a side and " if format in _MAX_SIDES else ""
+        raise ValueError(f"a {format} file may have {most}{_MAX_PIXELS} pixels, not {width} x {height}")
+    return format
+
+
 def write_picture(picture: Image.Image, file: Path, format: str | None = None, **options: Any) -> None:
     """Write a picture file atomically.
 
@@ -279,12 +295,7 @@ def write_picture(picture: Image.Image, file: Path, format: str | None = None, *
         OSError: if the folder cannot be written.
         ValueError: for an unknown suffix, or a picture that is too large for its format.
     """
-    format = format or Image.registered_extensions().get(file.suffix.lower())
-    if format is None:
-        raise ValueError(f"{str(file)!r} must end like a picture: .png, .jpg, .webp")
-    most = _MAX_SIDES.get(format, max(picture.size))
-    if max(picture.size) > most:
-        raise ValueError(f"a {format} file has at most {most} pixels a side, got {picture.width} x {picture.height}")
+    format = format or check_picture_size(file, *picture.size)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         picture.save(temporary, format, **options)

@@ -189,9 +189,8 @@ def neighbours(
         output().print(_table(found, asked, near))
         if out is not None:
             _save(_sheet(package, found, asked, near, source, side), out)
-            typer.echo(
-                f"{out}: {len(asked)} and the {near.indices.shape[1]} nearest to each, by {metric.value} distance"
-            )
+            nearest = f"the {near.indices.shape[1]} nearest to each, by {metric.value} distance"
+            typer.echo(f"{out}: {len(asked)} queries and {nearest}")
 
 
 def mosaic(
@@ -222,11 +221,11 @@ def mosaic(
     with report_errors():
         _check_folder(folder)
         _check_picture(out)
-        package = _import_features()
+        package, count = _import_features(), rows or columns
+        _check_size(out, columns * side, count * side)
         found = package.open(folder)
         places = _places(package, found, layout.value, metric.value, perplexity, seed)
         legend = _legend(package, found, color, colormap)
-        count = rows or columns
         cells = package.cells_of(places, columns, count)
         wanted = range(len(found)) if scatter else sorted({int(cell) for cell in cells.flat})
         pictures = _pictures(package, found, wanted, source, side)
@@ -357,6 +356,12 @@ def _check_picture(file: Path) -> None:
     if file.suffix.lower() not in _SUFFIXES or file.is_dir():
         raise ValueError(f"--out must be a picture ({', '.join(_SUFFIXES)}), got {str(file)!r}")
     outputs.check_folder(file.absolute().parent, "the folder of --out")
+
+
+def _check_size(file: Path, width: int, height: int) -> None:
+    from fastcam.classifiers.preprocessing import check_picture_size
+
+    check_picture_size(file, width, height)
 
 
 def _save(picture: "Image.Image", file: Path) -> None:

@@ -64,18 +64,16 @@ class Extractor:
             self._found, self._is_head = find_head(self.model, images[:1]), True
         elif not self._is_head and self._found.token_map is None:
             self._found = with_map(self.model, self._found, images[:1])
-        values, output = self._run(self._found, images)
-        return Extracted(self._pooled(values), output)
+        return self._run(self._found, images)
 
-    def _run(self, layer: Layer, images: Tensor) -> tuple[Tensor, Any]:
-        """Return the activations (N, D, *S) of a pass, and the model's output."""
-        seen: list[Tensor] = []
+    def _run(self, layer: Layer, images: Tensor) -> Extracted:
+        seen: list[Tensor] = []  # pooled at once: what comes behind the layer may work in place
 
         def see(_: Layer, tensors: list[Tensor]) -> None:
-            seen.append(maps_of(layer, tensors, len(images)))
+            seen.append(self._pooled(maps_of(layer, tensors, len(images))))
 
         def see_input(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            seen.append(_channels_second(module, arguments[0].detach()))
+            seen.append(self._pooled(_channels_second(module, arguments[0].detach())))
 
         with running.preserve_state(self.model), contextlib.ExitStack() as stack:
             if self._is_head:
@@ -85,11 +83,12 @@ class Extractor:
             output = running.call(self.model, images)
         if not seen:
             raise RuntimeError(f"layer {layer.name!r} was not reached in the forward pass")
-        return seen[-1], output
+        return Extracted(seen[-1], output)
 
     def _pooled(self, values: Tensor) -> Tensor:
+        """Return activations (N, D, *S) as vectors, in memory of their own."""
         if values.dim() == 2 or self.pool == "none":
-            return values.flatten(1)
+            return values.flatten(1).clone()
         flat = values.flatten(2)
         if self.pool == "max":
             return flat.amax(2)

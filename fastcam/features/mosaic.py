@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fastcam import render
-from fastcam.features.layout import Places
+from fastcam.features.layouts import Places
 from fastcam.features.neighbours import Metric, prepared
 from fastcam.features.reader import Vectors
 from fastcam.render import Bytes

@@ -61,7 +61,7 @@ def of_bytes(features: Features, name: str, data: bytes, classifier: Classifier 
     if place is not None:
         return Query(name, features.vectors[place], place)
     if classifier is None:
-        raise ValueError(f"{name!r} is no image of the dataset: its vector needs the model")
+        raise ValueError(f"{name!r} is no image of the dataset: to make its vector, give the model as `classifier`")
     _check_model(features, classifier)
     identity: dict[str, Any] = features.identity
     limits = Limits(**{**identity["limits"], "formats": tuple(identity["limits"]["formats"])})

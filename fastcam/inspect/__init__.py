@@ -7,6 +7,7 @@
 """
 
 from fastcam.inspect.contributions import contributions
+from fastcam.inspect.history import ActivationHistory, LayerHistory
 from fastcam.inspect.neurons import Excitation, excitations, sheet
 from fastcam.inspect.pictures import channel_grid, filters
 from fastcam.inspect.receptive_field import ReceptiveField, receptive_field
@@ -16,8 +17,10 @@ from fastcam.inspect.survey import LayerSurvey, Survey, Surveyor, find_stages, s
 from fastcam.inspect.top import TopActivations
 
 __all__ = [
+    "ActivationHistory",
     "ChannelStatistics",
     "Excitation",
+    "LayerHistory",
     "LayerSurvey",
     "ReceptiveField",
     "Recording",

@@ -15,6 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import fastcam.dataset
+from fastcam import features
 from fastcam.cli import app
 from fastcam.dataset.actor import check_reachable
 from fastcam.dataset.attempts import ShardAttempts
@@ -23,6 +24,7 @@ from fastcam.dataset.driver import Driver
 from fastcam.dataset.records import Span
 from fastcam.evaluate import datasets
 from fastcam.evaluate.annotations import open_annotations
+from fastcam.features import neurons
 from tests.dataset.nodes import Deadly, Slow, as_kind
 from tests.dataset.small import SETTINGS, contents, folder, network
 
@@ -105,6 +107,16 @@ def test_a_cluster_measures_as_one_machine_does(tmp_path, address):
     measure("alone")
     assert measure("cluster", ray=address).new == 10
     assert maps_of(tmp_path / "cluster") == maps_of(tmp_path / "alone")
+
+
+def test_a_cluster_makes_features_and_neurons_as_one_machine_does(tmp_path, address):
+    source, settings = folder(tmp_path / "in", 10), {"shard_size": 4, "batch_size": 3}
+    for name, cluster in (("alone", None), ("cluster", address)):
+        made = {**settings, "preprocessing": SETTINGS["preprocessing"], "ray": cluster}
+        assert features.run(source, network(), tmp_path / f"features-{name}", **made).new == 10
+        assert neurons.run(source, network(), tmp_path / f"neurons-{name}", k=2, target=0, **made).new == 10
+    for kind in ("features", "neurons"):
+        assert maps_of(tmp_path / f"{kind}-cluster") == maps_of(tmp_path / f"{kind}-alone")
 
 
 def test_ray_reads_the_maps(tmp_path, address):

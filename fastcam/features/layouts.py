@@ -53,6 +53,8 @@ def layout(
 
 def _components(values: npt.NDArray[np.float32], count: int, seed: int) -> npt.NDArray[np.float32]:
     """Return the first principal components of the vectors, as many as there are."""
+    if (values == values[0]).all():
+        return np.zeros((len(values), 2), np.float32)
     decomposition = _import("sklearn.decomposition")
     most = min(count, *values.shape)
     found: npt.NDArray[np.float32] = decomposition.PCA(most, random_state=seed).fit_transform(values)
