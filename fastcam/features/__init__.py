@@ -8,10 +8,11 @@
 
 from fastcam.dataset import Limits  # and says what is missing where pyarrow is
 from fastcam.features.api import run
+from fastcam.features.exact_search import Neighbours, search
 from fastcam.features.extraction import Extracted, Extractor
 from fastcam.features.layouts import layout
 from fastcam.features.mosaic import cells_of, colors_of_names, colors_of_scores, filled_grid, scatter
-from fastcam.features.neighbours import Neighbours, of_features, search
+from fastcam.features.neighbours import of_features
 from fastcam.features.queries import Query, neighbours_of, of_bytes, of_image
 from fastcam.features.reader import Features
 from fastcam.features.sheets import neighbour_sheet

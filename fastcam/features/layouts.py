@@ -7,8 +7,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fastcam.features.neighbours import Metric, prepared
-from fastcam.features.reader import Vectors
+from fastcam.features.exact_search import Metric, Vectors, prepared
 
 Method: TypeAlias = Literal["tsne", "umap", "pca"]
 Places: TypeAlias = npt.NDArray[np.float64]  # (N, 2)

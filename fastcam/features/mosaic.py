@@ -9,9 +9,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fastcam import render
+from fastcam.features.exact_search import Metric, Vectors, prepared
 from fastcam.features.layouts import Places
-from fastcam.features.neighbours import Metric, prepared
-from fastcam.features.reader import Vectors
 from fastcam.render import Bytes
 
 Colors = npt.NDArray[np.uint8]  # (N, 3)

@@ -15,9 +15,10 @@ from fastcam.dataset.identity import weights_digest
 from fastcam.dataset.job import device_of
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.sources import Item
+from fastcam.features.exact_search import Metric, Neighbours, Vectors
 from fastcam.features.extraction import Extractor
-from fastcam.features.neighbours import Metric, Neighbours, of_features
-from fastcam.features.reader import Features, Vectors
+from fastcam.features.neighbours import of_features
+from fastcam.features.reader import Features
 
 
 @dataclass(frozen=True)

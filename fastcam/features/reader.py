@@ -11,8 +11,7 @@ import pyarrow.compute as pc
 
 from fastcam.dataset.reader import Maps
 from fastcam.dataset.table import read_shard
-
-Vectors = npt.NDArray[np.floating]
+from fastcam.features.exact_search import Vectors, lengths_of
 
 _COLUMNS = ("image_id", "path", "sha256", "label", "predicted", "score", "layer", "feature")
 
@@ -63,6 +62,11 @@ class Features:
     def class_names(self) -> list[str]:
         """The names of the model's classes, possibly none."""
         return self._rows.class_names
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.float32]:
+        """(N,), the Euclidean lengths of the vectors."""
+        return lengths_of(self.vectors)
 
     @cached_property
     def ids(self) -> list[str]:
