@@ -81,8 +81,9 @@ def searches(count: int, rounds: int) -> list[dict[str, Any]]:
         unit = exact[:asked]
 
         def floor(unit: torch.Tensor = unit) -> None:
-            for start in range(0, count, exact_search.BLOCK):
-                unit @ exact[start : start + exact_search.BLOCK].T
+            step = exact_search.BLOCK if len(unit) > exact_search.FEW else exact_search.SMALL_BLOCK
+            for start in range(0, count, step):
+                unit @ exact[start : start + step].T
 
         def sort(unit: torch.Tensor = unit) -> torch.Tensor:
             return (unit @ exact.T).argsort(dim=1, descending=True)[:, :NEIGHBOURS]

@@ -286,11 +286,33 @@ def inspecting() -> str:
     return markdown(["what", "times the forward pass"], lines) + "\n\n" + describe(result["hardware"])
 
 
+def likeness() -> str:
+    """What searches, an index, places and features cost."""
+    result = load("features")
+    lines = []
+    for row in result["rows"]:
+        if "times_floor" in row:
+            memory = f", {row['megabytes']:.0f} MB more" if "megabytes" in row else ""
+            name = {"floor": "the products alone, in float32", "search": "fastcam", "sort": "all products, sorted"}
+            value = f"{row['times_floor']:.2f} ({row['seconds']:.2g} s{memory})"
+            lines.append([f"{row['what']} vectors, {name[row['contestant']]}", value])
+        elif "built" in row:
+            found = f"{row['found']:.1%} of the neighbours"
+            value = f"{row['built']:.0f} s to build, {row['searched_256']:.2g} s for 256 queries, {found}"
+            lines.append([row["what"].replace("index", "an index of faiss"), value])
+        elif "trustworthiness" in row:
+            lines.append([row["what"], f"{row['seconds']:.0f} s, trustworthiness {row['trustworthiness']:.3f}"])
+        else:
+            lines.append([f"{row['what']}, {row['contestant']}", f"{row['images_a_second']:.1f} images a second"])
+    return markdown(["what", "times the floor, or as it says"], lines) + "\n\n" + describe(result["hardware"])
+
+
 TABLES = {
     README: (methods, exported, end_to_end, prepared, methods_speed, occlusion, dataset, ops),
     README.parent / "fastcam" / "compat" / "README.md": (pytorch_grad_cam, torchcam, captum),
     README.parent / "fastcam" / "dataset" / "README.md": (dataset_costs,),
     README.parent / "fastcam" / "evaluate" / "README.md": (measures, ranking, measures_speed),
+    README.parent / "fastcam" / "features" / "README.md": (likeness,),
     README.parent / "fastcam" / "inspect" / "README.md": (inspecting,),
 }
 

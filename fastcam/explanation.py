@@ -35,6 +35,8 @@ class Explanation(Drawing):
         is_empty: (N,) bool, where the target had nothing to score; None if it always had.
         is_unknown: in the shape of ``scores``, where the target is no class of the output, and the map NaN; None where
             the host could tell, which raises an error.
+        is_found: in the shape of ``scores``, where there is such a target: an image may have fewer detections than
+            another; None where there always is.
     """
 
     method: str
@@ -52,6 +54,7 @@ class Explanation(Drawing):
     in_score_units: bool = False
     is_empty: Tensor | None = None
     is_unknown: Tensor | None = None
+    is_found: Tensor | None = None
 
     def __len__(self) -> int:
         """Return N, the number of images."""
@@ -109,6 +112,7 @@ class Explanation(Drawing):
             in_score_units=self.in_score_units,
             is_empty=self.is_empty,
             is_unknown=self.is_unknown,
+            is_found=self.is_found,
         )
 
     def masks(self, threshold: float = 0.2, scale: foreground.Scale = "maximum") -> Tensor:

@@ -15,6 +15,7 @@ Cause = Literal[
     "",
     "non-finite",
     "no such class",
+    "no detection",
     "one position",
     "empty region",
     "rounding",
@@ -75,6 +76,7 @@ def causes(
     in_score_units: bool = False,
     is_empty: Tensor | None = None,
     is_unknown: Tensor | None = None,
+    is_found: Tensor | None = None,
 ) -> list[Cause] | list[list[Cause]]:
     """Return for every map why it shows nothing; "" for a map that shows something.
 
@@ -85,10 +87,11 @@ def causes(
         in_score_units: whether the maps are differences of scores.
         is_empty: (N,) where the target had nothing to score; None if it always had.
         is_unknown: (N, [K]) where the target is no class of the output; None if it always is.
+        is_found: (N, [K]) where there is such a target; None if there always is.
 
     Returns:
         A list of N, or N lists of K: "no such class" (an index on a GPU that is out of range), "non-finite" (a NaN or
-        infinity in the map or its score), "one position",
+        infinity in the map or its score), "no detection" (the image has fewer than others), "one position",
         "empty region" (no pixel of the class), "rounding" (the map varies by rounding of the score alone), "all
         negative" (the final ReLU left nothing: ``relu=False`` shows the map), "no gradient" (zero everywhere: nothing
         that the method changes or differentiates by has an effect), "same everywhere".
@@ -103,6 +106,8 @@ def causes(
         ("one position", torch.full_like(low, flat.shape[-1] == 1, dtype=torch.bool)),
     ]
     constant = numerics.is_constant(low, high)
+    if is_found is not None:
+        rules.insert(-1, ("no detection", ~is_found.to(low.device)))
     if is_empty is not None:
         rules.append(("empty region", constant & is_empty.to(low.device)[(..., *per_image)]))
     if in_score_units:

@@ -50,7 +50,8 @@ def test_python_of_the_measures_runs(tmp_path, monkeypatch):
     assert deletion.details["curve"].shape == (4, 11)
 
 
-def test_python_of_looking_inside_runs(monkeypatch):
+def test_python_of_looking_inside_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torchvision.models, "resnet18", slim_resnet50)
     page = (readme.README.parent / "fastcam" / "inspect" / "README.md").read_text()
     namespace: dict = {}
@@ -58,11 +59,28 @@ def test_python_of_looking_inside_runs(monkeypatch):
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["survey"].images == 4
     assert len(namespace["survey"]["layer4"].top) == namespace["seen"]["layer4"].shape[1]
+    assert namespace["history"]["layer4"].steps.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("name", re.findall(r"\]\(([^)h#][^)]*)\)", TEXT))
-def test_links_lead_somewhere(name):
-    assert (Path(readme.README).parent / name).exists()
+def test_python_of_the_features_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.models, "resnet18", slim_resnet50)
+    page = (readme.README.parent / "fastcam" / "features" / "README.md").read_text()
+    namespace: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["near"].indices[:, 0].tolist() == [0, 1]
+    assert namespace["cells"].shape == (3, 4)
+    assert namespace["found"].top["layer4"].values.shape[1] == 3
+
+
+PAGES = [readme.README, *sorted((readme.README.parent / "fastcam").rglob("README.md"))]
+LINKS = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)h#][^)#]*)\)", page.read_text())]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=lambda each: str(each))
+def test_links_lead_somewhere(page, link):
+    assert (Path(page).parent / link).exists()
 
 
 def test_make_targets_named_in_the_documents_exist():

@@ -45,7 +45,9 @@ def activations(
     weights: options.Weights = None,
     trust_model: options.Trust = False,
     layer: Layers = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for pictures of the channels, PHOTO.LAYER.png.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for pictures of stages and channels: PHOTO.stages.png, PHOTO.LAYER.png.")
+    ] = None,
     num_classes: options.ClassCount = None,
     device: options.Device = None,
     batch_size: BatchSize = 8,
@@ -266,22 +268,24 @@ def _table(survey: "Survey") -> Table:
 
 
 def _write_channels(pass_: _Pass, survey: "Survey", out: Path) -> None:
-    """Write a picture of the channels of every photograph and layer."""
-    from fastcam.inspect import pictures, recording
+    """Write a picture of the stages of every photograph, and one of the channels of each layer."""
+    import fastcam.inspect
+    from fastcam.classifiers.preprocessing import write_png
+    from fastcam.dataset.job import device_of
+    from fastcam.inspect import pictures
 
     outputs.make_folder(out)
     model = pass_.classifier.model
     read = [pass_.path(number) for number in range(survey.images)]
     for number, name in enumerate(outputs.names(read)):
-        tensor, _ = pass_.load(number)
-        device = next(model.parameters()).device
-        with recording(model, list(survey)) as seen:
-            model(tensor.unsqueeze(0).to(device))
-        for layer, maps in seen.items():
-            if maps.dim() == 4:
-                file = out / f"{name}.{layer}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                _save(pictures.channel_grid(maps[0]), file)
+        tensor, picture = pass_.load(number)
+        seen = fastcam.inspect.activations(model, tensor.unsqueeze(0).to(device_of(model)), list(survey))
+        maps = {layer: stage.maps for layer, stage in seen.items() if stage.maps.dim() == 4}
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        if maps:
+            write_png(seen.figure(0, picture), out / f"{name}.stages.png")
+        for layer, values in maps.items():
+            _save(pictures.channel_grid(values[0]), out / f"{name}.{layer}.png")
 
 
 def _source(texts: Sequence[str], out: Path) -> "str | list[str]":

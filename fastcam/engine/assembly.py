@@ -60,6 +60,8 @@ def explanations(run: Pass, shared: Evidence, layered: Sequence[Evidence], image
         notes=(*run.notes.texts, *run.bound.remarks),
         is_empty=run.bound.is_empty,
         is_unknown=run.bound.is_unknown,
+        is_found=run.bound.is_found,
+        details=run.bound.details,
     )
     by_name: dict[tuple[str, str], Explanation] = {}
     for method in settings.methods:
@@ -128,7 +130,7 @@ def _make_explanation(common: Explanation, method: Method, layer: str, result: _
         signed=result.signed,
         in_score_units=method.in_score_units,
         attributions=result.attributions,
-        details=result.details,
+        details={**common.details, **result.details},
     )
 
 

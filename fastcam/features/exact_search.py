@@ -10,7 +10,9 @@ from torch import Tensor
 
 Vectors: TypeAlias = npt.NDArray[np.floating]
 Metric: TypeAlias = Literal["cosine", "euclidean"]
-BLOCK = 16_384  # vectors of a matrix product
+BLOCK = 8_192  # vectors of a matrix product with many queries
+SMALL_BLOCK = 2_048  # with few, where reading the vectors is the work: what a cache holds
+FEW = 32  # queries
 QUERIES = 1_024  # of a matrix product
 SPARE = 8  # candidates beyond k, whose order is settled in float64
 
@@ -40,8 +42,8 @@ def search(
     """Return the k nearest vectors to each query, by comparing it with all of them.
 
     Matrix products of blocks in float32 find k + 8 candidates, whose distances and order are those of float64; equally
-    near ones are in the order of the vectors. Beyond the vectors themselves this takes a block of 16,384 vectors in
-    float32 and its products with 1,024 queries at most, 64 KB times D and 64 MB, whatever the number of vectors is.
+    near ones are in the order of the vectors. Beyond the vectors themselves this takes a block of 8,192 vectors in
+    float32 and its products with 1,024 queries at most, 32 KB times D and 32 MB, whatever the number of vectors is.
 
     Args:
         vectors: (N, D).
@@ -69,10 +71,10 @@ def search(
 def lengths_of(vectors: Vectors) -> npt.NDArray[np.float32]:
     """Return the Euclidean lengths (N,) of vectors."""
     found = np.empty(len(vectors), np.float32)
-    for start in range(0, len(vectors), BLOCK):
-        block = _as_tensor(vectors[start : start + BLOCK])
+    for start in range(0, len(vectors), SMALL_BLOCK):
+        block = _as_tensor(vectors[start : start + SMALL_BLOCK])
         exact = torch.float32 if vectors.dtype == np.float16 else torch.float64  # squares do not overflow
-        found[start : start + BLOCK] = torch.linalg.vector_norm(block, dim=1, dtype=exact).numpy()
+        found[start : start + SMALL_BLOCK] = torch.linalg.vector_norm(block, dim=1, dtype=exact).numpy()
     return found
 
 
@@ -82,8 +84,9 @@ def _of_queries(
     asked = torch.from_numpy(prepared(queries, metric))
     count = min(len(vectors), k + SPARE)
     best: tuple[Tensor, Tensor] | None = None
-    for start in range(0, len(vectors), BLOCK):
-        block, length = _as_tensor(vectors[start : start + BLOCK]), torch.from_numpy(lengths[start : start + BLOCK])
+    step = BLOCK if len(queries) > FEW else SMALL_BLOCK
+    for start in range(0, len(vectors), step):
+        block, length = _as_tensor(vectors[start : start + step]), torch.from_numpy(lengths[start : start + step])
         nearness = asked @ block.T
         if metric == "cosine":
             nearness /= length.masked_fill(length == 0, 1)

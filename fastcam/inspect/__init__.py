@@ -6,6 +6,7 @@
 >>> fastcam.inspect.receptive_field(model, "layer3", (224, 224)).box(7, 7)
 """
 
+from fastcam.inspect.activations import Activations, StageActivations, activations
 from fastcam.inspect.contributions import contributions
 from fastcam.inspect.history import ActivationHistory, LayerHistory
 from fastcam.inspect.neurons import Excitation, excitations, sheet
@@ -18,15 +19,18 @@ from fastcam.inspect.top import TopActivations
 
 __all__ = [
     "ActivationHistory",
+    "Activations",
     "ChannelStatistics",
     "Excitation",
     "LayerHistory",
     "LayerSurvey",
     "ReceptiveField",
     "Recording",
+    "StageActivations",
     "Survey",
     "Surveyor",
     "TopActivations",
+    "activations",
     "channel_grid",
     "contributions",
     "excitations",

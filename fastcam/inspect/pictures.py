@@ -85,11 +85,11 @@ def symmetric(values: render.Floats, share: float = 1.0) -> Bytes:
     return np.broadcast_to(moved, (*moved.shape[:-1], 3)).copy()
 
 
-def fitted(picture: Bytes, side: int = CELL) -> Bytes:
+def fitted(picture: Bytes, side: int = CELL, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Bytes:
     """Return a picture (H, W, 3) in the middle of a white square of ``side`` pixels, as large as its shape allows."""
     scale = side / max(picture.shape[:2])
     width, height = (max(1, round(length * scale)) for length in (picture.shape[1], picture.shape[0]))
-    small = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
+    small = Image.fromarray(picture).resize((width, height), resample)
     square = Image.new("RGB", (side, side), "white")
     square.paste(small, ((side - width) // 2, (side - height) // 2))
     return np.asarray(square)

@@ -5,12 +5,14 @@
 
 from fastcam.targets.binding import Logit, PerRow, Score, Target
 from fastcam.targets.classification import Binary, Difference, LogProbability, Probability, Regression, Similarity
+from fastcam.targets.detections import Detections
 from fastcam.targets.tasks import Anchors, Box, Neuron, Segmentation
 
 __all__ = [
     "Anchors",
     "Binary",
     "Box",
+    "Detections",
     "Difference",
     "LogProbability",
     "Logit",

@@ -1,7 +1,7 @@
 """Binds a target to the model's output: a function that returns one score per image, or K."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeGuard, cast
 
 import torch
@@ -31,6 +31,10 @@ class Bound:
         is_logit: whether the scores are entries of the output, at ``classes``.
         is_empty: (N,) bool, where there is nothing to score, such as no pixel of a class; None if there always is.
         remarks: what was done to make the target fit the output.
+        shown: the classes (N, [K]) to report of scores that are no entries of the output, -1 for none; None otherwise.
+        is_found: (N, [K]) bool, where there is such a target: an image can have fewer detections than another; None if
+            there always is.
+        details: what is known of the targets, tensors with N rows by name.
     """
 
     function: Callable[[ModelOutput, Tensor], Tensor]
@@ -38,6 +42,9 @@ class Bound:
     is_logit: bool = False
     is_empty: Tensor | None = None
     remarks: tuple[str, ...] = ()
+    shown: Tensor | None = None
+    is_found: Tensor | None = None
+    details: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def classes(self) -> Tensor | None:
@@ -47,7 +54,7 @@ class Bound:
     @property
     def targets(self) -> Tensor | None:
         """Class indices (N,) or (N, K), -1 for what is no class, or None."""
-        return None if self.indices is None else self.indices.shown
+        return self.shown if self.indices is None else self.indices.shown
 
     @property
     def is_unknown(self) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastcam.devices import send, take_rows
 from fastcam.model.elements import ModelOutput
 from fastcam.targets.binding import Bound, Score, describe_value
+from fastcam.targets.candidates import overlaps
 
 
 class Segmentation(Score):
@@ -104,19 +105,19 @@ class Box(Score):
         logits = output.logits[..., self.label]  # (M, D)
         centre, size = output.pred_boxes.detach().split(2, -1)
         corners = torch.cat([centre - size / 2, centre + size / 2], -1)
-        overlaps = torch.stack(
-            [intersection_over_union(found, box) for found, box in zip(corners, boxes.to(corners), strict=True)]
+        near = torch.stack(
+            [overlaps(found, box[None])[:, 0] for found, box in zip(corners, boxes.to(corners), strict=True)]
         )
-        best = logits.where(overlaps >= self.iou, -torch.inf).amax(1)
+        best = logits.where(near >= self.iou, -torch.inf).amax(1)
         return torch.where(best.isinf(), logits.sum(1) * 0, best)
 
     def _best(self, detections: Mapping[str, Tensor], box: Tensor) -> Tensor:
         boxes, scores = detections["boxes"], detections["scores"]
-        overlaps = intersection_over_union(boxes.detach(), box.to(boxes))
-        overlaps = overlaps.where(detections["labels"] == self.label, -1)
-        if len(overlaps) == 0 or overlaps.max() < self.iou:
+        near = overlaps(boxes.detach(), box.to(boxes)[None])[:, 0]
+        near = near.where(detections["labels"] == self.label, -1)
+        if len(near) == 0 or near.max() < self.iou:
             return scores.sum() * 0  # still a function of the images, with a gradient of zero
-        return scores[overlaps.argmax()]
+        return scores[near.argmax()]
 
 
 def _has_relative_boxes(output: ModelOutput) -> bool:
@@ -131,14 +132,6 @@ def _by_area(masks: Tensor, size: tuple[int, ...]) -> Tensor:
         3: F.adaptive_avg_pool3d,
     }
     return pools[len(size)](masks.unsqueeze(1), size).squeeze(1)
-
-
-def intersection_over_union(boxes: Tensor, box: Tensor) -> Tensor:
-    """Return the overlap (D,) of boxes (D, 4) with one box (4,), all x1, y1, x2, y2."""
-    corner = torch.minimum(boxes[:, 2:], box[2:]) - torch.maximum(boxes[:, :2], box[:2])
-    shared = corner.clamp(min=0).prod(1)
-    union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - shared
-    return shared / union
 
 
 class Anchors(Score):

@@ -48,7 +48,7 @@ def test_activations(work):
     assert float(cells[2]) == pytest.approx(0.25 / 3, rel=1e-3)  # a quarter of each photograph, one colour of three
     assert cells[5] == "91.7%"
     assert {each.name for each in (work / "pictures").iterdir()} == {
-        f"{name}.0.png" for name in ("blue", "lime", "red")
+        f"{name}.{kind}.png" for name in ("blue", "lime", "red") for kind in ("0", "stages")
     }
 
 

@@ -30,7 +30,8 @@ def brute(vectors, queries, k, metric):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize(("block", "queries"), [(16_384, 1_024), (37, 3)])
 def test_a_full_sort(monkeypatch, metric, dtype, block, queries):
-    monkeypatch.setattr(exact_search, "BLOCK", block)
+    for name in ("BLOCK", "SMALL_BLOCK"):
+        monkeypatch.setattr(exact_search, name, block)
     monkeypatch.setattr(exact_search, "QUERIES", queries)
     generator = np.random.default_rng(0)
     vectors, asked = generator.normal(size=(500, 24)).astype(dtype), generator.normal(size=(11, 24)).astype(dtype)

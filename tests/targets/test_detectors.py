@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fastcam
 from fastcam import targets
-from fastcam.targets.tasks import intersection_over_union
+from fastcam.targets.candidates import overlaps
 from tests.support.conv_net import images_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -52,8 +52,8 @@ def photograph() -> Tensor:
 def test_overlap_is_torchvisions():
     boxes = torch.rand(20, 4) * 10
     boxes[:, 2:] += boxes[:, :2]
-    expected = torchvision.ops.box_iou(boxes, boxes[:1])[:, 0]
-    torch.testing.assert_close(intersection_over_union(boxes, boxes[0]), expected)
+    torch.testing.assert_close(overlaps(boxes, boxes[:3]), torchvision.ops.box_iou(boxes, boxes[:3]))
+    assert overlaps(torch.zeros(1, 4), torch.zeros(1, 4)).item() == 0  # boxes without area
 
 
 @pytest.mark.parametrize(
