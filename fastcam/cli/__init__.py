@@ -11,7 +11,19 @@ try:
 except ImportError:
     sys.exit('fastcam: the command line needs typer and rich: pip install "fastcam[cli]"')
 
-from fastcam.cli import about, bench, dataset, evaluate, explain, features, inspect, layers, randomisation, stats
+from fastcam.cli import (
+    about,
+    bench,
+    dataset,
+    detect,
+    evaluate,
+    explain,
+    features,
+    inspect,
+    layers,
+    randomisation,
+    stats,
+)
 
 app = typer.Typer(
     help="Saliency maps for PyTorch vision models.",
@@ -20,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(epilog=explain.EXIT_CODES)(explain.explain)
+app.command(epilog=detect.EXIT_CODES)(detect.detect)
 app.command(epilog=layers.EXIT_CODES)(layers.layers)
 app.command("map", epilog=dataset.MAP_CODES)(dataset.map_)
 app.command(epilog=evaluate.EXIT_CODES)(evaluate.evaluate)

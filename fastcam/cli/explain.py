@@ -88,7 +88,7 @@ def explain(
         options.check_model(model, weights)
         method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
         found = photographs.find(images, out)
-        paths = _check_paths([path for path in found if sheet is None or path.resolve() != sheet.resolve()])
+        paths = photographs.check([path for path in found if sheet is None or path.resolve() != sheet.resolve()])
         outputs.check_folder(out)
         if sheet is not None:
             outputs.check_sheet(sheet)
@@ -126,17 +126,6 @@ def explain(
         if run.sheet is not None and sheet is not None:
             run.sheet.write(sheet)
     raise typer.Exit(1 if failed else 0)
-
-
-def _check_paths(paths: list[Path]) -> list[Path]:
-    """Return the photographs; exit before a model is loaded if none of them exists."""
-    if not paths:
-        print_error("no pictures were found")
-    elif any(path.exists() for path in paths):
-        return paths
-    for path in paths:
-        print_error(f"{path}: there is no such file")
-    raise typer.Exit(2)
 
 
 def _explain_all(run: "FolderRun", paths: list[Path], batch_size: int) -> bool:

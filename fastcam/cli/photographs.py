@@ -4,6 +4,10 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
+
+from fastcam.cli.console import print_error
+
 
 def find(inputs: Sequence[str], excluded: Path) -> list[Path]:
     """Find the photographs named by files, folders and globs, without duplicates, folders and globs sorted.
@@ -26,6 +30,17 @@ def find(inputs: Sequence[str], excluded: Path) -> list[Path]:
         for file in matches:
             photographs.setdefault(file.resolve(), file)
     return list(photographs.values())
+
+
+def check(paths: list[Path]) -> list[Path]:
+    """Return the photographs; exit before a model is loaded if none of them exists."""
+    if not paths:
+        print_error("no pictures were found")
+    elif any(path.exists() for path in paths):
+        return paths
+    for path in paths:
+        print_error(f"{path}: there is no such file")
+    raise typer.Exit(2)
 
 
 def _search(folder: Path, excluded: Path) -> list[Path]:

@@ -27,6 +27,7 @@ class Candidates:
         labels: (D,) of a detector that tells one class of each box; None where the columns are the classes.
         objectness: (D,), from 0 to 1.
         are_final: whether the detector has left out what overlaps already.
+        are_shares: whether boxes are shares of the image.
     """
 
     boxes: Tensor
@@ -35,6 +36,7 @@ class Candidates:
     labels: Tensor | None
     objectness: Tensor
     are_final: bool
+    are_shares: bool = False
 
     def best(self) -> tuple[Tensor, Tensor]:
         """Return the highest confidence (D,) of every box, and its class (D,)."""
@@ -101,7 +103,7 @@ def _of_queries(output: Any) -> list[Candidates]:
     else:
         confidences = logits.sigmoid()
     return [
-        Candidates(box, confidence, logit, None, torch.ones_like(logit[:, 0]), are_final=False)
+        Candidates(box, confidence, logit, None, torch.ones_like(logit[:, 0]), are_final=False, are_shares=True)
         for box, confidence, logit in zip(boxes, confidences, logits, strict=True)
     ]
 

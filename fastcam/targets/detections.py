@@ -31,8 +31,9 @@ class Detections(Score):
 
     Detectors of torchvision, Hugging Face, ultralytics and YOLO-NAS are read as they are, see
     :func:`fastcam.targets.candidates.read_candidates`. Boxes and confidences are in the explanation's ``details``:
-    "boxes" (N, K, 4), in pixels of the input or, for Hugging Face, as shares of the image, and "confidences" (N, K);
-    classes are its ``targets``. An image with fewer detections than another has the cause "no detection" there.
+    "boxes" (N, K, 4), in pixels of the input or, for Hugging Face, as shares of the image ("are_shares", (N,)), and
+    "confidences" (N, K); classes are its ``targets``. An image with fewer detections than another has the cause "no
+    detection" there.
 
     In copies of the image, of which occlusion and RISE make many, the same object is looked for:
 
@@ -93,10 +94,10 @@ class Detections(Score):
             for column, each in enumerate(found):
                 boxes[row, column], confidences[row, column] = each.box.cpu(), each.confidence
                 labels[row, column], is_found[row, column] = each.label, True
-        details = {"boxes": boxes, "confidences": confidences}
         if self.index is not None:
-            labels, is_found = labels[:, 0], is_found[:, 0]
-            details = {name: each[:, 0] for name, each in details.items()}
+            labels, is_found, boxes, confidences = (each[:, 0] for each in (labels, is_found, boxes, confidences))
+        are_shares = torch.tensor([each.are_shares for each in images])
+        details = {"boxes": boxes, "confidences": confidences, "are_shares": are_shares}
 
         def score(out: ModelOutput, rows: Tensor) -> Tensor:
             copies = read_candidates(out, len(rows))
