@@ -4,6 +4,7 @@ from fastcam import ops, targets
 from fastcam._extension import build_info, library_path
 from fastcam.artefacts import load
 from fastcam.classifiers.load_images import load_images
+from fastcam.engine.class_maps import class_maps
 from fastcam.engine.occlusion_plan import OcclusionPlan, occlusion_plan
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
@@ -26,6 +27,7 @@ __all__ = [
     "RaggedExplanation",
     "Recording",
     "build_info",
+    "class_maps",
     "explain",
     "export",
     "get_method",
