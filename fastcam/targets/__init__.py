@@ -3,6 +3,7 @@
 ``target=207`` and ``target=None`` mean :class:`Logit`; for anything else pass one of these, or a callable.
 """
 
+from fastcam.targets.anomaly import Distance, NearestNeighbours
 from fastcam.targets.binding import Logit, PerRow, Score, Target
 from fastcam.targets.classification import Binary, Difference, LogProbability, Probability, Regression, Similarity
 from fastcam.targets.detections import Detections
@@ -14,8 +15,10 @@ __all__ = [
     "Box",
     "Detections",
     "Difference",
+    "Distance",
     "LogProbability",
     "Logit",
+    "NearestNeighbours",
     "Neuron",
     "PerRow",
     "Probability",
