@@ -323,7 +323,7 @@ class Explainer(Generic[Result]):
 
     def _explain(self, inputs: Inputs, target: targets.Target, notes: Notes) -> Explanations:
         """Explain all images in one forward pass."""
-        batches = self._batches(inputs, self._measured_size)
+        batches = self._batches(inputs, self._measured_size or image_groups.usual_copies(inputs.images))
         return explain(first_pass(self.model, inputs, target, self.settings, batches, notes), inputs.images)
 
 

@@ -21,7 +21,7 @@ from fastcam.model.inputs import Inputs
 T = TypeVar("T")
 
 # Larger groups fall out of the CPU caches; 8 images of 224 x 224 are fastest per image.
-CPU_GROUP_SIZE, USUAL_IMAGE_SIZE = 8, 3 * 224 * 224
+CPU_GROUP_SIZE, CPU_COPIES, USUAL_IMAGE_SIZE = 8, 16, 3 * 224 * 224
 
 
 def usual_size(images: Tensor) -> int:
@@ -30,6 +30,13 @@ def usual_size(images: Tensor) -> int:
     if images.device.type != "cpu":
         return count
     return max(1, CPU_GROUP_SIZE * USUAL_IMAGE_SIZE * count // images.numel())
+
+
+def usual_copies(images: Tensor) -> int | None:
+    """Return how many copies at a time suit a processor, fewer of large images; None on other devices."""
+    if images.device.type != "cpu":
+        return None
+    return max(1, min(CPU_COPIES, CPU_COPIES * USUAL_IMAGE_SIZE * len(images) // images.numel()))
 
 
 def is_divisible(target: targets.Target, count: int) -> bool:

@@ -146,3 +146,11 @@ def test_the_usual_size_is_about_eight_photographs():
     assert image_groups.usual_size(torch.empty(4, 3, 4000, 4000)) == 1
     assert image_groups.usual_size(torch.empty(100, 3, 32, 32)) == 392
     assert image_groups.usual_size(torch.empty(100, 3, 224, 224, device="meta")) == 100
+
+
+def test_copies_at_a_time_are_fewer_of_large_images():
+    assert image_groups.usual_copies(torch.empty(1, 3, 224, 224)) == 16
+    assert image_groups.usual_copies(torch.empty(5, 3, 448, 448)) == 4
+    assert image_groups.usual_copies(torch.empty(1, 3, 4000, 4000)) == 1
+    assert image_groups.usual_copies(torch.empty(1, 3, 32, 32)) == 16  # grows by itself where copies are small
+    assert image_groups.usual_copies(torch.empty(1, 3, 224, 224, device="meta")) is None
