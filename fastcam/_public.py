@@ -16,6 +16,7 @@ from fastcam.preparation.prepare import prepare
 from fastcam.preparation.prepared import Prepared
 from fastcam.ragged import RaggedExplanation
 from fastcam.reshape import swin_reshape, vit_reshape
+from fastcam.scale import Scale
 
 __all__ = [
     "Explainer",
@@ -26,6 +27,7 @@ __all__ = [
     "Prepared",
     "RaggedExplanation",
     "Recording",
+    "Scale",
     "build_info",
     "class_maps",
     "explain",

@@ -1,9 +1,9 @@
 """Explanations: the maps of a batch, their scores and their display."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastcam import foreground, postprocess
 from fastcam.pictures import Drawing
+from fastcam.scale import Scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class Explanation(Drawing):
             the host could tell, which raises an error.
         is_found: in the shape of ``scores``, where there is such a target: an image may have fewer detections than
             another; None where there always is.
+        scale: of all maps of a dataset; None scales each from its own lowest to its own highest value.
     """
 
     method: str
@@ -55,6 +57,7 @@ class Explanation(Drawing):
     is_empty: Tensor | None = None
     is_unknown: Tensor | None = None
     is_found: Tensor | None = None
+    scale: Scale | None = None
 
     def __len__(self) -> int:
         """Return N, the number of images."""
@@ -72,9 +75,18 @@ class Explanation(Drawing):
 
     @cached_property
     def maps(self) -> Tensor:
-        """The maps (N, [K,] *S) at the size of the input, scaled to [0, 1]; zeros if constant, NaN if non-finite."""
+        """The maps (N, [K,] *S) at the size of the input, scaled to [0, 1]; zeros if constant, NaN if non-finite.
+
+        With a ``scale`` all are scaled alike.
+        """
+        if self.scale is not None:
+            return self.scale(self.raw)
         maps = postprocess.resize(self.native if self.fused is None else self.fused, self.size, True)
         return maps.masked_fill(self._is_rounding, 0) if self.in_score_units else maps
+
+    def with_scale(self, scale: Scale | None) -> Self:
+        """Return the explanation with one scale for all its maps, in ``maps`` and in pictures; None for one each."""
+        return replace(self, scale=scale)
 
     @property
     def _is_rounding(self) -> Tensor:
@@ -91,8 +103,10 @@ class Explanation(Drawing):
         Raises:
             TypeError, ValueError: for a tensor that does not fit.
         """
-        postprocess.resize(self.native if self.fused is None else self.fused, self.size, True, out)
-        if self.in_score_units:
+        postprocess.resize(self.native if self.fused is None else self.fused, self.size, self.scale is None, out)
+        if self.scale is not None:
+            out.copy_(self.scale(out))
+        elif self.in_score_units:
             out.masked_fill_(self._is_rounding, 0)
         self.__dict__["maps"] = out
         return out

@@ -1,9 +1,9 @@
 """Explanations of images of several sizes, as detectors take them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from fastcam import postprocess
 from fastcam.explanation import Explanation
 from fastcam.pictures.backgrounds import DrawableImages, given_pictures
 from fastcam.pictures.overlays import Overlays
+from fastcam.scale import Scale
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,6 +44,10 @@ class RaggedExplanation(Explanation):
             parts=tuple(parts),
             **joined,
         )
+
+    def with_scale(self, scale: Scale | None) -> Self:
+        """Return the explanation with one scale for all its maps."""
+        return replace(self, scale=scale, parts=tuple(part.with_scale(scale) for part in self.parts))
 
     @property
     def sizes(self) -> list[tuple[int, ...]]:
