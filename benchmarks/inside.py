@@ -26,6 +26,7 @@ TEXTURES = ("brick.png", "grass.png", "gravel.png", "hubble_deep_field.jpg")
 PARTS = 48  # of each photograph
 SIDE = 256
 QUALITY = 85
+STAGES = ("_conv_stem", "_blocks.2", "_blocks.4", "_blocks.10", "_conv_head")
 SHOWN = 24 + 8 * 102  # of the sheet of neurons, in pixels: the first four channels
 
 
@@ -100,6 +101,9 @@ def main() -> None:
         asked = [each for query in queries for each in ("--query", query)]
         command(folder, "neighbours", "features", *asked, "-k", "6", "--out", "neighbours.png")
         command(folder, "mosaic", "features", "--columns", "22", "--rows", "16", "--color", "label", "--out", "m.png")
+        stages = [part for name in STAGES for part in ("--layer", name)]
+        command(folder, "activations", "photos/cat/000.jpg", *MODEL, *stages, "--out", "stages")
+        keep(Image.open(folder / "stages" / "000.stages.png"), "inside_stages.jpg", 1100)
         sheet = Image.open(folder / "neurons" / "_conv_head.png")
         keep(sheet.crop((0, 0, sheet.width, SHOWN)), "inside_neurons.jpg")
         keep(Image.open(folder / "filters.png"), "inside_filters.jpg", 400)
