@@ -66,6 +66,7 @@ bench: $(VENV)/developing  ## ops, methods and end to end beside the peers; writ
 	$(BIN)/python -m benchmarks.evaluate
 	$(BIN)/python -m benchmarks.inspect
 	$(BIN)/python -m benchmarks.features
+	$(BIN)/python -m benchmarks.detectors
 	$(BIN)/python -m benchmarks.interpretable
 	$(BIN)/python -m benchmarks.compat
 

@@ -307,8 +307,18 @@ def likeness() -> str:
     return markdown(["what", "times the floor, or as it says"], lines) + "\n\n" + describe(result["hardware"])
 
 
+def detecting() -> str:
+    """What maps of ten detections cost, and D-RISE in batches."""
+    result = load("detectors")
+    lines = []
+    for row in result["rows"]:
+        unit = "times_floor" if "times_floor" in row else "times_single"
+        lines.append([row["what"], f"{row[unit]:.2f}", "that pass" if unit == "times_floor" else "one copy at a time"])
+    return markdown(["what", "times", "of"], lines) + "\n\n" + describe(result["hardware"])
+
+
 TABLES = {
-    README: (methods, exported, end_to_end, prepared, methods_speed, occlusion, dataset, ops),
+    README: (detecting, methods, exported, end_to_end, prepared, methods_speed, occlusion, dataset, ops),
     README.parent / "fastcam" / "compat" / "README.md": (pytorch_grad_cam, torchcam, captum),
     README.parent / "fastcam" / "dataset" / "README.md": (dataset_costs,),
     README.parent / "fastcam" / "evaluate" / "README.md": (measures, ranking, measures_speed),
