@@ -142,10 +142,11 @@ def map_(
         failed = sum(commit.failed for commit in maps.commits)
     if not json_log:
         earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
-        speed = f"{done.rate:.1f} images a second" + (f", limited by {done.stages.limit}" if done.stages.limit else "")
-        typer.echo(f"{done.total} images in {out}: {failed} without a map{earlier}; {speed}")
+        slowest = f", limited by {done.stages.limit}" if done.stages.limit else ""
+        speed = f"; {done.rate:.1f} images a second{slowest}" if done.new else ""
+        typer.echo(f"{done.total} images in {out}: {failed} without a map{earlier}{speed}")
         if failed:
-            typer.echo(_describe_failed(maps, failed))
+            typer.echo(describe_failed(maps, failed, "map"))
         for line in _describe_causes(maps):
             typer.echo(line)
     raise typer.Exit(1 if failed else 0)
@@ -162,14 +163,14 @@ def _describe_plan(stages: "Stages") -> str:
     return "\n".join([*lines, threads, f"limited by {stages.limit}; what helps: {ADVICE[stages.limit]}"])
 
 
-def _describe_failed(maps: "Maps", count: int) -> str:
-    """Return a line with the first images without a map, and where to see all."""
+def describe_failed(maps: "Maps", count: int, result: str) -> str:
+    """Return a line with the first images without a result, and where to see all."""
     from fastcam.dataset.summary import problems
 
     first = itertools.islice(problems(maps, only_failed=True), MAX_SHOWN_FAILURES)
     shown = "; ".join(f"{row['image_id']} ({row['status']})" for row in first)
     more = f"; and {count - MAX_SHOWN_FAILURES} more" if count > MAX_SHOWN_FAILURES else ""
-    return f"without a map: {shown}{more}. `fastcam stats {maps.store.folder}` lists all"
+    return f"without a {result}: {shown}{more}. `fastcam stats {maps.store.folder}` lists all"
 
 
 def _describe_causes(maps: "Maps") -> Iterator[str]:

@@ -190,19 +190,7 @@ def chosen_labels(texts: Sequence[str], names: Sequence[str]) -> list[int]:
 
 def write_table(found: Sequence[Found], file: Path) -> None:
     """Write a row for each detection and method."""
-    heads = (
-        "photograph",
-        "detection",
-        "class",
-        "confidence",
-        "left",
-        "top",
-        "right",
-        "bottom",
-        "method",
-        "status",
-        "file",
-    )
+    heads = ["photograph", "detection", "class", "confidence", "left", "top", "right", "bottom", "method", "status"]
     with file.open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text)
         writer.writerow([*heads, "file"])

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from fastcam.cli import options, outputs
 from fastcam.cli.console import output, progress_bar, report_errors
-from fastcam.cli.dataset import import_dataset, interruptible, show_progress
+from fastcam.cli.dataset import describe_failed, import_dataset, interruptible, show_progress
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -142,9 +142,12 @@ def features(
         failed = sum(commit.failed for commit in rows.commits)
         if not json_log:
             earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
-            speed = f"{done.rate:.1f} images a second"
-            typer.echo(f"{done.total} images in {out}: {failed} without a vector{earlier}; {speed}")
-            typer.echo(_describe(package.open(out)))
+            speed = f"; {done.rate:.1f} images a second" if done.new else ""
+            typer.echo(f"{done.total} images in {out}: {failed} without a vector{earlier}{speed}")
+            if failed:
+                typer.echo(describe_failed(rows, failed, "vector"))
+            if failed < done.total:
+                typer.echo(_describe(package.open(out)))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -186,11 +189,13 @@ def neighbours(
             classifier = options.load_classifier(model, weights, [], num_classes, torch_device, trust_model)
         asked = [_query(package, found, text, classifier) for text in query]
         near = package.neighbours_of(found, asked, k, metric.value, approximate)
+        if not near.indices.shape[1]:
+            raise ValueError(f"{str(folder)!r} holds no other image than the query")
         output().print(_table(found, asked, near))
         if out is not None:
             _save(_sheet(package, found, asked, near, source, side), out)
             nearest = f"the {near.indices.shape[1]} nearest to each, by {metric.value} distance"
-            typer.echo(f"{out}: {len(asked)} queries and {nearest}")
+            typer.echo(f"{out}: {len(asked)} {'query' if len(asked) == 1 else 'queries'} and {nearest}")
 
 
 def mosaic(

@@ -153,6 +153,8 @@ def neurons(
             count = sheets.write(name, chosen, out / f"{name}.png")
             if count:
                 typer.echo(f"{out / name}.png: {count} of {len(found.top[name])} channels")
+            else:
+                print_error(f"layer {name!r} has channels 0 to {len(found.top[name]) - 1}: none of --channels")
     raise typer.Exit(1 if failed else 0)
 
 

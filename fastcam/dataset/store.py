@@ -56,10 +56,7 @@ class Store:
         self.identity = self._read_identity()
         self.run = hashlib.sha256(encode_json(self.identity)).hexdigest()
         if identity is not None and self.identity != identity:
-            keys = [key for key in {**self.identity, **identity} if self.identity.get(key) != identity.get(key)]
-            changes = ", ".join(
-                f"{key} {_shorten(self.identity.get(key))} (now {_shorten(identity.get(key))})" for key in keys
-            )
+            changes = ", ".join(_changes(self.identity, identity))
             raise ValueError(f"{str(self.folder)!r} holds the results of another run: {changes}; choose another folder")
 
     def _create(self, identity: JsonObject) -> None:
@@ -225,6 +222,16 @@ class Store:
         for file in (self.record(span), self.shard(span)):
             if file.exists():
                 set_aside(file)
+
+
+def _changes(before: Mapping[str, object], now: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    """Yield what differs between two identities, of settings that hold others each of these."""
+    for key in {**before, **now}:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _changes(old, new, f"{prefix}{key} ")
+        elif old != new:
+            yield f"{prefix}{key} {_shorten(old)} (now {_shorten(new)})"
 
 
 def _shorten(value: object) -> str:

@@ -79,6 +79,8 @@ def test_every_detection_has_its_picture(squares):
     assert done.exit_code == 0, done.output
     assert done.stderr.strip() == "fastcam: photos/none.png: nothing was detected above 0.5"
     found = rows(squares)
+    assert found[0]["file"] == "detections/one.1.hires_cam.png"
+    assert None not in found[0]
     assert [(row["photograph"], row["detection"], row["class"]) for row in found] == [
         ("photos/one.png", "1", "red"),
         ("photos/one.png", "2", "blue"),

@@ -33,7 +33,8 @@ def test_features(work):
     done = features("--shard-size", 4)
     assert done.exit_code == 1, done.output
     assert done.stdout.splitlines()[0].startswith("13 images in features: 1 without a vector; ")
-    assert done.stdout.splitlines()[1] == "3 numbers of float16 an image: input of 3"
+    assert done.stdout.splitlines()[1].startswith("without a vector: bad.png (")
+    assert done.stdout.splitlines()[2] == "3 numbers of float16 an image: input of 3"
     found = fastcam.features.open("features")
     assert found.vectors.argmax(1).tolist() == [2] * 4 + [1] * 4 + [0] * 4  # blue, lime, red
     again = features("--shard-size", 4)
@@ -196,3 +197,34 @@ def test_neurons_that_a_class_uses(work):
     done = run(*arguments, "--target", "grün", "--out", "n3")
     assert "the model sees 'grün' in none of the images" in done.stderr
     assert done.exit_code == 2
+
+
+def test_few_images_or_none(work):
+    """One image has no neighbours; where none can be read, the reasons are told."""
+    square(work / "photos" / "red" / "0.png", "red")
+    features()
+    told = sentence(run("neighbours", "features", "--query", "red/0.png"), 2)
+    assert told == "fastcam: 'features' holds no other image than the query"
+    assert run("mosaic", "features", "--out", "m.png", "--columns", 3, "--side", 8).exit_code == 0
+    (work / "bad").mkdir()
+    (work / "bad" / "a.png").write_bytes(b"nothing")
+    done = run("features", "bad", *SMALL, "--out", "none")
+    assert done.exit_code == 1
+    assert "without a vector: a.png (" in done.stdout
+    assert "holds no vector of any image" in sentence(run("mosaic", "none"), 2)
+
+
+def test_what_differs_is_told_by_its_name(work):
+    photos(work, 1)
+    features()
+    told = sentence(features("--pool", "max"), 2)
+    assert told == (
+        "fastcam: 'features' holds the results of another run: features pool mean (now max); choose another folder"
+    )
+
+
+def test_channels_that_a_layer_does_not_have(work):
+    photos(work, 1)
+    done = run("neurons", "photos", *SMALL, "--layer", "0", "--channels", "7-9")
+    assert done.exit_code == 0
+    assert done.stderr.strip() == "fastcam: layer '0' has channels 0 to 2: none of --channels"
