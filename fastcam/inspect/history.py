@@ -58,7 +58,7 @@ class ActivationHistory(Mapping[str, LayerHistory]):
     ...     train(model)
     >>> history.figure().save("history.png")
 
-    Only passes in training mode are counted, and nothing waits for the device. A layer that falls silent, or whose
+    Nothing waits for the device. A layer that falls silent, or whose
     values grow from step to step, shows in its strip long before the loss tells. The hooks are gone at the end of the
     context, whatever happens; :meth:`for_lightning` and :meth:`for_fastai` are callbacks that enter it for a batch.
 
@@ -68,6 +68,7 @@ class ActivationHistory(Mapping[str, LayerHistory]):
         bins: of the histograms.
         limits: of the bins; fastai's are 0 and 10.
         every: keep one of so many steps.
+        only_training: count passes in training mode alone; False counts all, for the batches of a dataset.
 
     Raises:
         ValueError, TypeError: for a layer that the model does not have, or numbers out of range.
@@ -81,12 +82,14 @@ class ActivationHistory(Mapping[str, LayerHistory]):
         bins: int = 40,
         limits: tuple[float, float] = (0.0, 10.0),
         every: int = 1,
+        only_training: bool = True,
     ) -> None:
         if bins < 1 or every < 1:
             raise ValueError(f"`bins` and `every` must be positive whole numbers, got {bins!r} and {every!r}")
         if not limits[0] < limits[1]:
             raise ValueError(f"`limits` must be a lower and a higher number, got {limits!r}")
         self.model, self.bins, self.limits, self.every = model, bins, limits, every
+        self.only_training = only_training
         self._layers = resolve(model, layers)
         self._runs = {layer.name: 0 for layer in self._layers}
         self._kept: dict[str, list[tuple[int, Tensor, Tensor]]] = {layer.name: [] for layer in self._layers}
@@ -111,7 +114,7 @@ class ActivationHistory(Mapping[str, LayerHistory]):
 
     @torch.no_grad()
     def _see(self, layer: Layer, tensors: list[Tensor]) -> None:
-        if not self.model.training or not tensors:
+        if (self.only_training and not self.model.training) or not tensors:
             return
         step = self._runs[layer.name]
         self._runs[layer.name] += 1
@@ -142,7 +145,7 @@ class ActivationHistory(Mapping[str, LayerHistory]):
         """
         seen = {name: each for name, each in self.items() if len(each.steps)}
         if not seen:
-            raise ValueError("no step was seen: only passes in training mode, inside the context, are counted")
+            raise ValueError("no step was seen: passes inside the context are counted, in training mode unless told")
         rows, titles = [], []
         for name, each in seen.items():
             strip = Image.fromarray(each.strip(colormap))

@@ -63,6 +63,14 @@ def test_the_numbers_of_every_step():
     assert (history["1"].histogram[:, :4] == 0).all()  # behind a ReLU nothing is negative
 
 
+def test_the_batches_of_a_dataset():
+    model = small().eval()
+    with fastcam.inspect.ActivationHistory(model, "0", limits=(-1, 1), only_training=False) as history:
+        for images, _ in batches(3):
+            model(images)
+    assert history["0"].steps.tolist() == [0, 1, 2]
+
+
 def test_steps_that_are_left_out():
     model = small().train()
     with fastcam.inspect.ActivationHistory(model, "1", every=3) as history:
