@@ -181,6 +181,8 @@ def neighbours(
             _check_picture(out)
         if model is not None:
             options.check_model(model, weights)
+        if source is not None:
+            import_dataset().select(source)
         package = _import_features()
         found = package.open(folder)
         classifier = None
@@ -226,6 +228,8 @@ def mosaic(
     with report_errors():
         _check_folder(folder)
         _check_picture(out)
+        if source is not None:
+            import_dataset().select(source)
         package, count = _import_features(), rows or columns
         _check_size(out, columns * side, count * side)
         found = package.open(folder)
@@ -261,6 +265,9 @@ def _query(package: ModuleType, found: "Features", text: str, classifier: Any) -
     try:
         query = package.of_image(found, text)
     except KeyError:
+        reason = found.reason(text)
+        if reason is not None:
+            raise ValueError(f"--query {text!r} is an image of the dataset without a vector: {reason}") from None
         raise ValueError(f"--query must be a picture or the id of an image of the dataset, got {text!r}") from None
     return query
 
@@ -372,6 +379,7 @@ def _check_size(file: Path, width: int, height: int) -> None:
 def _save(picture: "Image.Image", file: Path) -> None:
     from fastcam.classifiers.preprocessing import write_picture
 
+    file.absolute().parent.mkdir(parents=True, exist_ok=True)
     write_picture(picture, file, quality=_JPEG_QUALITY)
 
 

@@ -86,7 +86,8 @@ def neurons(
         str | None, typer.Option(help="Channels to draw, as 0-15,40.", show_default="0-15, of a class its highest")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Draw the channels that add most to this class, by index or name.")
+        str | None,
+        typer.Option(help="Draw the channels that add most to this class, by index or name; a folder holds one class."),
     ] = None,
     projection: Annotated[str, typer.Option(help=f"What a neuron took: {', '.join(PROJECTIONS)}.")] = PROJECTIONS[0],
     classes: options.ClassNames = None,
@@ -151,10 +152,11 @@ def neurons(
         sheets.write_rows(out)
         for name in found.top:
             count = sheets.write(name, chosen, out / f"{name}.png")
+            missing = [str(channel) for channel in chosen or () if channel >= len(found.top[name])]
+            if missing:
+                print_error(f"layer {name!r} has channels 0 to {len(found.top[name]) - 1}, not {', '.join(missing)}")
             if count:
                 typer.echo(f"{out / name}.png: {count} of {len(found.top[name])} channels")
-            else:
-                print_error(f"layer {name!r} has channels 0 to {len(found.top[name]) - 1}: none of --channels")
     raise typer.Exit(1 if failed else 0)
 
 

@@ -58,12 +58,13 @@ def of_bytes(features: Features, name: str, data: bytes, classifier: Classifier 
     Raises:
         ValueError: for a new image without the model or with another one, or one that cannot be read.
     """
+    if classifier is not None:
+        _check_model(features, classifier)
     place = features.of_content(hashlib.sha256(data).hexdigest())
     if place is not None:
         return Query(name, features.vectors[place], place)
     if classifier is None:
         raise ValueError(f"{name!r} is no image of the dataset: to make its vector, give the model as `classifier`")
-    _check_model(features, classifier)
     identity: dict[str, Any] = features.identity
     limits = Limits(**{**identity["limits"], "formats": tuple(identity["limits"]["formats"])})
     loader = Loader(read_preprocessing(identity["preprocessing"]), limits, identity["decoder"])

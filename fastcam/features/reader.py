@@ -88,6 +88,12 @@ class Features:
             raise KeyError(f"there is no vector of an image {image_id!r}")
         return self._numbers[image_id]
 
+    def reason(self, image_id: str) -> str | None:
+        """Return why an image of the dataset has no vector; None for one that has, or is not there."""
+        if image_id in self._numbers or image_id not in self._rows:
+            return None
+        return str(self._rows.rows(image_id)[0]["status"])
+
     def of_content(self, sha256: str) -> int | None:
         """Return the place of the image whose encoded bytes have this digest; None if there is none."""
         place = pc.index(self.images["sha256"], sha256).as_py()

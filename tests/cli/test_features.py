@@ -227,4 +227,30 @@ def test_channels_that_a_layer_does_not_have(work):
     photos(work, 1)
     done = run("neurons", "photos", *SMALL, "--layer", "0", "--channels", "7-9")
     assert done.exit_code == 0
-    assert done.stderr.strip() == "fastcam: layer '0' has channels 0 to 2: none of --channels"
+    assert done.stderr.strip() == "fastcam: layer '0' has channels 0 to 2, not 7, 8, 9"
+
+
+@pytest.mark.parametrize("command", ["features", "map"])
+def test_results_below_the_source_are_no_part_of_it(work, command):
+    """The same command resumes, whatever was written into the folder that it reads."""
+    photos(work, 2)
+    for _ in range(2):
+        done = run(command, "photos", *SMALL, "--out", "photos/results")
+        assert done.exit_code == 0, done.output
+        assert done.stdout.startswith("6 images in photos/results: 0 without")
+        (work / "photos" / "results" / "picture.png").write_bytes((work / "photos" / "red" / "0.png").read_bytes())
+
+
+def test_an_image_without_a_vector_and_the_wrong_model(work):
+    photos(work, 1)
+    (work / "photos" / "bad.png").write_bytes(b"nothing")
+    features()
+    told = sentence(run("neighbours", "features", "--query", "bad.png"), 2)
+    assert told.startswith(
+        "fastcam: --query 'bad.png' is an image of the dataset without a vector: this is not a picture"
+    )
+    poisoned = ("--model", "small_model_of_a_test:poisoned")
+    done = run("neighbours", "features", "--query", "photos/red/0.png", *poisoned)
+    assert "made with another model or other weights" in sentence(done, 2)
+    assert run("mosaic", "features", "--out", "new/folder/m.png", "--columns", 3, "--side", 8).exit_code == 0
+    assert "'nowhere'" in sentence(run("mosaic", "features", "--source", "nowhere"), 2)

@@ -79,11 +79,11 @@ def test_seams_tell_the_true_distance(metric):
     generator = np.random.default_rng(4)
     vectors = generator.normal(size=(30, 5)).astype(np.float32)
     vectors[1] = vectors[0] * 1.0
-    cells = np.array([[0, 0, 1], [2, 3, 4]])
-    pictures = {image: solid(8, 10 * image) for image in range(5)}
+    cells = np.array([[0, 0, 1], [2, 3, 4], [5, 6, 7]])
+    pictures = {image: solid(8, 10 * image) for image in range(8)}
     picture = np.asarray(fastcam.features.filled_grid(cells, pictures, vectors, metric, seam=2)).astype(int)
-    assert picture.shape == (2 * 10 + 2, 3 * 10 + 2, 3)
-    for row in range(2):
+    assert picture.shape == (3 * 10 + 2, 3 * 10 + 2, 3)
+    for row in range(3):
         for column in range(3):
             cell = picture[2 + 10 * row : 10 + 10 * row, 2 + 10 * column : 10 + 10 * column]
             assert (cell == 10 * cells[row, column]).all()
@@ -102,9 +102,11 @@ def test_seams_tell_the_true_distance(metric):
     assert picture[15, 20, 0] == pytest.approx(red(3, 4), abs=1)
     assert picture[10, 5, 0] == pytest.approx(red(0, 2), abs=1)
     assert picture[11, 25, 0] == pytest.approx(red(1, 4), abs=1)
+    assert picture[20, 5, 0] == pytest.approx(red(2, 5), abs=1)
+    assert picture[21, 25, 0] == pytest.approx(red(4, 7), abs=1)
     assert (picture[..., 1][picture[..., 0] > picture[..., 1]] == 0).all()
     bare = np.asarray(fastcam.features.filled_grid(cells, pictures, vectors, metric, seam=0))
-    assert bare.shape == (16, 24, 3)
+    assert bare.shape == (24, 24, 3)
 
 
 def test_what_is_far():

@@ -65,13 +65,18 @@ class FileSource:
         return cast(str, self.system._strip_protocol(name))
 
 
+_RUN = "run.json"  # which a folder of results has, beside "commits"
+
+
 def join(root: str, name: str) -> str:
     """Return the path of a name below a folder; of a whole path, where the folder is ""."""
     return f"{root.rstrip('/')}/{name}" if root else name
 
 
 def names_below(system: AbstractFileSystem, root: str) -> Iterator[str]:
-    """Yield the files below a folder relative to it, in the order of their names, folder by folder; no hidden ones.
+    """Yield the files below a folder relative to it, in the order of their names, folder by folder.
+
+    Hidden ones are left out, and folders of results: what a run writes below its own source is no part of it.
 
     Raises:
         OSError: for a folder that cannot be read.
@@ -81,12 +86,16 @@ def names_below(system: AbstractFileSystem, root: str) -> Iterator[str]:
         return
     paths = (path[len(root) :].lstrip("/") for path in system.find(root))
     names = [name for name in paths if not any(part.startswith(".") for part in name.split("/"))]
-    yield from sorted(names, key=lambda name: name.split("/"))
+    results = tuple(name.removesuffix(_RUN) for name in names if name.endswith(f"/{_RUN}"))
+    kept = [name for name in names if not name.startswith(results)] if results else names
+    yield from sorted(kept, key=lambda name: name.split("/"))
 
 
 def _walk(folder: str, prefix: str) -> Iterator[str]:
     with os.scandir(folder) as found:
         entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+    if prefix and (_RUN, False) in entries and ("commits", True) in entries:
+        return
     for name, is_folder in entries:
         if name.startswith("."):
             continue
