@@ -258,12 +258,12 @@ def _query(package: ModuleType, found: "Features", text: str, classifier: Any) -
     file = Path(text)
     if file.is_file():
         try:
-            query: Query = package.of_bytes(found, text, file.read_bytes(), classifier)
+            query: Query = package.query_of_picture(found, text, file.read_bytes(), classifier)
         except OSError as error:
             raise ValueError(f"--query {text!r} cannot be read: {error.strerror}") from None
         return query
     try:
-        query = package.of_image(found, text)
+        query = package.query_by_id(found, text)
     except KeyError:
         reason = found.reason(text)
         if reason is not None:

@@ -2,7 +2,7 @@
 
 >>> fastcam.features.run("photos/", model, "features/")  # the last hidden layer, resumable
 >>> features = fastcam.features.open("features/")
->>> near = fastcam.features.of_features(features, features.vectors[:1], k=6)
+>>> near = fastcam.features.nearest(features, features.vectors[:1], k=6)
 >>> [features.ids[image] for image in near.indices[0]]
 """
 
@@ -12,8 +12,8 @@ from fastcam.features.exact_search import Neighbours, search
 from fastcam.features.extraction import Extracted, Extractor
 from fastcam.features.layouts import layout
 from fastcam.features.mosaic import cells_of, colors_of_names, colors_of_scores, filled_grid, scatter
-from fastcam.features.neighbours import of_features
-from fastcam.features.queries import Query, neighbours_of, of_bytes, of_image
+from fastcam.features.neighbours import nearest
+from fastcam.features.queries import Query, neighbours_of, query_by_id, query_of_picture
 from fastcam.features.reader import Features
 from fastcam.features.sheets import neighbour_sheet
 from fastcam.features.thumbnails import Thumbnails
@@ -33,12 +33,12 @@ __all__ = [
     "colors_of_scores",
     "filled_grid",
     "layout",
+    "nearest",
     "neighbour_sheet",
     "neighbours_of",
-    "of_bytes",
-    "of_features",
-    "of_image",
     "open",
+    "query_by_id",
+    "query_of_picture",
     "run",
     "scatter",
     "search",

@@ -14,7 +14,7 @@ _PROBES = 64  # cells of an index that are searched
 _TRAINING = 64  # vectors for each cell that an index learns its cells from
 
 
-def of_features(
+def nearest(
     features: Features, queries: Vectors, k: int, metric: Metric = "cosine", approximate: bool | None = None
 ) -> Neighbours:
     """Return the k nearest images of a dataset to each query.

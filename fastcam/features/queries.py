@@ -17,7 +17,7 @@ from fastcam.dataset.loading import Loader
 from fastcam.dataset.sources import Item
 from fastcam.features.exact_search import Metric, Neighbours, Vectors
 from fastcam.features.extraction import Extractor
-from fastcam.features.neighbours import of_features
+from fastcam.features.neighbours import nearest
 from fastcam.features.reader import Features
 
 
@@ -36,7 +36,7 @@ class Query:
     place: int | None = None
 
 
-def of_image(features: Features, image_id: str) -> Query:
+def query_by_id(features: Features, image_id: str) -> Query:
     """Return the query of an image of the dataset.
 
     Raises:
@@ -46,7 +46,7 @@ def of_image(features: Features, image_id: str) -> Query:
     return Query(image_id, features.vectors[place], place)
 
 
-def of_bytes(features: Features, name: str, data: bytes, classifier: Classifier | None = None) -> Query:
+def query_of_picture(features: Features, name: str, data: bytes, classifier: Classifier | None = None) -> Query:
     """Return the query of an encoded image: its vector is looked up if it is one of the dataset, else made.
 
     Args:
@@ -95,9 +95,9 @@ def neighbours_of(
     """Return the k nearest images to each query, but for the query itself.
 
     Raises:
-        ValueError: as :func:`fastcam.features.of_features`.
+        ValueError: as :func:`fastcam.features.nearest`.
     """
-    found = of_features(features, np.stack([query.vector for query in queries]), k + 1, metric, approximate)
+    found = nearest(features, np.stack([query.vector for query in queries]), k + 1, metric, approximate)
     indices, distances = [], []
     for row, query in enumerate(queries):
         is_other = found.indices[row] != (-1 if query.place is None else query.place)

@@ -79,13 +79,13 @@ def test_neighbours_of_digits():
 def test_queries_of_the_dataset_are_not_their_own_neighbours(tmp_path):
     vectors = np.array([[1, 0], [1, 0.1], [0, 1], [1, 0]], np.float32)
     features = made(tmp_path / "f", vectors)
-    queries = [fastcam.features.of_image(features, "0"), fastcam.features.Query("new", vectors[0])]
+    queries = [fastcam.features.query_by_id(features, "0"), fastcam.features.Query("new", vectors[0])]
     found = fastcam.features.neighbours_of(features, queries, 3)
     assert found.indices.tolist() == [[3, 1, 2], [0, 3, 1]]
     few = fastcam.features.neighbours_of(features, queries[:1], 10)
     assert few.indices.tolist() == [[3, 1, 2]]
     with pytest.raises(KeyError, match="'nowhere'"):
-        fastcam.features.of_image(features, "nowhere")
+        fastcam.features.query_by_id(features, "nowhere")
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -96,8 +96,8 @@ def test_an_index_finds_nearly_all(tmp_path, metric):
     vectors = centres[generator.integers(0, 40, 4000)] + generator.normal(size=(4000, 16))
     features = made(tmp_path / "f", vectors)
     asked = features.vectors[:100]
-    found = fastcam.features.of_features(features, asked, 10, metric, approximate=True)
-    exact = fastcam.features.of_features(features, asked, 10, metric)
+    found = fastcam.features.nearest(features, asked, 10, metric, approximate=True)
+    exact = fastcam.features.nearest(features, asked, 10, metric)
     assert not found.is_exact
     assert exact.is_exact
     shared = [len(set(a) & set(b)) / 10 for a, b in zip(found.indices, exact.indices, strict=True)]
@@ -106,7 +106,7 @@ def test_an_index_finds_nearly_all(tmp_path, metric):
     np.testing.assert_array_equal(found.distances[same], exact.distances[same])
     (file,) = (tmp_path / "f").glob("*.faiss")
     before = file.stat()
-    again = fastcam.features.of_features(features, asked, 10, metric, approximate=True)
+    again = fastcam.features.nearest(features, asked, 10, metric, approximate=True)
     np.testing.assert_array_equal(again.indices, found.indices)
     assert file.stat().st_mtime_ns == before.st_mtime_ns
 
@@ -114,12 +114,12 @@ def test_an_index_finds_nearly_all(tmp_path, metric):
 def test_beyond_a_million_an_index_is_used_where_there_is_one(tmp_path, monkeypatch):
     features = made(tmp_path / "f", np.random.default_rng(3).normal(size=(300, 4)))
     monkeypatch.setattr(neighbours, "MAX_EXACT", 200)
-    assert not fastcam.features.of_features(features, features.vectors[:2], 3).is_exact
-    assert fastcam.features.of_features(features, features.vectors[:2], 3, approximate=False).is_exact
+    assert not fastcam.features.nearest(features, features.vectors[:2], 3).is_exact
+    assert fastcam.features.nearest(features, features.vectors[:2], 3, approximate=False).is_exact
     monkeypatch.setitem(sys.modules, "faiss", None)
-    assert fastcam.features.of_features(features, features.vectors[:2], 3).is_exact
+    assert fastcam.features.nearest(features, features.vectors[:2], 3).is_exact
     with pytest.raises(ValueError, match=r"an approximate search needs faiss: pip install"):
-        fastcam.features.of_features(features, features.vectors[:2], 3, approximate=True)
+        fastcam.features.nearest(features, features.vectors[:2], 3, approximate=True)
 
 
 def test_mistakes():
