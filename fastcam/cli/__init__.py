@@ -21,6 +21,7 @@ from fastcam.cli import (
     features,
     inspect,
     layers,
+    mosaic,
     randomisation,
     stats,
 )
@@ -41,7 +42,7 @@ app.command(epilog=inspect.EXIT_CODES)(inspect.neurons)
 app.command(epilog="Exit codes: 0 all fine; 2 bad usage, or a layer without filters.")(inspect.filters)
 app.command(epilog=features.FEATURES_CODES)(features.features)
 app.command(epilog=features.CODES)(features.neighbours)
-app.command(epilog=features.CODES)(features.mosaic)
+app.command(epilog=features.CODES)(mosaic.mosaic)
 app.command(epilog=randomisation.EXIT_CODES)(randomisation.randomisation)
 app.command(epilog=dataset.VERIFY_CODES)(dataset.verify)
 app.command(epilog="Exit codes: 0 all fine; 2 no folder of maps, or it is damaged.")(stats.stats)

@@ -1,7 +1,5 @@
-"""``fastcam features``, ``neighbours`` and ``mosaic``: what a network finds alike."""
+"""``fastcam features`` and ``neighbours``: what a network finds alike."""
 
-import hashlib
-import io
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -20,8 +18,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
+    from fastcam.dataset.reader import Maps
     from fastcam.features import Features, Neighbours, Query
-    from fastcam.features.mosaic import Legend
 
 FEATURES_CODES = (
     "Exit codes: 0 success; 1 some images have no vector, see the status of their rows; 2 bad usage, or the folder "
@@ -52,22 +50,6 @@ class Metric(StrEnum):
 
     cosine = "cosine"
     euclidean = "euclidean"
-
-
-class Layout(StrEnum):
-    """What finds places in the plane."""
-
-    tsne = "tsne"
-    umap = "umap"
-    pca = "pca"
-
-
-class Color(StrEnum):
-    """What images are coloured by."""
-
-    label = "label"
-    predicted = "predicted"
-    score = "score"
 
 
 Folder = Annotated[Path, typer.Argument(help="Output folder of `fastcam features`.")]
@@ -118,7 +100,7 @@ def features(
     with report_errors():
         options.check_model(model, weights)
         class_names = options.read_class_names(classes)
-        dataset, package = import_dataset(), _import_features()
+        dataset, package = import_dataset(), import_features()
         chosen = options.read_lines(ids, "ids") if ids else None
         images = dataset.select(source, where=where, ids=chosen, limit=limit, sample=sample, seed=seed)
         torch_device = options.find_device(device)
@@ -147,7 +129,7 @@ def features(
             if failed:
                 typer.echo(describe_failed(rows, failed, "vector"))
             if failed < done.total:
-                typer.echo(_describe(package.open(out)))
+                typer.echo(_describe(rows))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -176,14 +158,14 @@ def neighbours(
     A query that is itself in the dataset is not its own neighbour.
     """
     with report_errors():
-        _check_folder(folder)
+        check_features(folder)
         if out is not None:
-            _check_picture(out)
+            check_picture(out)
         if model is not None:
             options.check_model(model, weights)
         if source is not None:
             import_dataset().select(source)
-        package = _import_features()
+        package = import_features()
         found = package.open(folder)
         classifier = None
         if model is not None:
@@ -195,62 +177,21 @@ def neighbours(
             raise ValueError(f"{str(folder)!r} holds no other image than the query")
         output().print(_table(found, asked, near))
         if out is not None:
-            _save(_sheet(package, found, asked, near, source, side), out)
+            save_picture(_sheet(package, found, asked, near, source, side), out)
             nearest = f"the {near.indices.shape[1]} nearest to each, by {metric.value} distance"
             typer.echo(f"{out}: {len(asked)} {'query' if len(asked) == 1 else 'queries'} and {nearest}")
 
 
-def mosaic(
-    folder: Folder,
-    out: Annotated[Path, typer.Option(help="Picture file; .jpg is the smallest.")] = Path("mosaic.jpg"),
-    scatter: Annotated[
-        bool, typer.Option("--scatter", help="Every image at its place, in place of a filled grid.")
-    ] = False,
-    columns: Annotated[int, typer.Option(min=1, help="Cells in a row of the grid, or pictures of the scatter.")] = 40,
-    rows: Annotated[int | None, typer.Option(min=1, help="Of the grid.", show_default="as columns")] = None,
-    side: Annotated[int, typer.Option(min=4, help="Of a picture, in pixels.")] = 48,
-    color: Annotated[
-        Color | None, typer.Option(help="Colour images by this, with a legend.", show_default="no colours")
-    ] = None,
-    colormap: Annotated[str, typer.Option(help="For the score: jet, or any name known to matplotlib.")] = "jet",
-    layout: Annotated[Layout, typer.Option(help="What finds the places.")] = Layout.tsne,
-    metric: Distance = Metric.cosine,
-    perplexity: Annotated[float, typer.Option(min=1, help="Neighbours that count, of t-SNE.")] = 30,
-    seed: Annotated[int, typer.Option(help="Of the layout.")] = 0,
-    seams: Annotated[bool, typer.Option(help="Colour the seams of the grid by the true distance.")] = True,
-    source: PictureSource = None,
-) -> None:
-    """Draw a whole dataset in one picture, images that the network finds alike near each other.
-
-    In the grid every cell shows the picture nearest to it. A plane cannot keep all distances: the seam between two
-    cells is black where their images are alike, and red where they are as far apart as two images taken at random.
-    """
-    with report_errors():
-        _check_folder(folder)
-        _check_picture(out)
-        if source is not None:
-            import_dataset().select(source)
-        package, count = _import_features(), rows or columns
-        _check_size(out, columns * side, count * side)
-        found = package.open(folder)
-        places = _places(package, found, layout.value, metric.value, perplexity, seed)
-        legend = _legend(package, found, color, colormap)
-        cells = package.cells_of(places, columns, count)
-        wanted = range(len(found)) if scatter else sorted({int(cell) for cell in cells.flat})
-        pictures = _pictures(package, found, wanted, source, side)
-        if scatter:
-            picture = package.scatter(places, pictures, columns * side, count * side, legend)
-        else:
-            drawn = 2 if seams else 0
-            picture = package.filled_grid(cells, pictures, found.vectors, metric.value, legend, drawn)
-        _save(picture, out)
-    shown = len(wanted)
-    typer.echo(f"{out}: {shown} of {len(found)} images, {picture.width} x {picture.height} pixels")
-
-
-def _describe(found: "Features") -> str:
-    layer = found.images["layer"][0].as_py()
-    return f"{found.vectors.shape[1]} numbers of {found.vectors.dtype} an image: {layer}"
+def _describe(rows: "Maps") -> str:
+    """Return the size and type of the vectors, from the first one alone."""
+    dtype = rows.identity["features"]["dtype"]
+    for commit in rows.commits:
+        table, _ = rows.read_shard(commit)
+        known = table["feature"].is_valid().index(True).as_py()
+        if known >= 0:
+            size, layer = len(table["feature"][known]), table["layer"][known].as_py()
+            return f"{size} numbers of {dtype} an image: {layer}"
+    return "no vectors"
 
 
 def _query(package: ModuleType, found: "Features", text: str, classifier: Any) -> "Query":
@@ -290,7 +231,7 @@ def _sheet(
     from fastcam.features.thumbnails import thumbnail
 
     wanted = [int(place) for place in near.indices.flat] + [each.place for each in asked if each.place is not None]
-    pictures = _pictures(package, found, wanted, source, side)
+    pictures = read_pictures(package, found, wanted, source, side)
     labels = [label or Path(name).stem for label, name in zip(found.texts("label"), found.ids, strict=True)]
     queries = []
     for each in asked:
@@ -310,45 +251,10 @@ def _sheet(
     return sheet
 
 
-def _places(
-    package: ModuleType, found: "Features", layout: str, metric: str, perplexity: float, seed: int
-) -> "npt.NDArray[Any]":
-    """Return the places of all images; they are kept in the folder, for the next picture of them."""
-    import numpy as np
-
-    from fastcam.dataset.durable_files import write_once
-
-    settings = f"{found.run} {len(found)} {layout} {metric} {perplexity} {seed}"
-    file = found.folder / f"places-{hashlib.sha256(settings.encode()).hexdigest()[:16]}.npy"
-    if file.exists():
-        places: npt.NDArray[Any] = np.load(file)
-        return places
-    with progress_bar() as progress:
-        progress.add_task(f"finding places for {len(found)} images", total=None)
-        places = package.layout(found.vectors, layout, metric, perplexity, seed)
-    buffer = io.BytesIO()
-    np.save(buffer, places)
-    write_once(file, buffer.getvalue())
-    return places
-
-
-def _legend(package: ModuleType, found: "Features", color: Color | None, colormap: str) -> "Legend | None":
-    if color is None:
-        return None
-    if color is Color.score:
-        scores = [float("nan") if score is None else score for score in found.images["score"].to_pylist()]
-        of_scores: Legend = package.colors_of_scores(scores, colormap)
-        return of_scores
-    names = found.texts(color.value)
-    if not any(names):
-        raise ValueError(f"the images have no {color.value}: leave out --color")
-    of_names: Legend = package.colors_of_names(names)
-    return of_names
-
-
-def _pictures(
+def read_pictures(
     package: ModuleType, found: "Features", wanted: Sequence[int], source: str | None, side: int
 ) -> "dict[int, npt.NDArray[Any]]":
+    """Return the pictures of images by their places, with a bar."""
     with progress_bar() as progress:
         task = progress.add_task("reading pictures", total=len(set(wanted)))
         pictures: dict[int, npt.NDArray[Any]] = package.Thumbnails(found, source, side)(
@@ -357,33 +263,28 @@ def _pictures(
     return pictures
 
 
-def _check_folder(folder: Path) -> None:
+def check_features(folder: Path) -> None:
     """Refuse a folder without features before torch is imported."""
     if not (folder / "run.json").exists():
         raise ValueError(f"{str(folder)!r} holds no features: there is no run.json")
 
 
-def _check_picture(file: Path) -> None:
+def check_picture(file: Path) -> None:
     """Refuse another file than a picture, or one that cannot be written."""
     if file.suffix.lower() not in _SUFFIXES or file.is_dir():
         raise ValueError(f"--out must be a picture ({', '.join(_SUFFIXES)}), got {str(file)!r}")
     outputs.check_folder(file.absolute().parent, "the folder of --out")
 
 
-def _check_size(file: Path, width: int, height: int) -> None:
-    from fastcam.classifiers.preprocessing import check_picture_size
-
-    check_picture_size(file, width, height)
-
-
-def _save(picture: "Image.Image", file: Path) -> None:
+def save_picture(picture: "Image.Image", file: Path) -> None:
+    """Write a picture, and the folder for it."""
     from fastcam.classifiers.preprocessing import write_picture
 
     file.absolute().parent.mkdir(parents=True, exist_ok=True)
     write_picture(picture, file, quality=_JPEG_QUALITY)
 
 
-def _import_features() -> ModuleType:
+def import_features() -> ModuleType:
     """Return the package, imported when it is needed: it has optional dependencies."""
     import_dataset()
     from fastcam import features as package

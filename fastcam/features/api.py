@@ -64,7 +64,8 @@ def run(
     """
     classifier = classifier_of(model, preprocessing)
     name = layer_names(classifier.model, layer)
-    assert name is None or isinstance(name, str)
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"`layer` must be one module of the model or its name, got {name!r}")
     job = job_of(
         source,
         classifier,

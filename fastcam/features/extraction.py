@@ -39,6 +39,7 @@ class Extractor:
     pool: Pool = "mean"
     _found: Layer | None = None
     _is_head: bool = False
+    _is_resolved: bool = False  # whether the layer was looked at on the first images
 
     def __post_init__(self) -> None:
         if self.pool not in get_args(Pool):
@@ -62,8 +63,9 @@ class Extractor:
         """
         if self._found is None:
             self._found, self._is_head = find_head(self.model, images[:1]), True
-        elif not self._is_head and self._found.token_map is None:
+        elif not self._is_resolved:
             self._found = with_map(self.model, self._found, images[:1])
+        self._is_resolved = True
         return self._run(self._found, images)
 
     def _run(self, layer: Layer, images: Tensor) -> Extracted:

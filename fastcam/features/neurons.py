@@ -1,6 +1,7 @@
 """The images of a dataset that excite each channel most, on the dataset runner: resumable, and on a Ray cluster."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -203,6 +204,8 @@ def run(
     """
     if not isinstance(k, int) or k < 1:
         raise ValueError(f"`k` must be a positive whole number, got {k!r}")
+    if re.fullmatch(r"top\d*|label|objects", str(target).lower()):
+        raise ValueError(f"`target` must be one class for all images, by index or name, got {target!r}")
     classifier = classifier_of(model, preprocessing)
     named = [layers] if isinstance(layers, str | nn.Module) else layers
     names = None if named is None else tuple(layer.name for layer in resolve(classifier.model, named))

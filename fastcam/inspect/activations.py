@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from fastcam import render
 from fastcam.inspect.pictures import fitted
 from fastcam.inspect.recording import Layers, resolve, watching
-from fastcam.inspect.survey import find_stages, with_map
+from fastcam.inspect.survey import find_stages
+from fastcam.model import layers as model_layers
 from fastcam.model import running
 from fastcam.model.capture import Layer
+from fastcam.model.inputs import Inputs
 
 _STRONGEST = 6  # channels in a figure
 
@@ -157,8 +159,10 @@ def _as_map(model: nn.Module, layer: Layer, tensor: Tensor, images: Tensor, is_a
     """Return the map in a layer's tokens, if there is one; (N, C) as maps of one position."""
     if tensor.dim() == 2:
         return tensor.unsqueeze(2)
-    token_map = with_map(model, layer, images[:1]).token_map if is_alone else None
-    return tensor if token_map is None else token_map(tensor)
+    if not is_alone:
+        return tensor
+    found = model_layers.with_token_map(model, layer, tensor[:1], Inputs(images[:1]))
+    return tensor if found.token_map is None else found.token_map(tensor)
 
 
 def _colored(values: Tensor, colormap: str) -> render.Bytes:

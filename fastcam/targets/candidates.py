@@ -132,10 +132,12 @@ def _corners(boxes: Tensor) -> Tensor:
     return torch.cat([middle - size / 2, middle + size / 2], -1)
 
 
-def suppressed(boxes: Tensor, order: Tensor, labels: Tensor, overlap: float) -> list[int]:
-    """Return which boxes are left, in order, without those that overlap more with an earlier one of their class."""
+def suppressed(boxes: Tensor, order: Tensor, labels: Tensor, overlap: float, most: int) -> list[int]:
+    """Return the first so many boxes, in order, that overlap no more than that with an earlier one of their class."""
     left: list[int] = []
     for place in order.tolist():
+        if len(left) == most:
+            break
         earlier = [kept for kept in left if labels[kept] == labels[place]]
         if not earlier or bool((overlaps(boxes[earlier], boxes[place : place + 1]) <= overlap).all()):
             left.append(place)

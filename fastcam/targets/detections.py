@@ -118,7 +118,9 @@ class Detections(Score):
         kept = is_kept.nonzero()[:, 0]
         order = kept[confidences[kept].argsort(descending=True, stable=True)]
         if not candidates.are_final:
-            order = torch.tensor(suppressed(candidates.boxes, order, labels, _SUPPRESSION), dtype=torch.int64)
+            order = torch.tensor(
+                suppressed(candidates.boxes, order, labels, _SUPPRESSION, self.most), dtype=torch.int64
+            )
         return [
             _Object(
                 candidates.boxes[place],

@@ -61,6 +61,18 @@ def test_a_map(pool):
         assert vectors.dtype == torch.float64
 
 
+def test_one_pass_a_batch():
+    """Only the first batch asks the model what the layer's output is."""
+    model, passes = conv_net(), []
+    handle = model.register_forward_hook(lambda module, given, output: passes.append(len(given[0])))
+    for extractor in (Extractor(model, "features"), Extractor(model)):
+        extractor(torch.rand(3, 3, 16, 16))
+        passes.clear()
+        extractor(torch.rand(3, 3, 16, 16))
+        assert passes == [3]
+    handle.remove()
+
+
 def test_tokens_without_the_class_token():
     model, images = model_of("vit_b_32"), torch.rand(2, 3, 224, 224)
     layer = "encoder.layers.encoder_layer_11"

@@ -122,6 +122,12 @@ def test_what_a_class_uses(tmp_path):
         run(source, tmp_path / "none", Classifier(network(), PREPROCESSING, names), layers="relu", target="dog")
 
 
+@pytest.mark.parametrize("target", ["top1", "Top3", "label", "objects"])
+def test_a_class_of_its_own_for_each_image_is_refused(tmp_path, target):
+    with pytest.raises(ValueError, match="`target` must be one class for all images"):
+        run(folder(tmp_path / "in", 1), tmp_path / "out", target=target)
+
+
 @pytest.mark.parametrize("k", [0, -1, 1.5])
 def test_mistakes(tmp_path, k):
     with pytest.raises(ValueError, match="`k` must be a positive whole number"):

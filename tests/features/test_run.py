@@ -145,6 +145,11 @@ def test_vectors_of_several_lengths_are_refused(tmp_path):
         fastcam.features.open(tmp_path / "out")
 
 
+def test_several_layers_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="`layer` must be one module of the model or its name"):
+        run(folder(tmp_path / "in", 1), tmp_path / "out", layer=["features", "relu"])
+
+
 @pytest.mark.parametrize(("options", "word"), [({"dtype": "int8"}, "dtype"), ({"pool": "sum"}, "pool")])
 def test_mistakes_before_anything_is_written(tmp_path, options, word):
     with pytest.raises(ValueError, match=f"`{word}` must be one of"):

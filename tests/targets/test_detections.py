@@ -262,7 +262,8 @@ def test_suppression_is_torchvisions():
     scores, labels = torch.rand(60, generator=generator), torch.randint(3, (60,), generator=generator)
     order = scores.argsort(descending=True)
     expected = torchvision.ops.batched_nms(boxes, scores, labels, 0.4)
-    assert suppressed(boxes, order, labels, 0.4) == expected.tolist()
+    assert suppressed(boxes, order, labels, 0.4, 60) == expected.tolist()
+    assert suppressed(boxes, order, labels, 0.4, 5) == expected.tolist()[:5]
 
 
 def test_no_detection_at_all():
