@@ -1,5 +1,6 @@
 """The explainer: connects all stages, from images to explanations."""
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -22,7 +23,7 @@ from fastcam.model.elements import Select
 from fastcam.model.inputs import Images, Inputs
 from fastcam.model.layers import TargetLayer
 from fastcam.model.progress import ProgressReporter, Report
-from fastcam.model.running import is_training
+from fastcam.model.running import is_training, with_input
 from fastcam.postprocess import Fusion
 from fastcam.preparation.prepare import Precision, check_preparable, prepare
 from fastcam.preparation.prepared import Prepared
@@ -226,7 +227,10 @@ class Explainer(Generic[Result]):
         inputs = Inputs.of(images, self.model, settings.explain_input, settings.shared, settings.channel_axis)
         self._prepare(inputs)
         try:
-            with memory.checked_once(self.model):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(memory.checked_once(self.model))
+                if isinstance(target, targets.Score) and target.reads_input:
+                    stack.enter_context(with_input(self.model, inputs.position))
                 _warn_of_training(self.model)
                 # A graph would take the whole batch at once, and the memory for it.
                 if self._graphs is None or self._groups(inputs, target) is not None:

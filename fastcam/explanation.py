@@ -38,6 +38,8 @@ class Explanation(Drawing):
             the host could tell, which raises an error.
         is_found: in the shape of ``scores``, where there is such a target: an image may have fewer detections than
             another; None where there always is.
+        cover: shares of the axes of ``native`` that the images take, from the origin on, where a detector pads them
+            itself; None for all.
         scale: of all maps of a dataset; None scales each from its own lowest to its own highest value.
     """
 
@@ -57,6 +59,7 @@ class Explanation(Drawing):
     is_empty: Tensor | None = None
     is_unknown: Tensor | None = None
     is_found: Tensor | None = None
+    cover: tuple[float, ...] | None = None
     scale: Scale | None = None
 
     def __len__(self) -> int:
@@ -71,7 +74,7 @@ class Explanation(Drawing):
     @cached_property
     def raw(self) -> Tensor:
         """The maps (N, [K,] *S) at the size of the input, not normalised."""
-        return self.fused if self.fused is not None else postprocess.resize(self.native, self.size, False)
+        return self.fused if self.fused is not None else self._resized(normalize=False)
 
     @cached_property
     def maps(self) -> Tensor:
@@ -81,8 +84,14 @@ class Explanation(Drawing):
         """
         if self.scale is not None:
             return self.scale(self.raw)
-        maps = postprocess.resize(self.native if self.fused is None else self.fused, self.size, True)
+        maps = self._resized(normalize=True)
         return maps.masked_fill(self._is_rounding, 0) if self.in_score_units else maps
+
+    def _resized(self, normalize: bool, out: Tensor | None = None) -> Tensor:
+        """Return the maps (N, [K,] *S) at the size of the input, each scaled to [0, 1] if ``normalize``."""
+        if self.fused is not None:
+            return postprocess.resize(self.fused, self.size, normalize, out)
+        return postprocess.resize(self.native, self.size, normalize, out, self.cover)
 
     def with_scale(self, scale: Scale | None) -> Self:
         """Return the explanation with one scale for all its maps, in ``maps`` and in pictures; None for one each."""
@@ -103,7 +112,7 @@ class Explanation(Drawing):
         Raises:
             TypeError, ValueError: for a tensor that does not fit.
         """
-        postprocess.resize(self.native if self.fused is None else self.fused, self.size, self.scale is None, out)
+        self._resized(self.scale is None, out)
         if self.scale is not None:
             out.copy_(self.scale(out))
         elif self.in_score_units:

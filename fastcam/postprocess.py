@@ -46,14 +46,34 @@ def reduce_colour(attributions: Tensor, reduction: str, axes: int) -> Tensor:
     return _REDUCTIONS[reduction](attributions, -axes - 1)
 
 
-def resize(maps: Tensor, size: Sequence[int], normalize: bool, out: Tensor | None = None) -> Tensor:
-    """Resize maps (N, [K,] *s) to ``size``, each scaled to [0, 1] if ``normalize``, into ``out`` if given."""
+Cover = tuple[float, ...] | None
+
+
+def resize(
+    maps: Tensor, size: Sequence[int], normalize: bool, out: Tensor | None = None, cover: Cover = None
+) -> Tensor:
+    """Resize maps (N, [K,] *s) to ``size``, each scaled to [0, 1] if ``normalize``, into ``out`` if given.
+
+    Args:
+        maps: at the size of a layer.
+        size: of the images.
+        normalize: whether to scale.
+        out: (N, [K,] *size).
+        cover: shares of the maps' axes that the images take, from the origin on; the rest is padding. None for all.
+            Placed to within half a pixel, as the padded image has whole ones.
+    """
+    if cover is not None:
+        whole = [round(length / share) for length, share in zip(size, cover, strict=True)]
+        maps = ops.upsample_normalize(maps, whole, False, None)
+        for axis, length in enumerate(size, -len(size)):
+            maps = maps.narrow(axis, 0, length)
+        maps = maps.contiguous()
     return ops.upsample_normalize(maps, size, normalize, out)
 
 
-def fuse(maps: Sequence[Tensor], size: Sequence[int], fusion: Fusion) -> Tensor:
+def fuse(maps: Sequence[Tensor], size: Sequence[int], fusion: Fusion, cover: Cover = None) -> Tensor:
     """Return the mean or maximum of the maps of several layers, each resized to ``size`` and normalised."""
-    stacked = torch.stack([resize(layer_maps, size, True) for layer_maps in maps])
+    stacked = torch.stack([resize(layer_maps, size, True, cover=cover) for layer_maps in maps])
     return stacked.mean(0) if fusion == "mean" else stacked.amax(0)
 
 

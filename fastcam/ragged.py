@@ -34,7 +34,7 @@ class RaggedExplanation(Explanation):
         joined = {
             field.name: _join([getattr(part, field.name) for part in parts])
             for field in fields(Explanation)
-            if field.name not in ("method", "layer", "output", "notes")
+            if field.name not in ("method", "layer", "output", "notes", "cover")
         }
         return cls(
             method=parts[0].method,

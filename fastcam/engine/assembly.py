@@ -14,7 +14,6 @@ from fastcam.engine.first_pass import Pass
 from fastcam.engine.settings import Settings
 from fastcam.explanation import Explanation
 from fastcam.methods.registry import Method
-from fastcam.model.capture import Layer
 from fastcam.ops import numerics
 
 Explanations = Explanation | dict[str, Explanation] | dict[tuple[str, str], Explanation]
@@ -70,17 +69,18 @@ def explanations(run: Pass, shared: Evidence, layered: Sequence[Evidence], image
             continue
         results = [_apply(settings, method, evidence) for evidence in layered]
         if len(results) > 1 and settings.fuse is not None:
-            by_name[method.name, ""] = _fuse_layers(common, method, run.layers, results, settings.fuse)
+            by_name[method.name, ""] = _fuse_layers(common, method, run, results, settings.fuse)
             continue
         for layer, result in zip(run.layers, results, strict=True):
-            by_name[method.name, layer.name] = _make_explanation(common, method, layer.name, result)
+            single = _make_explanation(common, method, layer.name, result)
+            by_name[method.name, layer.name] = replace(single, cover=run.padding.cover)
     return _unwrap(by_name, settings.one_method, by_layer=len(run.layers) > 1 and settings.fuse is None)
 
 
 def _fuse_layers(
     common: Explanation,
     method: Method,
-    layers: Sequence[Layer],
+    run: Pass,
     results: Sequence[_Result],
     fuse: postprocess.Fusion,
 ) -> Explanation:
@@ -88,9 +88,9 @@ def _fuse_layers(
     return replace(
         common,
         method=method.name,
-        layer=" + ".join(layer.name for layer in layers),
+        layer=" + ".join(layer.name for layer in run.layers),
         native=postprocess.fuse(natives, postprocess.largest_size(natives, len(common.size)), fuse),
-        fused=postprocess.fuse(natives, common.size, fuse),
+        fused=postprocess.fuse(natives, common.size, fuse, run.padding.cover),
     )
 
 

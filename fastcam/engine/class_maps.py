@@ -20,6 +20,7 @@ from fastcam.model import capture, layers, running
 from fastcam.model.capture import Layer
 from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Images, Inputs
+from fastcam.model.padding import record_padding
 from fastcam.ops import numerics
 from fastcam.targets.class_indices import Classes, class_indices
 
@@ -83,7 +84,7 @@ def class_maps(
     chosen = [_resolve(model, each) for each in named]
     if not chosen:
         raise ValueError("`classifier` must name at least one module, got an empty list")
-    output, found = _run(model, inputs, chosen)
+    output, found, cover = _run(model, inputs, chosen)
     by_level = [_by_class(level, classes) for level in found]
     highest = [logits.flatten(2).amax(2) for logits in by_level]
     counts = {each.shape[1] for each in highest}
@@ -106,6 +107,7 @@ def class_maps(
             targets=indices,
             native=numerics.rectify(native) if relu else native,
             signed=native if relu else None,
+            cover=cover,
         )
     if fuse is not None:
         return _fused(list(explanations.values()), fuse)
@@ -131,8 +133,10 @@ def _is_plain(module: Any) -> bool:
     return bool(module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str))
 
 
-def _run(model: nn.Module, inputs: Inputs, chosen: Sequence[Layer]) -> tuple[ModelOutput, list[_Level]]:
-    """Run the model once; return its output, and what every run of the classifiers read and returned."""
+def _run(
+    model: nn.Module, inputs: Inputs, chosen: Sequence[Layer]
+) -> tuple[ModelOutput, list[_Level], postprocess.Cover]:
+    """Run the model once; return its output, what every run of the classifiers read and returned, and the cover."""
     runs: dict[str, list[tuple[Tensor, Tensor]]] = {layer.name: [] for layer in chosen}
 
     def hook_of(name: str) -> Any:
@@ -145,6 +149,7 @@ def _run(model: nn.Module, inputs: Inputs, chosen: Sequence[Layer]) -> tuple[Mod
         stack.enter_context(running.preserve_state(model))
         for layer in chosen:
             stack.callback(layer.module.register_forward_hook(hook_of(layer.name)).remove)
+        padding = stack.enter_context(record_padding(model))
         output = running.call(model, inputs.arguments)
     levels = []
     for layer in chosen:
@@ -153,7 +158,7 @@ def _run(model: nn.Module, inputs: Inputs, chosen: Sequence[Layer]) -> tuple[Mod
         for number, (read, logits) in enumerate(runs[layer.name]):
             name = layer.name if len(runs[layer.name]) == 1 else f"{layer.name}[{number}]"
             levels.append(_level(model, inputs, Layer(layer.name, layer.module), name, read, logits))
-    return output, levels
+    return output, levels, padding.cover
 
 
 def _level(model: nn.Module, inputs: Inputs, layer: Layer, name: str, read: Tensor, logits: Tensor) -> _Level:
@@ -233,7 +238,7 @@ def _gradient(module: Any, weight: Tensor, level: _Level) -> Tensor:
 def _fused(levels: Sequence[Explanation], fuse: postprocess.Fusion) -> Explanation:
     """Return one explanation of all levels, in units of the logit."""
     first = levels[0]
-    at_image = torch.stack([postprocess.resize(each.native, first.size, False) for each in levels])
+    at_image = torch.stack([each.raw for each in levels])
     natives = [each.native for each in levels]
     size = postprocess.largest_size(natives, len(first.size))
     at_layer = torch.stack([postprocess.resize(native, size, False) for native in natives])

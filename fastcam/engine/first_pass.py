@@ -20,6 +20,8 @@ from fastcam.model import capture, layers
 from fastcam.model.batching import Batches
 from fastcam.model.elements import ModelOutput, Select
 from fastcam.model.inputs import Inputs, in_fast_layout
+from fastcam.model.padding import Padding, record_padding
+from fastcam.model.region_heads import few_regions
 from fastcam.model.split_model import SplitModel
 from fastcam.targets.binding import Bound, bind, bind_optional, select_output
 from fastcam.targets.one_row import bind_one_row, has_one_row
@@ -42,6 +44,7 @@ class Pass:
         images: (N, C, *S); a leaf of the graph if their gradient is needed.
         scorer: for methods that run copies of the images, otherwise None.
         recorder: of bias gradients for FullGrad, otherwise None.
+        padding: that the model adds to the images itself.
         notes: on the model.
     """
 
@@ -56,6 +59,7 @@ class Pass:
     images: Tensor
     scorer: Scorer | None
     recorder: BiasGradientRecorder | None
+    padding: Padding
     notes: Notes
 
     @property
@@ -129,16 +133,17 @@ def _run(
     if recorder is not None and isinstance(model, SplitModel):
         model.check_biases()
 
-    forward = functools.partial(_forward, model, inputs.replace_images(images), settings, recorder)
-    captured = forward([*chosen, *scored], at_input or differentiable)
-    located = target_layers.with_runs(model, chosen, captured, inputs, notes)
-    if located != chosen:
-        chosen = located
+    with record_padding(model) as padding:
+        forward = functools.partial(_forward, model, inputs.replace_images(images), settings, recorder)
         captured = forward([*chosen, *scored], at_input or differentiable)
-    select = settings.select if scored else _select(captured.output, settings, target, notes)
-    if settings.needs_graph and not scored and not _has_graph(select_output(captured.output, select)):
-        # The model sets the grad mode itself, and ended the one that the layer's hook had begun.
-        captured = forward([*chosen, *scored], True)
+        located = target_layers.with_runs(model, chosen, captured, inputs, notes)
+        if located != chosen:
+            chosen = located
+            captured = forward([*chosen, *scored], at_input or differentiable)
+        select = settings.select if scored else _select(captured.output, settings, target, notes)
+        if settings.needs_graph and not scored and not _has_graph(select_output(captured.output, select)):
+            # The model sets the grad mode itself, and ended the one that the layer's hook had begun.
+            captured = forward([*chosen, *scored], True)
     with torch.inference_mode(False), torch.enable_grad():
         output = captured.activations[-1] if scored else select_output(captured.output, select)
         bound = _bind(output, target, images, settings, notes)
@@ -151,7 +156,9 @@ def _run(
         clean = scores if differentiable else scores.detach()
         scorer = Scorer(model, inputs, bound, clean, batches, select, layer, differentiable)
     activations = captured.activations[: len(chosen)]
-    return Pass(settings, model, inputs, chosen, activations, output, bound, scores, images, scorer, recorder, notes)
+    return Pass(
+        settings, model, inputs, chosen, activations, output, bound, scores, images, scorer, recorder, padding, notes
+    )
 
 
 def _forward(
@@ -162,7 +169,11 @@ def _forward(
     captured_layers: Sequence[capture.Layer],
     from_start: bool,
 ) -> capture.Captured:
-    with contextlib.nullcontext() if recorder is None else recorder.recording(model):
+    with contextlib.ExitStack() as stack:
+        if recorder is not None:
+            stack.enter_context(recorder.recording(model))
+        if settings.needs_graph and not settings.differentiable and not settings.needs_input_gradients:
+            stack.enter_context(few_regions(model, [layer.module for layer in captured_layers]))
         return capture.forward(
             model,
             inputs.arguments,

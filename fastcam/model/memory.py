@@ -86,6 +86,21 @@ def derived(model: nn.Module, name: str, derive: Callable[[list[nn.Module]], Val
     return cast("Value", known[name,])
 
 
+def named_alike(model: nn.Module, kind: str) -> list[nn.Module]:
+    """Return the modules of a class by its full name, which need not be imported; looked for once."""
+
+    def exist(modules: list[nn.Module]) -> bool:
+        return any(_full_name(module) == kind for module in modules)
+
+    if not derived(model, f"has {kind}", exist):
+        return []
+    return [module for module in all_modules(model) if _full_name(module) == kind]
+
+
+def _full_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
 def _remember(model: nn.Module) -> list[nn.Module]:
     modules: dict[int, nn.Module] = {}
     pending = [model]

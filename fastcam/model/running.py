@@ -4,6 +4,7 @@ import contextlib
 import operator
 import threading
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,39 @@ def call(model: nn.Module, images: Tensor | tuple[object, ...]) -> ModelOutput:
     if quantised.holds_quantised(model):
         return tree_map_only(Tensor, quantised.values_of, output)
     return output
+
+
+class WithInput(NamedTuple):
+    """A model's output, and the images (M, C, *S) that it belongs to, in the graph."""
+
+    output: ModelOutput
+    images: Tensor
+
+
+@contextlib.contextmanager
+def with_input(model: nn.Module, position: int) -> Iterator[None]:
+    """Let the model return :class:`WithInput`, in the context and the calling thread only.
+
+    Args:
+        model: any module.
+        position: of the images among its arguments.
+    """
+    thread = threading.get_ident()
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: tuple[object, ...]) -> None:
+        if threading.get_ident() == thread:
+            images = arguments[position]
+            assert isinstance(images, Tensor)
+            kept.append(images.clone())  # the model may change it in place
+
+    def add(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput:
+        return WithInput(output, kept.pop()) if threading.get_ident() == thread else None
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(keep).remove)
+        stack.callback(model.register_forward_hook(add).remove)
+        yield
 
 
 def _call(model: nn.Module, images: Tensor | tuple[object, ...]) -> ModelOutput:

@@ -1,5 +1,6 @@
 """How far an image is from what is normal: scores of features, fitted on normal images."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, Self
@@ -84,6 +85,19 @@ class Distance(_OfFeatures):
         pooled = _pooled(features)
         difference = pooled - send(self.mean, pooled.device).to(pooled.dtype)
         return ((difference @ send(self.precision, pooled.device).to(pooled.dtype)) * difference).sum(1)
+
+
+class LogLikelihood(Distance):
+    """Logarithm of the density of the features under a normal distribution: high for what is normal.
+
+    -1/2 of the squared distance, of D log(2 pi), and of the logarithm of the covariance's determinant. The arguments
+    are those of :class:`Distance`, ``fit`` too.
+    """
+
+    def score(self, features: Tensor) -> Tensor:
+        """Return the logarithms (M,) of the density."""
+        size = len(self.mean) * math.log(2 * math.pi)
+        return -(super().score(features) + size - float(torch.logdet(self.precision.double()))) / 2
 
 
 class NearestNeighbours(_OfFeatures):

@@ -79,10 +79,12 @@ class Score:
         layer: name of the layer whose output is scored, or None for the model's output.
         reads_whole_output: whether the score reads several parts of the model's output; otherwise it gets the part
             with the logits.
+        reads_input: whether the score gets :class:`.WithInput`, the output and the images that it belongs to.
     """
 
     layer: str | None = None
     reads_whole_output: bool = False
+    reads_input: bool = False
 
     def bind(self, output: ModelOutput, count: int) -> Bound:
         """Fix everything that depends on the unchanged images, such as the highest class; ``count`` is N."""

@@ -28,6 +28,8 @@ class Candidates:
         objectness: (D,), from 0 to 1.
         are_final: whether the detector has left out what overlaps already.
         are_shares: whether boxes are shares of the image.
+        masks: (D, h, w), from 0 to 1, of detectors that segment what they find; None otherwise.
+        keypoints: (D, J), the scores of a detection's keypoints; None of other detectors.
     """
 
     boxes: Tensor
@@ -37,6 +39,8 @@ class Candidates:
     objectness: Tensor
     are_final: bool
     are_shares: bool = False
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
 
     def best(self) -> tuple[Tensor, Tensor]:
         """Return the highest confidence (D,) of every box, and its class (D,)."""
@@ -60,9 +64,15 @@ class Candidates:
 def read_candidates(output: ModelOutput, count: int) -> list[Candidates]:
     """Return the candidates of each of N images.
 
-    Known are torchvision's detectors (a list of dicts with ``boxes``, ``labels`` and ``scores``), Hugging Face's
-    (``logits`` and ``pred_boxes``), YOLO-NAS (boxes and scores, in evaluation mode), and ultralytics' (N, 4 + C, D), or
-    with an objectness (N, D, 5 + C), alone or first in a tuple, boxes as middle and size.
+    Known are:
+
+    - torchvision's: a list of dicts with ``boxes``, ``labels`` and ``scores``, perhaps ``masks`` and
+      ``keypoints_scores``;
+    - Hugging Face's: ``logits`` and ``pred_boxes``, perhaps ``pred_masks``; of segmenters by queries
+      ``class_queries_logits`` and ``masks_queries_logits``, with boxes around the masks;
+    - YOLO-NAS' boxes and scores, in evaluation mode;
+    - ultralytics' (N, 4 + C, D), or with an objectness (N, D, 5 + C), alone or first in a tuple, boxes as middle and
+      size.
 
     Args:
         output: of the detector.
@@ -75,6 +85,10 @@ def read_candidates(output: ModelOutput, count: int) -> list[Candidates]:
         return [_of_dict(each) for each in output]
     if all(isinstance(getattr(output, name, None), Tensor) for name in ("logits", "pred_boxes")):
         return _of_queries(output)
+    if all(
+        isinstance(getattr(output, name, None), Tensor) for name in ("class_queries_logits", "masks_queries_logits")
+    ):
+        return _of_mask_queries(output)
     tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     if len(tensors) > 1 and _are_boxes_and_scores(tensors[0], tensors[1], count):
         return [_of_dense(boxes, scores) for boxes, scores in zip(tensors[0], tensors[1], strict=True)]
@@ -92,7 +106,17 @@ def _of_dict(found: Mapping[str, Tensor]) -> Candidates:
             raise TypeError(f"a dict of detections must have {name!r}, got {', '.join(map(repr, found))}")
     scores = found["scores"].unsqueeze(1)
     ones = torch.ones_like(found["scores"])
-    return Candidates(found["boxes"].detach(), scores, scores, found["labels"], ones, are_final=True)
+    masks = found["masks"].flatten(0, -3) if "masks" in found else None  # (D, 1, H, W)
+    return Candidates(
+        found["boxes"].detach(),
+        scores,
+        scores,
+        found["labels"],
+        ones,
+        are_final=True,
+        masks=masks,
+        keypoints=found.get("keypoints_scores"),
+    )
 
 
 def _of_queries(output: Any) -> list[Candidates]:
@@ -102,10 +126,44 @@ def _of_queries(output: Any) -> list[Candidates]:
         confidences, logits = logits.softmax(-1)[..., :-1], logits[..., :-1]
     else:
         confidences = logits.sigmoid()
+    masks = getattr(output, "pred_masks", None)
+    return _of_each_query(boxes, confidences, logits, None if masks is None else masks.sigmoid())
+
+
+def _of_mask_queries(output: Any) -> list[Candidates]:
+    """Return the queries of MaskFormer's kind; their boxes, shares of the image, lie around the masks."""
+    masks, logits = output.masks_queries_logits.sigmoid(), output.class_queries_logits
+    return _of_each_query(_around(masks.detach()), logits.softmax(-1)[..., :-1], logits[..., :-1], masks)
+
+
+def _of_each_query(boxes: Tensor, confidences: Tensor, logits: Tensor, masks: Tensor | None) -> list[Candidates]:
     return [
-        Candidates(box, confidence, logit, None, torch.ones_like(logit[:, 0]), are_final=False, are_shares=True)
-        for box, confidence, logit in zip(boxes, confidences, logits, strict=True)
+        Candidates(
+            boxes[row],
+            confidences[row],
+            logits[row],
+            None,
+            torch.ones_like(logits[row, :, 0]),
+            are_final=False,
+            are_shares=True,
+            masks=None if masks is None else masks[row],
+        )
+        for row in range(len(boxes))
     ]
+
+
+def _around(masks: Tensor) -> Tensor:
+    """Return the boxes (..., 4), as shares of the image, around masks (..., h, w) above 0.5; 0 without any."""
+    inside = masks > 0.5
+    edges = []
+    for axis in (-2, -1):
+        seen = inside.any(axis)  # along the columns, then along the rows
+        places = torch.arange(seen.shape[-1], device=masks.device)
+        first = places.where(seen, seen.shape[-1]).amin(-1)
+        last = (places + 1).where(seen, 0).amax(-1)
+        edges.append((first.where(last > 0, 0) / seen.shape[-1], last / seen.shape[-1]))
+    (left, right), (top, bottom) = edges
+    return torch.stack([left, top, right, bottom], -1).to(masks.dtype)
 
 
 def _are_boxes_and_scores(boxes: Tensor, scores: Tensor, count: int) -> bool:

@@ -12,18 +12,21 @@ from fastcam.targets.binding import Bound, Score
 from fastcam.targets.candidates import Candidates, overlaps, read_candidates, suppressed
 
 Following: TypeAlias = Literal["score", "similarity"]
+Part: TypeAlias = Literal["class", "mask"] | int
 _SAME = 0.99  # overlap from which a box has not moved
+_INSIDE = 0.5  # a mask's probability
 _SUPPRESSION = 0.7  # overlap of candidates of one class, above which the weaker is left out, as in ultralytics'
 
 
 @dataclass(frozen=True)
 class _Object:
-    """One detection: its box (4,), its class, its confidence, and the confidences of all classes (C,)."""
+    """One detection: box (4,), class, confidence, the confidences of all classes (C,), and mask (h, w)."""
 
     box: Tensor
     label: int
     confidence: float
     classes: Tensor
+    mask: Tensor | None
 
 
 class Detections(Score):
@@ -41,10 +44,12 @@ class Detections(Score):
       overlap with it by ``iou``; 0 if none does. Of Hugging Face's detectors it is a logit.
     - "similarity", the pairwise similarity of D-RISE (arXiv:2006.03204): the highest product, over all boxes, of
       overlap, cosine of the class confidences, and objectness. Where a detector tells one class of each box alone, the
-      cosine is 1 for the same class and 0 for others, and the confidence takes the place of the objectness.
+      cosine is 1 for the same class and 0 for others, and the confidence takes the place of the objectness. With
+      ``part="mask"`` the overlap is that of the masks.
 
     >>> found = fastcam.explain(detector, images, "grad_cam", fastcam.targets.Detections(above=0.5))
     >>> found.details["boxes"], found.targets  # (N, K, 4), (N, K)
+    >>> fastcam.explain(mask_rcnn, images, "grad_cam", fastcam.targets.Detections(part="mask"))
     >>> similar = fastcam.targets.Detections(following="similarity")
     >>> fastcam.explain(detector, images, "rise", similar, masks=5000, grid=16)  # D-RISE
 
@@ -55,6 +60,8 @@ class Detections(Score):
         labels: only these classes; None for all.
         iou: smallest overlap that counts as the same object.
         following: "score" or "similarity".
+        part: what is scored of a detection that is followed by its score: its "class"; its "mask", the mean of its
+            probabilities where the mask of the unchanged image exceeds 0.5; or a keypoint, by its number.
     """
 
     reads_whole_output = True
@@ -68,6 +75,7 @@ class Detections(Score):
         labels: Sequence[int] | None = None,
         iou: float = 0.5,
         following: Following = "score",
+        part: Part = "class",
     ) -> None:
         if most < 1:
             raise ValueError(f"`most` must be a positive whole number, got {most!r}")
@@ -75,14 +83,21 @@ class Detections(Score):
             raise ValueError(f"`index` must lie in [0, {most}), got {index!r}")
         if following not in get_args(Following):
             raise ValueError(f"`following` must be one of {', '.join(get_args(Following))}, got {following!r}")
+        is_keypoint = isinstance(part, int) and not isinstance(part, bool) and part >= 0
+        if not is_keypoint and part not in ("class", "mask"):
+            raise ValueError(f'`part` must be "class", "mask" or the number of a keypoint, got {part!r}')
+        if is_keypoint and following == "similarity":
+            raise ValueError('`following="similarity"` compares boxes or masks, and `part` is a keypoint')
         self.above, self.most, self.index, self.labels = above, most, index, labels
-        self.iou, self.following = iou, following
+        self.iou, self.following, self.part = iou, following, part
 
     def bind(self, output: ModelOutput, count: int) -> Bound:
         """Find the detections of every image."""
         images = read_candidates(output, count)
         if len(images) != count:
             raise ValueError(f"the detector returned detections of {len(images)} images for {count}")
+        for candidates in images:
+            self._check_part(candidates)
         objects = [self._objects(each) for each in images]
         if self.index is not None:
             objects = [each[self.index : self.index + 1] for each in objects]
@@ -127,9 +142,20 @@ class Detections(Score):
                 int(labels[place]),
                 float(confidences[place]),
                 candidates.confidences[place].detach(),
+                None if candidates.masks is None else candidates.masks[place].detach() > _INSIDE,
             )
             for place in order[: self.most].tolist()
         ]
+
+    def _check_part(self, candidates: Candidates) -> None:
+        """Raise for a part that the detections do not have."""
+        if self.part == "mask" and candidates.masks is None:
+            raise ValueError('`part` is "mask", but the detector returns no masks')
+        if isinstance(self.part, int):
+            count = 0 if candidates.keypoints is None else candidates.keypoints.shape[1]
+            if self.part >= count:
+                has = f"has keypoints 0 to {count - 1}" if count else "returns no keypoints"
+                raise ValueError(f"`part` is keypoint {self.part}, but the detector {has}")
 
     def _scores(self, candidates: Candidates, objects: Sequence[_Object], columns: int) -> Tensor:
         """Return the scores (K,) of the objects of an image in a copy of it."""
@@ -144,20 +170,39 @@ class Detections(Score):
         near = _nearness(candidates.boxes, sought.box)
         scores = candidates.of_class(sought.label, candidates.scores)
         for overlap in (_SAME, self.iou):
-            best = scores.where(near >= overlap, -torch.inf).max()
+            best, place = scores.where(near >= overlap, -torch.inf).max(0)
             if not bool(best.isinf()):
-                return best
+                return best if self.part == "class" else self._part_of(candidates, int(place), sought)
         return none
+
+    def _part_of(self, candidates: Candidates, place: int, sought: _Object) -> Tensor:
+        """Return the score of a candidate's mask or keypoint."""
+        if isinstance(self.part, int):
+            assert candidates.keypoints is not None
+            return candidates.keypoints[place, self.part]
+        assert candidates.masks is not None
+        assert sought.mask is not None
+        inside = sought.mask.to(candidates.masks.dtype)
+        return (candidates.masks[place] * inside).sum() / inside.sum().clamp(min=1)
 
     def _similarity(self, candidates: Candidates, sought: _Object, none: Tensor) -> Tensor:
         if not len(candidates.boxes):
             return none
-        near = _nearness(candidates.boxes, sought.box)
         if candidates.labels is not None:
             alike = candidates.confidences[:, 0] * (candidates.labels == sought.label)
         else:
             alike = torch.cosine_similarity(candidates.confidences, sought.classes.unsqueeze(0), dim=1)
-        return (near * alike * candidates.objectness).max()
+        return (self._overlaps(candidates, sought) * alike * candidates.objectness).max()
+
+    def _overlaps(self, candidates: Candidates, sought: _Object) -> Tensor:
+        """Return how far the boxes, or the masks, of candidates overlap with what is sought, (D,)."""
+        if self.part != "mask":
+            return _nearness(candidates.boxes, sought.box)
+        assert candidates.masks is not None
+        assert sought.mask is not None
+        masks = candidates.masks.detach() > _INSIDE
+        shared, union = (masks & sought.mask).flatten(1).sum(1), (masks | sought.mask).flatten(1).sum(1)
+        return shared / union.clamp(min=1)
 
 
 def _nearness(boxes: Tensor, box: Tensor) -> Tensor:

@@ -14,30 +14,45 @@ from fastcam.targets.candidates import overlaps
 
 
 class Segmentation(Score):
-    """Sum of a class's logits over a region.
+    """Sum of a class's logits over a region, or of their difference from another class's, or along the region's edge.
 
     The output has shape (N, classes, *S).
+
+    >>> road = fastcam.targets.Segmentation(0)  # everything that is taken for road
+    >>> fastcam.targets.Segmentation(0, mask)  # a region of one's own, such as one instance
+    >>> fastcam.targets.Segmentation(0, against=1, edge=2)  # why the edge between road and pavement runs where it does
 
     Args:
         label: the class.
         mask: (*S), or (N, *S) for a region per image, bool or weights; of another size than the output, it is resized
             by area, to the share of every position that it covers. None for where the class is highest or, with one
             channel, where the logit is positive.
+        against: a class whose logits are subtracted; None for the class's own alone.
+        edge: only positions whose surroundings, up to so many positions along every axis, lie inside and outside of the
+            region; None for the whole region.
     """
 
-    def __init__(self, label: int, mask: Tensor | None = None) -> None:
-        self.label, self.mask = label, mask
+    def __init__(
+        self, label: int, mask: Tensor | None = None, *, against: int | None = None, edge: int | None = None
+    ) -> None:
+        if edge is not None and edge < 1:
+            raise ValueError(f"`edge` must be a positive whole number, got {edge!r}")
+        self.label, self.mask, self.against, self.edge = label, mask, against, edge
 
     def bind(self, output: ModelOutput, count: int) -> Bound:
         """Find the region of every image."""
         if not isinstance(output, Tensor) or output.dim() < 3 or len(output) != count:
             raise ValueError(f"a segmentation score needs an output (N, classes, ...), got {describe_value(output)}")
-        if not 0 <= self.label < output.shape[1]:
-            raise ValueError(f"`label` must lie in [0, {output.shape[1]}), got {self.label}")
+        for name, label in (("label", self.label), ("against", self.against)):
+            if label is not None and not 0 <= label < output.shape[1]:
+                raise ValueError(f"`{name}` must lie in [0, {output.shape[1]}), got {label}")
         masks, remarks = self._masks(output.detach(), count)
+        if self.edge is not None:
+            masks = _edges(masks, self.edge)
 
         def total(out: Tensor, rows: Tensor) -> Tensor:
-            return (out[:, self.label] * take_rows(masks, rows)).flatten(1).sum(1)
+            logits = out[:, self.label] if self.against is None else out[:, self.label] - out[:, self.against]
+            return (logits * take_rows(masks, rows)).flatten(1).sum(1)
 
         return Bound(total, is_empty=~masks.flatten(1).any(1), remarks=remarks)
 
@@ -132,6 +147,17 @@ def _by_area(masks: Tensor, size: tuple[int, ...]) -> Tensor:
         3: F.adaptive_avg_pool3d,
     }
     return pools[len(size)](masks.unsqueeze(1), size).squeeze(1)
+
+
+def _edges(masks: Tensor, width: int) -> Tensor:
+    """Return where the surroundings of a position in masks (N, *S) are partly inside and partly outside, bool.
+
+    Beyond the edge of the map there is nothing, neither inside nor outside.
+    """
+    pools: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+    inside, size = (masks > 0).float().unsqueeze(1), 2 * width + 1
+    near_inside, near_outside = (pools[masks.dim() - 1](each, size, 1, width) for each in (inside, 1 - inside))
+    return ((near_inside > 0) & (near_outside > 0)).squeeze(1)
 
 
 class Anchors(Score):

@@ -161,3 +161,14 @@ def test_wrong_numbers():
         targets.NearestNeighbours(torch.zeros(3))
     with pytest.raises(ValueError, match="`mean` and `precision` must be"):
         targets.Distance(torch.zeros(3), torch.zeros(2, 2))
+
+
+def test_log_likelihood():
+    """Against torch's own normal distribution."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(50, 4, generator=generator, dtype=torch.float64)
+    covariance = features.T.cov()
+    target = targets.LogLikelihood(features.mean(0), torch.linalg.inv(covariance))
+    exact = torch.distributions.MultivariateNormal(features.mean(0), covariance).log_prob(features[:5])
+    torch.testing.assert_close(target.score(features[:5]), exact)
+    torch.testing.assert_close(target.bind(features[:5], 5)(features[:5], torch.arange(5)), exact)
