@@ -9,6 +9,8 @@ WITHOUT_OPENCV := grad-cam==1.5.7 quantus==0.6.0
 # fastai with all it needs is spaCy and twenty packages more; its training loop needs these.
 FASTAI := fastai fastcore fastdownload fastprogress fasttransform plum-dispatch beartype python-fasthtml starlette \
 	itsdangerous python-multipart
+# A trained YOLOv8 in a file of ONNX, for tests and pictures; its own runtime is not needed.
+DETECTOR := nudenet==3.4.2
 # The oldest release that is promised, and the torchvision that belongs to it.
 OLDEST := torch==2.10.0 torchvision==0.25.0
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
@@ -130,5 +132,5 @@ $(VENV)/testing: $(VENV)/built
 
 $(VENV)/developing: $(VENV)/testing
 	$(call quietly,installing what the other tests and benchmarks need,FASTCAM_BUILD=0 $(BIN)/python -m pip install \
-		--no-build-isolation -e ".[dev]" && $(BIN)/python -m pip install --no-deps $(WITHOUT_OPENCV) $(FASTAI))
+		--no-build-isolation -e ".[dev]" && $(BIN)/python -m pip install --no-deps $(WITHOUT_OPENCV) $(FASTAI) $(DETECTOR))
 	@touch $@

@@ -34,7 +34,9 @@ def detect(
     model: options.Model,
     weights: options.Weights = None,
     trust_model: options.Trust = False,
-    method: options.Methods = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="See `fastcam methods`; repeatable.", show_default="layer_cam")
+    ] = None,
     layer: options.Layers = None,
     above: Annotated[float, typer.Option(min=0, max=1, help="Confidence of the detections.")] = 0.5,
     most: Annotated[int, typer.Option(min=1, help="Detections of a photograph.")] = 10,
@@ -67,7 +69,7 @@ def detect(
     colours from 0 to 1 unless --mean and --std say otherwise.
     """
     with report_errors():
-        names = list(dict.fromkeys(method or ["grad_cam"]))
+        names = list(dict.fromkeys(method or ["layer_cam"]))
         options.check_methods(names)
         options.check_model(model, weights)
         method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)

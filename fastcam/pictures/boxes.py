@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from fastcam import render
 
 _COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324")
+_LIGHT = 150  # luma, of 255
 _SMALLEST = 10  # height of the text, in pixels
 
 
@@ -40,5 +41,11 @@ def draw_boxes(
         if text:
             place = draw.textbbox((left + 2 * width, top + width), text, font)
             draw.rectangle((left, top, place[2] + width, place[3] + width), fill=color)
-            draw.text((left + 2 * width, top + width), text, "white", font)
+            draw.text((left + 2 * width, top + width), text, _readable_on(color), font)
     return np.asarray(image)
+
+
+def _readable_on(color: str) -> str:
+    """Return black for light colours, white for dark ones."""
+    red, green, blue = ImageColor.getrgb(color)[:3]
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > _LIGHT else "white"

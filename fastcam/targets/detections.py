@@ -13,16 +13,20 @@ from fastcam.targets.candidates import Candidates, overlaps, read_candidates, su
 
 Following: TypeAlias = Literal["score", "similarity"]
 Part: TypeAlias = Literal["class", "mask"] | int
-_SAME = 0.99  # overlap from which a box has not moved
+_SAME = 0.9999  # overlap from which a box has not moved: that of the detection itself, to rounding
 _INSIDE = 0.5  # a mask's probability
 _SUPPRESSION = 0.7  # overlap of candidates of one class, above which the weaker is left out, as in ultralytics'
 
 
 @dataclass(frozen=True)
 class _Object:
-    """One detection: box (4,), class, confidence, the confidences of all classes (C,), and mask (h, w)."""
+    """One detection: box (4,), class, confidence, the confidences of all classes (C,), and mask (h, w).
+
+    ``others`` (R, 4) are the boxes of the image's other detections of the class.
+    """
 
     box: Tensor
+    others: Tensor
     label: int
     confidence: float
     classes: Tensor
@@ -40,8 +44,9 @@ class Detections(Score):
 
     In copies of the image, of which occlusion and RISE make many, the same object is looked for:
 
-    - "score": that of its class for its own box, if this is still there; else the highest one among the boxes that
-      overlap with it by ``iou``; 0 if none does. Of Hugging Face's detectors it is a logit.
+    - "score": that of its class for its own box, if this has not moved; else the highest one among the boxes that
+      overlap with it by ``iou``, and more than with any other detection of the class; 0 if none does. Of Hugging Face's
+      detectors it is a logit.
     - "similarity", the pairwise similarity of D-RISE (arXiv:2006.03204): the highest product, over all boxes, of
       overlap, cosine of the class confidences, and objectness. Where a detector tells one class of each box alone, the
       cosine is 1 for the same class and 0 for others, and the confidence takes the place of the objectness. With
@@ -136,15 +141,17 @@ class Detections(Score):
             order = torch.tensor(
                 suppressed(candidates.boxes, order, labels, _SUPPRESSION, self.most), dtype=torch.int64
             )
+        kept = order[: self.most]
         return [
             _Object(
                 candidates.boxes[place],
+                candidates.boxes[kept[(labels[kept] == labels[place]) & (kept != place)]],
                 int(labels[place]),
                 float(confidences[place]),
                 candidates.confidences[place].detach(),
                 None if candidates.masks is None else candidates.masks[place].detach() > _INSIDE,
             )
-            for place in order[: self.most].tolist()
+            for place in kept.tolist()
         ]
 
     def _check_part(self, candidates: Candidates) -> None:
@@ -169,8 +176,9 @@ class Detections(Score):
             return none
         near = _nearness(candidates.boxes, sought.box)
         scores = candidates.of_class(sought.label, candidates.scores)
-        for overlap in (_SAME, self.iou):
-            best, place = scores.where(near >= overlap, -torch.inf).max(0)
+        is_nearest = near >= overlaps(candidates.boxes, sought.others).amax(1) if len(sought.others) else near >= 0
+        for is_it in (near >= _SAME, (near >= self.iou) & is_nearest):
+            best, place = scores.where(is_it, -torch.inf).max(0)
             if not bool(best.isinf()):
                 return best if self.part == "class" else self._part_of(candidates, int(place), sought)
         return none

@@ -187,6 +187,9 @@ def test_drawn_boxes():
     assert (drawn[30, 30] == 0).all()
     assert (drawn[59, 40] == [0, 255, 0]).all()
     assert (drawn[:20] > 200).all(-1).any()  # white letters
+    pale = draw_boxes(picture, [[0, 0, 79, 59]], ["text"], ["#ffffff"])[2:14, 2:40]
+    assert (pale < 60).all(-1).any()  # black letters on white
+    assert (pale > 200).all(-1).any()
     assert picture.max() == 0
     assert draw_boxes(picture, torch.zeros(0, 4), []).max() == 0
     with pytest.raises(ValueError, match="do not belong together"):

@@ -310,3 +310,22 @@ def test_mistakes(options, word):
 def test_outputs_that_hold_no_detections(output):
     with pytest.raises(TypeError, match="detections"):
         targets.Detections().bind(output, 2)
+
+
+def test_a_weak_neighbour_does_not_take_the_place():
+    """A raw output has many boxes of an object; a weak one that now lies where its own lay is not what is scored."""
+    boxes = torch.tensor([[[0.0, 0, 100, 100], [0.2, 0, 100.2, 100]]])
+    scores = torch.tensor([[[0.9], [0.1]]])
+    bound = targets.Detections(0.5).bind((boxes, scores), 1)
+    moved = boxes + torch.tensor([[[-0.6, 0, -0.6, 0], [-0.1, 0, -0.1, 0]]])
+    assert bound((moved, scores), torch.tensor([0])).item() == pytest.approx(0.9)
+
+
+def test_an_object_is_not_taken_for_its_neighbour():
+    """Two objects of a class that overlap by more than ``iou``: each keeps its own candidates."""
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [2.5, 0, 12.5, 10]]])
+    scores = torch.tensor([[[0.9], [0.8]]])
+    for index, expected in ((None, [0.9, 0.8]), (1, 0.8)):
+        bound = targets.Detections(0.5, index=index).bind((boxes, scores), 1)
+        for copy in (boxes, boxes + torch.tensor([0.3, 0, 0.3, 0])):
+            assert bound((copy, scores), torch.tensor([0]))[0].tolist() == pytest.approx(expected)
