@@ -33,8 +33,7 @@ METHODS = ["layer_cam", "hires_cam", "grad_cam_elementwise", "grad_cam", "grad_c
 AT_INPUT = {
     "saliency": {},
     "input_x_gradient": {},
-    "occlusion": {"window": 40, "stride": 20},
-    "rise": {"masks": 200, "grid": 16},
+    "occlusion": {"window": 40, "stride": 40},
 }
 QUALITY = 88
 
@@ -83,7 +82,7 @@ def pointed(maps: Tensor, box: Tensor) -> tuple[bool, float]:
 
 def play(model: nn.Module, count: int) -> list[dict[str, Any]]:
     """The pointing game of so many detections."""
-    first, similar = Detections(0.5, index=0), Detections(0.5, index=0, following="similarity")
+    first = Detections(0.5, index=0)
     results: dict[tuple[str, str], list[tuple[bool, float]]] = {}
     shares: list[float] = []
     for image in parts(np.random.default_rng(0)):
@@ -97,7 +96,7 @@ def play(model: nn.Module, count: int) -> list[dict[str, Any]]:
             for method, each in of_layer.items():
                 results.setdefault((method, where), []).append(pointed(each.maps[0], box))
         for method, options in AT_INPUT.items():
-            each = fastcam.explain(model, image, method, similar if method == "rise" else first, **options)
+            each = fastcam.explain(model, image, method, first, **options)
             maps = each.raw[0].clamp(min=0) if method == "occlusion" else each.maps[0]
             results.setdefault((method, ""), []).append(pointed(maps, box))
         if len(shares) == count:

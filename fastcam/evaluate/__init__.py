@@ -8,6 +8,8 @@
 Every measure is a small function with a formula, in a registry like that of the methods.
 """
 
+from fastcam.evaluate.annotations.anomaly_folder import AnomalyFolder, AnomalyImage
+from fastcam.evaluate.anomalies import auroc, per_region_overlap
 from fastcam.evaluate.api import run
 from fastcam.evaluate.calls import (
     adcc,
@@ -48,6 +50,8 @@ from fastcam.evaluate.seeds import seeds as segmentation_seeds
 from fastcam.evaluate.stability import Stability, stability
 
 __all__ = [
+    "AnomalyFolder",
+    "AnomalyImage",
     "Evaluation",
     "Measure",
     "Measured",
@@ -55,6 +59,7 @@ __all__ = [
     "SeedScore",
     "Stability",
     "adcc",
+    "auroc",
     "average_drop",
     "average_gain",
     "box_iou",
@@ -78,6 +83,7 @@ __all__ = [
     "max_sensitivity",
     "mean_intensity",
     "measure",
+    "per_region_overlap",
     "pixel_average_precision",
     "pixel_flipping",
     "plot_randomisations",

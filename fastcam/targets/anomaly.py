@@ -60,7 +60,12 @@ class Distance(_OfFeatures):
 
     @classmethod
     def fit(
-        cls, model: nn.Module, batches: Iterable[Tensor], layer: str | None = None, shrinkage: Shrinkage = "oas"
+        cls,
+        model: nn.Module,
+        batches: Iterable[Tensor],
+        layer: str | None = None,
+        shrinkage: Shrinkage = "oas",
+        positions: bool = False,
     ) -> Self:
         """Return the distance from the features of normal images, read in one pass, summed in float64 on their device.
 
@@ -68,6 +73,8 @@ class Distance(_OfFeatures):
             model: any module of images, in evaluation mode.
             batches: of normal images (N, C, *S).
             layer: as for the class.
+            positions: whether to fit to the features of every position of a map, for :meth:`distances`, rather than to
+                their means.
             shrinkage: share of the covariance that is replaced by its mean variance on every axis, which makes it
                 invertible; "oas" is the best share for a normal distribution (Chen, Wiesel, Eldar and Hero 2010).
 
@@ -77,14 +84,21 @@ class Distance(_OfFeatures):
         if shrinkage != "oas" and not 0 <= shrinkage <= 1:
             raise ValueError(f'`shrinkage` must be "oas" or lie in [0, 1], got {shrinkage!r}')
         seen = _Moments()
-        _each(model, batches, layer, lambda features: seen.add(_pooled(features)))
+        vectors = _rows if positions else _pooled
+        _each(model, batches, layer, lambda features: seen.add(vectors(features)))
         return cls(seen.mean, torch.linalg.inv(shrunk(seen.covariance, seen.count, shrinkage)), layer)
 
     def score(self, features: Tensor) -> Tensor:
         """Return the squared distances (M,)."""
-        pooled = _pooled(features)
-        difference = pooled - send(self.mean, pooled.device).to(pooled.dtype)
-        return ((difference @ send(self.precision, pooled.device).to(pooled.dtype)) * difference).sum(1)
+        return self._distances(_pooled(features))
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Return the squared distances (M, *s) of every position of features (M, D, *s): the density's own map."""
+        return self._distances(_rows(features)).reshape(len(features), *features.shape[2:])
+
+    def _distances(self, vectors: Tensor) -> Tensor:
+        difference = vectors - send(self.mean, vectors.device).to(vectors.dtype)
+        return ((difference @ send(self.precision, vectors.device).to(vectors.dtype)) * difference).sum(1)
 
 
 class LogLikelihood(Distance):

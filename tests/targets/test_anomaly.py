@@ -172,3 +172,17 @@ def test_log_likelihood():
     exact = torch.distributions.MultivariateNormal(features.mean(0), covariance).log_prob(features[:5])
     torch.testing.assert_close(target.score(features[:5]), exact)
     torch.testing.assert_close(target.bind(features[:5], 5)(features[:5], torch.arange(5)), exact)
+
+
+def test_distances_of_positions():
+    """The density's own map: fitted to the features of all positions, position by position by hand."""
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(4, 3, 5, 6, generator=generator, dtype=torch.float64) for _ in range(2)]
+    target = targets.Distance.fit(torch.nn.Identity(), batches, shrinkage=0.1, positions=True)
+    rows = torch.cat(batches).movedim(1, -1).reshape(-1, 3)
+    covariance = rows.T.cov(correction=0)
+    shrunk = 0.9 * covariance + 0.1 * covariance.trace() / 3 * torch.eye(3)
+    features = batches[0][:2]
+    difference = features.movedim(1, -1) - rows.mean(0)
+    exact = torch.einsum("nhwi,ij,nhwj->nhw", difference, torch.linalg.inv(shrunk), difference)
+    torch.testing.assert_close(target.distances(features), exact)
