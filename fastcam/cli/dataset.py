@@ -4,8 +4,8 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,8 @@ from fastcam.cli import options
 from fastcam.cli.console import print_error, report_errors
 
 if TYPE_CHECKING:
+    from fastcam.classifiers.models import Classifier
+    from fastcam.classifiers.preprocessing import Preprocessing
     from fastcam.dataset import Progress as RunProgress
     from fastcam.dataset import Stages
     from fastcam.dataset.reader import Maps
@@ -27,6 +29,7 @@ MAP_CODES = (
     "Exit codes: 0 success; 1 some images have no map, see the status of their rows; 2 bad usage, or the folder cannot "
     "be written; 3 interrupted by a signal, the same command resumes."
 )
+DETECTOR_SIZE = 640  # of what a detector sees, unless the user says otherwise
 MAX_SHOWN_FAILURES = 3
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no bar
 VERIFY_CODES = "Exit codes: 0 all as it was committed; 1 something is damaged; 2 no folder of maps."
@@ -117,7 +120,7 @@ def map_(
             "target": target or ["top1"],
             "target_layer": tuple(layer) if layer else None,
             "reshape_transform": options.reshape_transform(reshape),
-            "preprocessing": options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std),
+            "preprocessing": _preprocessing_of(classifier, target, size, shorter_side, mean, std),
             "resolution": resolution.value,
             "dtype": dtype.value,
             "batch_size": batch_size,
@@ -150,6 +153,24 @@ def map_(
         for line in _describe_causes(maps):
             typer.echo(line)
     raise typer.Exit(1 if failed else 0)
+
+
+def _preprocessing_of(
+    classifier: "Classifier",
+    target: Sequence[str] | None,
+    size: int | None,
+    shorter_side: int | None,
+    mean: tuple[float, float, float] | None,
+    std: tuple[float, float, float] | None,
+) -> "Preprocessing":
+    """Return the preprocessing with the user's values; for detections whole photographs with colours from 0 to 1."""
+    from fastcam.dataset.detection_rows import detections_of
+
+    if detections_of(target or []) is None:
+        return options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std)
+    side = size or DETECTOR_SIZE
+    whole = replace(classifier.preprocessing, shorter_side=side, size=(side, side), keep_aspect=False)
+    return options.override_preprocessing(whole, size, shorter_side, mean or (0.0, 0.0, 0.0), std or (1.0, 1.0, 1.0))
 
 
 def _describe_plan(stages: "Stages") -> str:

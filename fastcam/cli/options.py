@@ -82,7 +82,8 @@ Layers = Annotated[list[str] | None, typer.Option(help="See `fastcam layers`; re
 Classes = Annotated[
     list[str] | None,
     typer.Option(
-        help="Class index or name, top3 for the highest 3, label of a dataset, objects for the annotated; repeatable.",
+        help="Class index or name, top3 for the highest 3, label of a dataset, objects for the annotated, "
+        "detections>0.5 of a detector in `fastcam map`; repeatable.",
         show_default="top1",
     ),
 ]

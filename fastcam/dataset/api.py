@@ -16,6 +16,7 @@ from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset import table
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Decoder, Limits, check_decoder, default_decoder
+from fastcam.dataset.detection_rows import DetectionRows, detections_of
 from fastcam.dataset.identity import identity
 from fastcam.dataset.job import Job, device_of
 from fastcam.dataset.loading import Loader
@@ -29,6 +30,7 @@ from fastcam.dataset.work import MapWork, Work
 from fastcam.model.layers import TargetLayer
 from fastcam.postprocess import Fusion
 from fastcam.preparation.prepare import Precision
+from fastcam.targets import Detections
 
 DEFAULT_BATCH_SIZE = 64
 DEFAULT_CPU_BATCH_SIZE = 8
@@ -41,7 +43,7 @@ def run(
     out: str | Path,
     *,
     method: str | Sequence[str] = "grad_cam",
-    target: str | int | Sequence[str | int] = "top1",
+    target: str | int | Sequence[str | int] | Detections = "top1",
     target_layer: TargetLayer = None,
     fuse: Fusion | None = None,
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -72,7 +74,8 @@ def run(
         out: output folder.
         method: a registry name, or several that share a pass.
         target: class indices, names, "top3" for the highest three, or "label" for the class that the image's own label
-            names; one or several.
+            names; one or several. "detections", or "detections>0.3", makes a row for every detection of a detector, as
+            does a :class:`fastcam.targets.Detections`.
         target_layer: as for :class:`fastcam.Explainer`; several layers get rows of their own unless ``fuse`` is given.
         fuse: reduction of the maps of several layers to one.
         reshape_transform: as for :class:`fastcam.Explainer`.
@@ -129,7 +132,7 @@ def make_job(
     out: str | Path,
     *,
     method: str | Sequence[str] = "grad_cam",
-    target: str | int | Sequence[str | int] = "top1",
+    target: str | int | Sequence[str | int] | Detections = "top1",
     target_layer: TargetLayer = None,
     fuse: Fusion | None = None,
     reshape_transform: Callable[[Tensor], Tensor] | None = None,
@@ -159,20 +162,21 @@ def make_job(
         "compile": compile,
         **options,
     }
-    classes = ClassChoice(tuple(map(str, [target] if isinstance(target, str | int) else target)))
+    chosen, described = _target_of(target)
     map_format = table.MapFormat(resolution, dtype)
+    rows = DetectionRows(map_format) if isinstance(chosen, Detections) else MapRows(map_format)
     classifier = classifier_of(model, preprocessing)
     settings = {
         "maps": asdict(map_format),
         **explainer_options,
         "target_layer": layer_names(classifier.model, target_layer),
-        "target": classes.texts,
+        "target": described,
     }
     return job_of(
         source,
         classifier,
         out,
-        MapWork(explainer_options, classes, MapRows(map_format)),
+        MapWork(explainer_options, chosen, rows),
         settings,
         preprocessing=preprocessing,
         batch_size=batch_size,
@@ -181,6 +185,19 @@ def make_job(
         limits=limits,
         decoder=decoder,
     )
+
+
+def _target_of(target: str | int | Sequence[str | int] | Detections) -> tuple[ClassChoice | Detections, object]:
+    """Return the target of a run, and what of it determines the maps."""
+    if not isinstance(target, Detections):
+        texts = tuple(map(str, [target] if isinstance(target, str | int) else target))
+        found = detections_of(texts)
+        if found is None:
+            return ClassChoice(texts), texts
+        target = found
+    if target.index is not None:
+        raise ValueError("a dataset has a row for every detection: leave out `index`")
+    return target, {"detections": vars(target)}
 
 
 def classifier_of(model: nn.Module | Classifier, preprocessing: Preprocessing | None) -> Classifier:

@@ -15,6 +15,7 @@ from PIL import Image
 from fastcam import render
 from fastcam.classifiers.preprocessing import Preprocessing, write_png
 from fastcam.dataset.decode import Limits, decode_image
+from fastcam.dataset.detection_rows import FIELDS
 from fastcam.dataset.reader import Maps
 from fastcam.dataset.sources import Source, SourceLike, select, source_of
 from fastcam.dataset.table import Row
@@ -107,7 +108,7 @@ def to_zarr(maps: Maps, out: str | Path, dtype: str = "float16") -> int:
     group = zarr.open_group(str(out), mode="w-", zarr_format=3)
     group.attrs.update({"identity": maps.identity})
     array = group.create_array("maps", shape=(count, *size), dtype=dtype, chunks=(min(ZARR_CHUNK_SIZE, count), *size))
-    columns: dict[str, list[str | float | None]] = {name: [] for name in _COLUMNS}
+    columns: dict[str, list[Any]] = {name: [] for name in _columns_of(first[0])}
     start = 0
     for batch in _batches(itertools.chain([first], rows), ZARR_CHUNK_SIZE):
         array[start : start + len(batch)] = np.stack([values for _, values in batch])
@@ -118,7 +119,8 @@ def to_zarr(maps: Maps, out: str | Path, dtype: str = "float16") -> int:
         if all(cell is None or isinstance(cell, str) for cell in cells):
             group.create_array(name, shape=count, dtype=str)[:] = np.array([cell or "" for cell in cells], object)
         else:
-            group.create_array(name, data=np.array([-1 if cell is None else cell for cell in cells]))
+            none = next(([-1] * len(cell) for cell in cells if isinstance(cell, list)), -1)
+            group.create_array(name, data=np.array([none if cell is None else cell for cell in cells]))
     return count
 
 
@@ -143,13 +145,18 @@ def to_webdataset(maps: Maps, out: str | Path, per_tar: int = 10_000) -> int:
             for row, values in batch:
                 buffer = io.BytesIO()
                 np.save(buffer, values.astype(np.float16))
-                columns = json.dumps({name: row[name] for name in _COLUMNS}).encode()
+                columns = json.dumps({name: row[name] for name in _columns_of(row)}).encode()
                 for suffix, data in (("json", columns), ("npy", buffer.getvalue())):
                     member = tarfile.TarInfo(f"{count:09d}.{suffix}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
                 count += 1
     return count
+
+
+def _columns_of(row: Row) -> list[str]:
+    """Return the columns that are exported with the maps: those of detections too, if there are any."""
+    return [*_COLUMNS, *(field.name for field in FIELDS if field.name in row)]
 
 
 def read_preprocessing(fields: Mapping[str, Any]) -> Preprocessing:
@@ -168,8 +175,8 @@ def _relative_path(name: str) -> str:
 def _row_suffix(row: Row, rows: list[Row]) -> str:
     """Return the part of a file name that distinguishes a row from the image's other rows."""
     parts = [row["method"]]
-    for name in ("layer", "target"):
-        if len({other[name] for other in rows}) > 1:
+    for name in ("layer", "target", "detection"):
+        if len({other.get(name) for other in rows}) > 1:
             parts.append(str(row[name]))
     return ".".join(parts)
 

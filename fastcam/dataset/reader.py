@@ -89,7 +89,8 @@ class Maps:
     def dataset(self) -> ds.Dataset:
         """Return all rows as an Arrow dataset, for filters, ``to_table().to_pandas()``, DuckDB or Polars."""
         files = [str(self.store.shard(commit.span)) for commit in self.commits]
-        return ds.dataset(files, schema=SCHEMA, format="parquet")
+        schema = pq.read_schema(files[0]).remove_metadata() if files else SCHEMA  # detections have columns of their own
+        return ds.dataset(files, schema=schema, format="parquet")
 
     @cached_property
     def _locations(self) -> dict[str, tuple[Commit, int]]:

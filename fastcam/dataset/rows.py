@@ -135,12 +135,13 @@ def _rows_of_one(explanation: Explanation, map_format: MapFormat, described: dic
     values, scales = map_format.encode(explanation)
     values = values.reshape(count * per_image, *values.shape[explanation.scores.dim() :])
     classes = None if explanation.targets is None else explanation.targets.cpu().numpy().reshape(count, per_image)
+    is_missing = None if explanation.is_found is None else ~explanation.is_found.cpu().numpy().ravel()
     kept = kept_places(explanation)
     image, size = kept // per_image, len(kept)
     predicted = _predicted_classes(explanation.output, count)
     columns = {
         **(described if per_image == 1 else {name: column.take(image) for name, column in described.items()}),
-        "target": pa.nulls(size, pa.int32()) if classes is None else pa.array(classes.ravel()[kept], pa.int32()),
+        "target": pa.nulls(size, pa.int32()) if classes is None else _classes(classes, is_missing, kept),
         "predicted": pa.nulls(size, pa.int32()) if predicted is None else pa.array(predicted[image], pa.int32()),
         "score": pa.array(explanation.scores.detach().float().cpu().numpy().ravel()[kept]),
         "method": repeated(explanation.method, size),
@@ -155,8 +156,22 @@ def _rows_of_one(explanation: Explanation, map_format: MapFormat, described: dic
     return table_of(columns, size)
 
 
+def _classes(
+    classes: npt.NDArray[np.int64], is_missing: npt.NDArray[np.bool_] | None, kept: npt.NDArray[np.int64]
+) -> pa.Array:
+    """Return some of the classes (N, K), null for targets that an image does not have."""
+    return pa.array(classes.ravel()[kept], pa.int32(), mask=None if is_missing is None else is_missing[kept])
+
+
 def kept_places(explanation: Explanation) -> npt.NDArray[np.int64]:
-    """Return the places in N x K of the explanations that get a row: of equal classes of an image the first."""
+    """Return the places in N x K of the explanations that get a row: of equal classes of an image the first.
+
+    Detections have one each, and an image without any has one.
+    """
+    if explanation.is_found is not None:
+        is_found = explanation.is_found.cpu().numpy().reshape(len(explanation), -1).copy()
+        is_found[:, 0] = True
+        return np.flatnonzero(is_found)
     if explanation.targets is None:
         return np.arange(explanation.scores.numel())
     return np.flatnonzero(_is_first(explanation.targets.cpu().numpy().reshape(len(explanation), -1)))

@@ -14,7 +14,7 @@ from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.rows import BatchRows
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
-from fastcam.targets import Target
+from fastcam.targets import Score, Target
 
 
 class Maker(Protocol):
@@ -59,18 +59,19 @@ class MapWork:
 
     Attributes:
         explainer_options: keyword arguments of :class:`fastcam.Explainer`.
-        classes: the classes to explain for each image.
+        classes: the classes to explain for each image, or another score.
         rows: what is written of each batch.
     """
 
     explainer_options: Mapping[str, Any]
-    classes: ClassChoice
+    classes: ClassChoice | Score
     rows: BatchRows
 
     def start(self, classifier: Classifier, batch_size: int) -> "MapMaker":
         """Return what explains images in this process."""
         explainer = Explainer(classifier.model, batch_size=batch_size, **self.explainer_options)
-        return MapMaker(explainer, self.classes.target(classifier), self.rows, classifier.known_names)
+        target = self.classes if isinstance(self.classes, Score) else self.classes.target(classifier)
+        return MapMaker(explainer, target, self.rows, classifier.known_names)
 
 
 @dataclass

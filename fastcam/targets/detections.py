@@ -93,6 +93,8 @@ class Detections(Score):
             raise ValueError(f'`part` must be "class", "mask" or the number of a keypoint, got {part!r}')
         if is_keypoint and following == "similarity":
             raise ValueError('`following="similarity"` compares boxes or masks, and `part` is a keypoint')
+        if not 0 <= above <= 1:
+            raise ValueError(f"`above` must lie in [0, 1], got {above!r}")
         self.above, self.most, self.index, self.labels = above, most, index, labels
         self.iou, self.following, self.part = iou, following, part
 
