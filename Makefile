@@ -24,7 +24,7 @@ quietly = @printf '%s ... ' '$(1)'; started=$$(date +%s); if ($(2)) >$(VENV)/log
 	echo "$$(( $$(date +%s) - started )) s"; else echo failed; cat $(VENV)/log.txt; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all oldest bench profile gallery readme cuda cuda-sim cuda-mutants soak test-cuda lint format \
+.PHONY: help demo test test-all oldest bench profile gallery readme docs cuda cuda-sim cuda-mutants soak test-cuda lint format \
 	clean
 
 help:  ## this list
@@ -81,6 +81,9 @@ gallery: $(VENV)/developing  ## all methods on one photograph, with what each co
 
 readme: $(VENV)/developing  ## renew the tables of the pages
 	$(BIN)/python -m benchmarks.readme
+
+docs: $(VENV)/developing  ## build the site from the pages, with every link checked: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
 
 cuda: $(VENV)/developing  ## compile the CUDA kernels with nvcc and check what came out; needs no GPU
 	FASTCAM_CUDA=1 $(BIN)/python setup.py --quiet build_ext --inplace

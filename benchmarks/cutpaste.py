@@ -30,9 +30,10 @@ from benchmarks.results_io import RESULTS, write
 from fastcam.evaluate import AnomalyFolder, auroc, per_region_overlap
 from fastcam.targets import Distance
 
-SIDE, BATCH = 96, 24
+SIDE, BATCH, HELD_OUT = 96, 24, 40
 DEFECTS = ("scratch", "stain", "patch")
 LAYER = "layer3"
+DENSITY = "density of positions"
 MEAN, STD = 0.45, 0.225
 
 
@@ -169,9 +170,13 @@ def train(model: nn.Module, sound: Tensor, steps: int) -> None:
 
 
 def maps_of(model: nn.Module, sound: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor], fastcam.Scale]:
-    """Scores (N,), the raw maps (N, SIDE, SIDE) of every method, and the scale of Grad-CAM on sound images."""
-    unusual = Distance.fit(model, sound.split(BATCH), "avgpool")
-    by_position = Distance.fit(model, sound.split(BATCH), LAYER, positions=True)
+    """Scores (N,), the raw maps (N, SIDE, SIDE) of every method, and the scale of the density's on sound images.
+
+    The scale is that of images that the density has not been fitted to, which it finds more usual than others.
+    """
+    held_out, seen_before = sound[:HELD_OUT], sound[HELD_OUT:]
+    unusual = Distance.fit(model, seen_before.split(BATCH), "avgpool")
+    by_position = Distance.fit(model, seen_before.split(BATCH), LAYER, positions=True)
     explainer = fastcam.Explainer(model, ["grad_cam", "score_cam"], LAYER)
     occlusion = fastcam.Explainer(model, "occlusion", window=16, stride=8)
     found: dict[str, list[Tensor]] = {}
@@ -181,13 +186,17 @@ def maps_of(model: nn.Module, sound: Tensor, images: Tensor) -> tuple[Tensor, di
         scores.append(explained["occlusion"].scores)
         for name, each in explained.items():
             found.setdefault(name, []).append(each.raw.detach())
-        with torch.no_grad(), fastcam.recording(model, model.get_submodule(LAYER)) as seen:
-            model(batch)
-        distances = by_position.distances(next(iter(seen.values())))
-        at_image = F.interpolate(distances.unsqueeze(1), (SIDE, SIDE), mode="bilinear").squeeze(1)
-        found.setdefault("density of positions", []).append(at_image)
-    held_out = [explainer(batch, unusual)["grad_cam"].raw for batch in sound[-BATCH:].split(BATCH)]
-    return torch.cat(scores), {name: torch.cat(each) for name, each in found.items()}, fastcam.Scale.fit(held_out)
+        found.setdefault(DENSITY, []).append(density_map(model, by_position, batch))
+    scale = fastcam.Scale.fit(density_map(model, by_position, batch) for batch in held_out.split(BATCH))
+    return torch.cat(scores), {name: torch.cat(each) for name, each in found.items()}, scale
+
+
+def density_map(model: nn.Module, density: Distance, images: Tensor) -> Tensor:
+    """Distances (N, SIDE, SIDE) of the features at every position."""
+    with torch.no_grad(), fastcam.recording(model, model.get_submodule(LAYER)) as seen:
+        model(images)
+    distances = density.distances(next(iter(seen.values())))
+    return F.interpolate(distances.unsqueeze(1), (SIDE, SIDE), mode="bilinear").squeeze(1)
 
 
 def run(folder: Path, steps: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -214,7 +223,7 @@ def draw(found: dict[str, Any]) -> None:
     rows = [photos, np.repeat((found["masks"][chosen].numpy() * 255).astype(np.uint8)[..., None], 3, 3)]
     colors = fastcam.render.colors("jet")
     for scale in (found["scale"], None):
-        maps = found["maps"]["grad_cam"][chosen]
+        maps = found["maps"][DENSITY][chosen]
         low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
         scaled = (maps - low) / (high - low).clamp(min=1e-12) if scale is None else scale(maps)
         rows.append((0.5 * photos + 0.5 * colors[(scaled * 255).byte().numpy()]).astype(np.uint8))

@@ -317,13 +317,42 @@ def detecting() -> str:
     return markdown(["what", "times", "of"], lines) + "\n\n" + describe(result["hardware"])
 
 
+def pointing() -> str:
+    """Which maps of detections point at them."""
+    result = load("detections")
+    lines = [
+        [
+            f"`{row['method']}`" if row["method"] else "",
+            row["layer"] or "the image",
+            f"{row['pointing']:.2f}" if row["method"] else "",
+            f"{row['inside']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    return markdown(["method", "layer", "maximum in the box", "share in the box"], lines)
+
+
+def cutpaste() -> str:
+    """How well scores and maps of CutPaste find planted defects."""
+    result = load("cutpaste")
+    keys = ("image_auroc", "pixel_auroc", "pro")
+    lines = [[row["what"], *(f"{row[key]:.3f}" if key in row else "" for key in keys)] for row in result["rows"]]
+    return markdown(["what", "image AUROC", "pixel AUROC", "PRO up to 0.3"], lines)
+
+
+ROOT = README.parent
+DOCS, PACKAGE = ROOT / "docs", ROOT / "fastcam"
 TABLES = {
-    README: (detecting, methods, exported, end_to_end, prepared, methods_speed, occlusion, dataset, ops),
-    README.parent / "fastcam" / "compat" / "README.md": (pytorch_grad_cam, torchcam, captum),
-    README.parent / "fastcam" / "dataset" / "README.md": (dataset_costs,),
-    README.parent / "fastcam" / "evaluate" / "README.md": (measures, ranking, measures_speed),
-    README.parent / "fastcam" / "features" / "README.md": (likeness,),
-    README.parent / "fastcam" / "inspect" / "README.md": (inspecting,),
+    DOCS / "anomalies.md": (cutpaste,),
+    DOCS / "detectors.md": (pointing, detecting),
+    DOCS / "files.md": (exported,),
+    DOCS / "methods.md": (methods,),
+    DOCS / "speed.md": (end_to_end, prepared, methods_speed, occlusion, dataset, ops),
+    PACKAGE / "compat" / "README.md": (pytorch_grad_cam, torchcam, captum),
+    PACKAGE / "dataset" / "README.md": (dataset_costs,),
+    PACKAGE / "evaluate" / "README.md": (measures, ranking, measures_speed),
+    PACKAGE / "features" / "README.md": (likeness,),
+    PACKAGE / "inspect" / "README.md": (inspecting,),
 }
 
 

@@ -14,7 +14,7 @@ class Scale:
     Scaled one by one, the map of an image without any defect has a highest value too, and looks as alarming as that of
     a broken one. ``explanation.with_scale(scale)`` scales, draws and saves all maps alike.
 
-    >>> scale = fastcam.Scale.fit(explainer(images).raw for images in batches_of_normal_images)
+    >>> scale = fastcam.Scale.fit(explainer(images).raw for images in batches_of_other_normal_images)
     >>> fastcam.explain(model, images, "grad_cam", normal, "layer3").with_scale(scale).save("maps.png")
 
     Attributes:
@@ -34,7 +34,8 @@ class Scale:
         """Return the scale of the maps of normal images.
 
         Args:
-            maps: ``raw`` maps (N, *S) of normal images, in any number of batches.
+            maps: ``raw`` maps (N, *S) of normal images, in any number of batches; not of those that a
+                :class:`fastcam.targets.Distance` was fitted to, which it finds more usual than others.
             share: of the normal images lie wholly below the threshold: the quantile of their highest values.
 
         Raises:

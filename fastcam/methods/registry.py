@@ -103,6 +103,8 @@ class Method:
 
 
 _methods: dict[str, Method] = {}
+# With targets.Detections these methods are what the papers on detectors call so.
+_NAMES_WITH_DETECTIONS = {"odam": "hires_cam", "drise": "rise"}
 
 
 def method(
@@ -152,7 +154,7 @@ def _similar(name: str) -> str | None:
     def plain(text: str) -> str:
         return "".join(letter for letter in text.lower().replace("+", "p") if letter.isalnum())
 
-    by_plain = {plain(known): known for known in _methods}
+    by_plain = {plain(known): known for known in _methods} | _NAMES_WITH_DETECTIONS
     near = difflib.get_close_matches(plain(str(name)), by_plain, n=1, cutoff=0.75)
     return by_plain[near[0]] if near else None
 
