@@ -7,6 +7,7 @@ from pathlib import Path
 
 import latex2mathml.converter
 import mkdocs_gen_files
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -14,6 +15,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 import method_pages  # noqa: E402
 
 import fastcam  # noqa: E402
+from benchmarks import gallery  # noqa: E402
 from benchmarks.readme import NEEDS  # noqa: E402
 
 # Where the pages of the repository lie in the site; those of docs/ keep their names.
@@ -38,6 +40,8 @@ MODULES = {
     "fastcam.features": "Features",
     "fastcam.ops": "Ops",
 }
+# Functions that have the name of the module they are in, which the reference takes for the module.
+HIDDEN = {"fastcam.evaluate": ("randomisation", "stability")}
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 
 
@@ -51,6 +55,7 @@ def main() -> None:
     for module, title in MODULES.items():
         with mkdocs_gen_files.open(f"reference/{module}.md", "w") as page:
             page.write(f"# {title}\n\n::: {module}\n")
+            page.writelines(f"\n::: {module}.{name}.{name}\n" for name in HIDDEN.get(module, ()))
 
 
 def linked(text: str, path: str, place: str) -> str:
@@ -96,13 +101,21 @@ def page_of(method: fastcam.Method) -> str:
     ]
     if method.options:
         lines += ["## Options", options_of(method)]
-    example = ROOT / "benchmarks" / "results" / "methods" / f"{method.name}.jpg"
-    if example.exists():
+    if method.name != "gmp_cam":  # the network of the gallery has no global max pooling
         with mkdocs_gen_files.open(f"files/methods/{method.name}.jpg", "wb") as file:
-            file.write(example.read_bytes())
+            tile_of(method).save(file, format="JPEG", quality=88)
         lines.insert(2, f"![The map of {method.name} over a photograph of a cat](../files/methods/{method.name}.jpg)")
     lines += ["## Definition", f"::: {method.rule.__module__}.{method.rule.__name__}"]
     return "\n\n".join(lines).replace("```python\n\n", "```python\n").replace("\n\n```\n", "\n```\n") + "\n"
+
+
+def tile_of(method: fastcam.Method) -> Image.Image:
+    """The method's tile of the gallery, whose first one is the photograph."""
+    place = 1 + [each.name for each in fastcam.list_methods()].index(method.name)
+    x = gallery.MARGIN + place % gallery.COLUMNS * (gallery.TILE + gallery.GAP)
+    y = gallery.MARGIN + place // gallery.COLUMNS * (gallery.TITLE + gallery.TILE + gallery.GAP) + gallery.TITLE
+    with Image.open(gallery.PICTURE) as picture:
+        return picture.crop((x, y, x + gallery.TILE, y + gallery.TILE))
 
 
 def options_of(method: fastcam.Method) -> str:

@@ -3,6 +3,7 @@ if (location.protocol === "file:") {
   window.Worker = class extends EventTarget {
     constructor(url) {
       super();
+      const base = new URL(url, location.href).href;
       const frame = document.createElement("iframe");
       frame.hidden = true;
       document.documentElement.append(frame);
@@ -21,7 +22,7 @@ if (location.protocol === "file:") {
               () =>
                 new Promise((resolve, reject) => {
                   const script = inner.document.createElement("script");
-                  script.src = new URL(each, url).href;
+                  script.src = new URL(each, base).href;
                   script.onload = resolve;
                   script.onerror = reject;
                   inner.document.head.append(script);
@@ -29,7 +30,7 @@ if (location.protocol === "file:") {
             ),
           Promise.resolve(),
         );
-      inner.importScripts(new URL(url, location.href).href).then(() => {
+      inner.importScripts(base).then(() => {
         this.queue.forEach((data) => this.deliver(data));
         this.queue = null;
       });

@@ -39,6 +39,6 @@ class Notes:
 def warn(text: str) -> None:
     """Issue a UserWarning that points to the caller of the package."""
     level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] == "fastcam":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "fastcam":
         level, frame = level + 1, frame.f_back
     warnings.warn(text, UserWarning, stacklevel=level)

@@ -46,7 +46,7 @@ def test_quantised_models():
 @pytest.mark.parametrize(
     ("name", "meant"),
     [("GradCAM++", "grad_cam_pp"), ("gradcam", "grad_cam"), ("Score-CAM", "score_cam"), ("IntegratedGradient",
-     "integrated_gradients"), ("guided backprop", "guided_backprop")],
+     "integrated_gradients"), ("guided backprop", "guided_backprop"), ("ODAM", "hires_cam"), ("D-RISE", "rise")],
 )  # fmt: skip
 def test_names_of_methods_in_other_spellings(name, meant):
     with pytest.raises(ValueError, match=rf"did you mean '{meant}'\?$"):
@@ -54,7 +54,13 @@ def test_names_of_methods_in_other_spellings(name, meant):
 
 
 @pytest.mark.parametrize(
-    ("option", "meant"), [("target_layers", "target_layer"), ("target_category", "target"), ("n_steps", "steps")]
+    ("option", "meant"),
+    [
+        ("target_layers", "target_layer"),
+        ("target_category", "target"),
+        ("n_steps", "steps"),
+        ("classifier", "fastcam.class_maps"),
+    ],
 )
 def test_names_of_options_in_other_tools(option, meant):
     with pytest.raises(TypeError, match=rf"no option '{option}'.*did you mean {meant}"):
@@ -91,3 +97,11 @@ def test_one_hot_labels():
         fastcam.explain(conv_net(), images_for(), target=labels)
     assert fastcam.explain(conv_net(), images_for(), target=labels.argmax(1)).targets.tolist() == [3, 4]
     assert fastcam.explain(conv_net(), images_for(), target=[[0, 1], [1, 0]]).targets.tolist() == [[0, 1], [1, 0]]
+
+
+def test_a_warning_in_code_without_a_module():
+    """Code of exec, as notebooks and tests run it, need not have a name."""
+    model = conv_net()
+    model.train()
+    with pytest.warns(UserWarning, match="training mode"):
+        exec("fastcam.explain(model, images)", {"fastcam": fastcam, "model": model, "images": images_for()})
