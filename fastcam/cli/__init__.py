@@ -24,6 +24,7 @@ from fastcam.cli import (
     mosaic,
     randomisation,
     stats,
+    view,
 )
 
 app = typer.Typer(
@@ -44,6 +45,9 @@ app.command(epilog=features.FEATURES_CODES)(features.features)
 app.command(epilog=features.CODES)(features.neighbours)
 app.command(epilog=features.CODES)(mosaic.mosaic)
 app.command(epilog=randomisation.EXIT_CODES)(randomisation.randomisation)
+app.command(
+    epilog="Exit codes: 0 ended by Ctrl-C; 2 no folder of maps, a source that cannot be read, or a port in use."
+)(view.view)
 app.command(epilog=dataset.VERIFY_CODES)(dataset.verify)
 app.command(epilog="Exit codes: 0 all fine; 2 no folder of maps, or it is damaged.")(stats.stats)
 app.command(epilog="Exit codes: 0 all fine; 2 bad usage, or the folder cannot be written.")(dataset.export)

@@ -1,0 +1,142 @@
+// A grid of any number of maps, of which those in sight exist.
+
+import { mapsOf, photographOf } from "/page/data.js";
+import { draw } from "/page/drawing.js";
+
+const CAPTION = 44; // pixels below a picture
+const TALLEST = 8_000_000; // that browsers scroll; beyond, a step of the bar is more than a pixel of the grid
+
+export class Grid {
+  constructor(hasPhotographs, look, opened, chosen) {
+    Object.assign(this, { hasPhotographs, look, opened, chosen, size: 160, selected: 0, figures: new Map(), turn: 0 });
+    this.main = document.querySelector("#grid");
+    this.canvas = document.querySelector("#canvas");
+    this.main.addEventListener("scroll", () => this.show());
+    new ResizeObserver(() => this.show()).observe(this.main);
+  }
+
+  get columns() { return Math.max(1, Math.floor((this.main.clientWidth - 16) / this.size)); }
+  /** The width of a cell: the wanted size, and its share of what is left over. */
+  get cell() { return Math.floor((this.main.clientWidth - 16) / this.columns); }
+  get pitch() { return this.cell + CAPTION; }
+  get whole() { return Math.ceil(this.rows.count / this.columns) * this.pitch; }
+  get height() { return Math.min(this.whole, TALLEST); }
+  /** Where the top of the window lies in the whole grid. */
+  get top() {
+    const room = Math.max(1, this.height - this.main.clientHeight);
+    return this.whole <= TALLEST ? this.main.scrollTop : (this.main.scrollTop / room) * (this.whole - this.main.clientHeight);
+  }
+
+  async use(rows) {
+    this.rows = rows;
+    await rows.load(0);
+    this.selected = 0;
+    this.main.scrollTop = 0;
+    this.clear();
+    await this.show();
+  }
+
+  clear() {
+    for (const figure of this.figures.values()) figure.remove();
+    this.figures.clear();
+  }
+
+  async show() {
+    if (!this.rows) return;
+    const { columns, pitch, top, rows } = this;
+    this.canvas.style.height = `${this.height}px`;
+    const first = Math.max(0, Math.floor(top / pitch) - 1) * columns;
+    const last = Math.min(rows.count - 1, (Math.ceil((top + this.main.clientHeight) / pitch) + 1) * columns - 1);
+    const shift = this.main.scrollTop - top;
+    for (const [place, figure] of this.figures) {
+      if (place < first || place > last) { figure.remove(); this.figures.delete(place); } else this.lay(figure, place, columns, shift);
+    }
+    if (last < first) return;
+    this.turn += 1;
+    const turn = this.turn;
+    const found = await rows.between(first, last);
+    if (rows !== this.rows || turn !== this.turn) return;
+    const fresh = [];
+    found.forEach((row, index) => {
+      const place = first + index;
+      if (!this.figures.has(place)) fresh.push(this.add(row, place, columns, shift));
+    });
+    if (!fresh.length) return;
+    const maps = await mapsOf(fresh.map(({ row }) => row.place));
+    for (const figure of fresh) figure.map = maps.get(figure.row.place);
+    this.paint(fresh);
+  }
+
+  lay(figure, place, columns, shift) {
+    figure.style.width = `${this.cell}px`;
+    figure.style.left = `${8 + (place % columns) * this.cell}px`;
+    figure.style.top = `${8 + Math.floor(place / columns) * this.pitch + shift}px`;
+    figure.setAttribute("aria-selected", place === this.selected);
+  }
+
+  add(row, place, columns, shift) {
+    const figure = document.createElement("figure");
+    const canvas = document.createElement("canvas");
+    const caption = document.createElement("figcaption");
+    const side = Math.min(256, this.size);
+    Object.assign(canvas, { width: side, height: side });
+    figure.setAttribute("role", "gridcell");
+    const name = row.target_name ?? (row.target === null ? row.status : `class ${row.target}`);
+    const strong = document.createElement("b");
+    strong.textContent = name;
+    if (row.is_right === false) strong.className = "wrong";
+    const number = row.confidence ?? row.score;
+    caption.append(strong, typeof number === "number" ? ` ${number.toPrecision(3)}` : "", document.createElement("br"), row.image_id);
+    if (row.method) caption.append(` · ${row.method}`);
+    figure.setAttribute("aria-label", `${name}, ${row.image_id}, ${row.method ?? row.status}`);
+    figure.append(canvas, caption);
+    Object.assign(figure, { row });
+    figure.addEventListener("click", () => { this.select(place); this.opened(row); });
+    this.mark(figure);
+    this.figures.set(place, figure);
+    this.lay(figure, place, columns, shift);
+    this.canvas.append(figure);
+    return figure;
+  }
+
+  mark(figure) {
+    figure.querySelector(".tag")?.remove();
+    if (figure.row.tag === null) return;
+    const tag = document.createElement("span");
+    Object.assign(tag, { className: "tag", textContent: figure.row.tag });
+    figure.append(tag);
+  }
+
+  /** Draw figures, all that are there without an argument. */
+  async paint(figures = [...this.figures.values()]) {
+    const look = { ...this.look };
+    if (look.scale === "all") {
+      const maps = [...this.figures.values()].map((each) => each.map).filter(Boolean);
+      look.low = Math.min(...maps.map((map) => map.low));
+      look.high = Math.max(...maps.map((map) => map.high));
+    }
+    for (const figure of figures) {
+      const canvas = figure.querySelector("canvas");
+      draw(canvas, figure.map, null, look, figure.row.box);
+      if (!this.hasPhotographs) continue;
+      photographOf(figure.row.place, 256).then((photograph) => {
+        if (photograph && figure.isConnected) draw(canvas, figure.map, photograph, { ...look, opacity: this.look.opacity }, figure.row.box);
+      });
+    }
+  }
+
+  select(place) {
+    this.selected = Math.min(Math.max(0, place), this.rows.count - 1);
+    for (const [each, figure] of this.figures) figure.setAttribute("aria-selected", each === this.selected);
+    const at = Math.floor(this.selected / this.columns) * this.pitch;
+    const { top } = this;
+    if (at < top || at + this.pitch > top + this.main.clientHeight) {
+      const room = Math.max(1, this.height - this.main.clientHeight);
+      const wanted = at < top ? at : at + this.pitch - this.main.clientHeight;
+      this.main.scrollTop = this.whole <= TALLEST ? wanted : (wanted / (this.whole - this.main.clientHeight)) * room;
+    }
+    this.chosen(this.selected);
+  }
+
+  get chosenFigure() { return this.figures.get(this.selected); }
+}

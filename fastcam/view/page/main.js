@@ -1,0 +1,114 @@
+// The page: what was chosen, and what follows from it.
+
+import { ask, json, mapsOf, photographOf, Rows } from "/page/data.js";
+import { draw } from "/page/drawing.js";
+import { Filters, Histogram } from "/page/filters.js";
+import { Grid } from "/page/grid.js";
+
+const $ = (name) => document.querySelector(name);
+const look = { opacity: 0.5, threshold: 0, scale: "each", colours: new Uint8Array(768) };
+const SHOWN = ["image_id", "label", "target_name", "target", "predicted_name", "predicted", "score", "confidence", "detection", "method", "layer", "status"];
+
+function say(error) {
+  const message = $("#message");
+  message.textContent = error.message;
+  message.hidden = false;
+  clearTimeout(say.timer);
+  say.timer = setTimeout(() => { message.hidden = true; }, 6000);
+}
+
+const tried = (work) => (...values) => Promise.resolve().then(() => work(...values)).catch(say);
+
+async function useColours(name) {
+  look.colours = new Uint8Array(await (await ask(`/api/colours?name=${name}`)).arrayBuffer());
+}
+
+async function start() {
+  const about = await json("/api/about");
+  $("#title").textContent = about.stores.map((store) => store.name).join(", ");
+  document.title = $("#title").textContent;
+  for (const name of about.colormaps) $("#colours").append(new Option(name));
+  $("#sort").append(new Option("order of the dataset", "place"), ...Object.keys(about.columns).map((name) => new Option(name.replaceAll("_", " "), name)));
+  await useColours(about.colormaps[0]);
+  const grid = new Grid(about.photographs, look, tried((row) => open(row)), () => {});
+  const filters = new Filters(about, tried(() => changed()));
+  const histogram = new Histogram(about, filters);
+
+  async function changed() {
+    const rows = new Rows(filters.where, $("#sort").value, $("#descending").checked);
+    await grid.use(rows);
+    $("#count").textContent = `${rows.count.toLocaleString()} of ${about.rows.toLocaleString()} maps`;
+    $("#export").href = `/api/export.csv?${rows.query}`;
+    await histogram.show();
+  }
+
+  async function open(row) {
+    const side = 320;
+    const [maps, photograph] = [await mapsOf([row.place]), about.photographs ? await photographOf(row.place, 512) : null];
+    const map = maps.get(row.place);
+    const parts = [["photograph", null, photograph, look], ["map", map, null, { ...look, threshold: 0 }], ["both", map, photograph, look]];
+    $("#detail-pictures").replaceChildren(...parts.filter(([, m, p]) => m || p).map(([name, m, p, how]) => picture(name, m, p, how, row.box, side)));
+    $("#detail-row").replaceChildren(...SHOWN.filter((name) => row[name] !== null).flatMap((name) => {
+      const [term, value] = [document.createElement("dt"), document.createElement("dd")];
+      term.textContent = name.replaceAll("_", " ");
+      value.textContent = row[name];
+      return [term, value];
+    }));
+    const where = [{ column: "image_id", operator: "is", value: row.image_id }];
+    const others = (await new Rows(where, "place", false).load(0)).filter((each) => each.place !== row.place);
+    const ofOthers = await mapsOf(others.map((each) => each.place));
+    $("#detail-others").replaceChildren(...others.map((each) => {
+      const name = [each.method, each.target_name ?? each.target, each.detection].filter((part) => part !== null).join(", ");
+      const figure = picture(name, ofOthers.get(each.place), photograph, look, each.box, 150);
+      figure.addEventListener("click", tried(() => open(each)));
+      return figure;
+    }));
+    history.replaceState(null, "", `#row=${row.place}`);
+    if (!$("#detail").open) $("#detail").showModal();
+  }
+
+  function picture(name, map, photograph, how, box, side) {
+    const [figure, canvas, caption] = ["figure", "canvas", "figcaption"].map((each) => document.createElement(each));
+    Object.assign(canvas, { width: side, height: side });
+    caption.textContent = name;
+    draw(canvas, map, photograph, how, box);
+    figure.append(canvas, caption);
+    return figure;
+  }
+
+  async function tag(number) {
+    const figure = grid.chosenFigure;
+    if (!figure) return;
+    await ask("/api/tags", { method: "POST", body: JSON.stringify({ places: [figure.row.place], tag: number }) });
+    figure.row.tag = number;
+    grid.mark(figure);
+  }
+
+  $("#sort").addEventListener("change", tried(changed));
+  $("#descending").addEventListener("change", tried(changed));
+  $("#size").addEventListener("input", () => { grid.size = Number($("#size").value); grid.clear(); grid.show(); });
+  for (const name of ["opacity", "threshold"]) {
+    $(`#${name}`).addEventListener("input", () => { look[name] = Number($(`#${name}`).value) / 100; grid.paint(); });
+  }
+  $("#scale").addEventListener("change", () => { look.scale = $("#scale").value; grid.paint(); });
+  $("#colours").addEventListener("change", tried(async () => { await useColours($("#colours").value); await grid.paint(); }));
+  $("#help-button").addEventListener("click", () => $("#help").showModal());
+  $("#detail").addEventListener("close", () => history.replaceState(null, "", "/"));
+  document.addEventListener("keydown", tried(async (event) => {
+    if (event.target.closest("input, select, button, dialog[open]") && !/^[0-9]$/.test(event.key)) return;
+    if (event.target.closest("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -grid.columns, ArrowDown: grid.columns };
+    if (event.key in steps) { event.preventDefault(); grid.select(grid.selected + steps[event.key]); }
+    else if (event.key === "Enter" && grid.chosenFigure) await open(grid.chosenFigure.row);
+    else if (/^[0-9]$/.test(event.key)) await tag(event.key === "0" ? null : Number(event.key));
+  }));
+  await changed();
+  const linked = /^#row=(\d+)$/.exec(location.hash);
+  if (linked) {
+    const [row] = await json(`/api/rows?places=${linked[1]}`).then((found) => found.rows);
+    if (row) await open(row);
+  }
+  document.body.dataset.ready = "yes";
+}
+
+tried(start)();

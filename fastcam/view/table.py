@@ -1,0 +1,194 @@
+"""The rows of one or more folders of maps, in a table in memory, without their maps, that is filtered and sorted."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from fastcam.dataset.reader import Maps
+from fastcam.view.conditions import COLUMNS, Condition, where
+
+_SHOWN = ("image_id", "label", "target", "predicted", "score", "method", "layer", "status", "detection", "confidence")
+_NAMES = (*_SHOWN, "target_name", "predicted_name", "is_right", "box", "store", "tag")
+_OPTIONAL = {"detection": "INTEGER", "confidence": "FLOAT", "box": "FLOAT[4]"}
+_SECONDS = 20.0  # that a query may take
+BINS = 40  # of histograms
+
+
+class Table:
+    """Rows of folders of maps; safe for many threads.
+
+    Args:
+        folders: of maps, as ``fastcam map`` writes them.
+
+    Raises:
+        ValueError: for a folder without committed maps.
+    """
+
+    def __init__(self, folders: Sequence[str | Path]) -> None:
+        self.stores = [Maps(folder) for folder in folders]
+        self.names = [Path(folder).resolve().name for folder in folders]
+        self._database = duckdb.connect(":memory:", config={"threads": "2"})
+        for number, maps in enumerate(self.stores):
+            if not maps.commits:
+                raise ValueError(f"{folders[number]} holds no maps yet")
+            self._add(number, maps)
+        self._database.execute("CREATE TABLE tags (place BIGINT PRIMARY KEY, tag INTEGER)")
+        # From here on it reads no file, and nothing can change that.
+        self._database.execute("SET enable_external_access = false; SET lock_configuration = true")
+        self._lock = threading.Lock()
+
+    def _add(self, number: int, maps: Maps) -> None:
+        files = [str(maps.store.shard(commit.span)) for commit in maps.commits]
+        present = set(maps.dataset().schema.names)
+        optional = ", ".join(
+            f"{name} AS {name}" if name in present else f"NULL::{kind} AS {name}" for name, kind in _OPTIONAL.items()
+        )
+        names = maps.class_names
+        self._database.execute("CREATE TEMP TABLE classes (number INTEGER, name VARCHAR)")
+        if names:
+            self._database.execute("INSERT INTO classes SELECT unnest(?), unnest(?)", [list(range(len(names))), names])
+        plain = "lower(replace({}, '_', ' '))"
+        select = f"""
+            SELECT {number} AS store, list_position(?, filename) - 1 AS shard, file_row_number AS row_in_shard,
+                image_id, label, target, predicted, score, method, layer, status, {optional},
+                of_target.name AS target_name, of_predicted.name AS predicted_name,
+                {plain.format("label")} = {plain.format("of_predicted.name")} AS is_right
+            FROM read_parquet(?, filename = true, file_row_number = true) AS rows
+            LEFT JOIN classes AS of_target ON of_target.number = rows.target
+            LEFT JOIN classes AS of_predicted ON of_predicted.number = rows.predicted
+        """
+        if number == 0:
+            self._database.execute(f"CREATE TABLE rows AS {select} ORDER BY shard, row_in_shard", [files, files])
+        else:
+            self._database.execute(f"INSERT INTO rows {select} ORDER BY shard, row_in_shard", [files, files])
+        self._database.execute("DROP TABLE classes")
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._database.close()
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a query of this module's own, whose values come from outside.
+
+        Raises:
+            TimeoutError: where it takes too long.
+        """
+        with self._lock:
+            cursor = self._database.cursor()
+            timer = threading.Timer(_SECONDS, cursor.interrupt)
+            timer.start()
+            try:
+                return cursor.execute(sql, list(values)).fetchall()
+            except duckdb.InterruptException:
+                raise TimeoutError(f"the query took longer than {_SECONDS:g} seconds") from None
+            finally:
+                timer.cancel()
+                cursor.close()
+
+    def count(self, conditions: Sequence[Condition] = ()) -> int:
+        """Return how many rows there are."""
+        text, values = where(conditions)
+        return int(self.query(f"SELECT count(*) FROM {_SOURCE} {text}", values)[0][0])
+
+    def page(
+        self, conditions: Sequence[Condition], sort: str, is_descending: bool, offset: int, limit: int
+    ) -> list[dict[str, Any]]:
+        """Return some rows, each with its ``place`` in the table, by which its map and photograph are asked for.
+
+        Args:
+            conditions: that all hold.
+            sort: a column of :data:`.COLUMNS`, or "place" for the order of the dataset.
+            is_descending: whether the largest come first; rows without a value come last.
+            offset: of the first row.
+            limit: the most rows.
+
+        Raises:
+            ValueError: for an unknown column.
+        """
+        if sort != "place" and sort not in COLUMNS:
+            raise ValueError(f"rows are sorted by place, {', '.join(COLUMNS)}; got {sort!r}")
+        text, values = where(conditions)
+        direction = "DESC" if is_descending else "ASC"
+        order = f"place {direction}" if sort == "place" else f"{sort} {direction} NULLS LAST, place"
+        return self._rows(f"{text} ORDER BY {order} LIMIT ? OFFSET ?", [*values, limit, offset])
+
+    def of_places(self, places: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the rows of places, as :meth:`page` does; unknown ones are left out."""
+        return self._rows("WHERE rows.rowid IN (SELECT unnest(?)) ORDER BY place", [list(places)])
+
+    def _rows(self, end: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        found = self.query(f"SELECT rows.rowid AS place, {', '.join(_NAMES)} FROM {_SOURCE} {end}", values)
+        return [dict(zip(["place", *_NAMES], row, strict=True)) for row in found]
+
+    def locations(self, places: Sequence[int]) -> dict[int, tuple[int, int, int, str]]:
+        """Return store, shard, row in it and image of places; unknown places are left out."""
+        found = self.query(
+            "SELECT rowid, store, shard, row_in_shard, image_id FROM rows WHERE rowid IN (SELECT unnest(?))",
+            [list(places)],
+        )
+        return {place: (store, shard, row, image) for place, store, shard, row, image in found}
+
+    def values_of(self, column: str) -> list[tuple[Any, int]]:
+        """Return the most frequent values of a column, and how often they occur."""
+        if column not in COLUMNS:
+            raise ValueError(f"there is no column {column!r}")
+        found = self.query(f"SELECT {column}, count(*) AS n FROM {_SOURCE} GROUP BY 1 ORDER BY n DESC, 1 LIMIT 200")
+        return [(value, number) for value, number in found]
+
+    def histogram(self, column: str, conditions: Sequence[Condition]) -> dict[str, Any]:
+        """Return the counts of equal bins over a column of numbers, and their edges."""
+        if COLUMNS.get(column) != "number":
+            raise ValueError(f"a histogram is of a column of numbers, got {column!r}")
+        text, values = where(conditions)
+        low, high = self.query(f"SELECT min({column}), max({column}) FROM {_SOURCE} WHERE isfinite({column})")[0]
+        if low is None:
+            return {"low": 0.0, "high": 0.0, "counts": []}
+        width = (high - low) or 1.0
+        joined = f"{text} AND isfinite({column})" if text else f"WHERE isfinite({column})"
+        found = self.query(
+            f"SELECT least(CAST(floor(({column} - ?) / ? * {BINS}) AS INTEGER), {BINS - 1}) AS bin, count(*) "
+            f"FROM {_SOURCE} {joined} GROUP BY 1",
+            [low, width, *values],
+        )
+        counts = [0] * BINS
+        for place, number in found:
+            counts[place] = number
+        return {"low": low, "high": low + width, "counts": counts}
+
+    def tag(self, places: Sequence[int], tag: int | None) -> None:
+        """Set the tag of rows, 1 to 9, or take it away."""
+        with self._lock:
+            known = [(place,) for place in places]
+            self._database.executemany("DELETE FROM tags WHERE place = ?", known)
+            if tag is not None:
+                self._database.executemany(
+                    f"INSERT INTO tags SELECT rowid, {int(tag)} FROM rows WHERE rowid = ?", known
+                )
+
+    def tagged(self) -> list[tuple[Any, ...]]:
+        """Return store, image, method, layer, class, detection and tag of every tagged row."""
+        return self.query(
+            "SELECT store, image_id, method, layer, target, detection, tag "
+            "FROM rows JOIN tags ON rows.rowid = tags.place ORDER BY rows.rowid"
+        )
+
+    def tag_again(self, tags: Sequence[Mapping[str, Any]], store: int) -> None:
+        """Set tags that were kept, by the values that tell rows apart."""
+        with self._lock:
+            for each in tags:
+                self._database.execute(
+                    "INSERT OR REPLACE INTO tags SELECT rowid, ? FROM rows WHERE store = ? AND image_id = ? "
+                    "AND method IS NOT DISTINCT FROM ? AND layer IS NOT DISTINCT FROM ? "
+                    "AND target IS NOT DISTINCT FROM ? AND detection IS NOT DISTINCT FROM ?",
+                    [
+                        each["tag"],
+                        store,
+                        *(each[name] for name in ("image_id", "method", "layer", "target", "detection")),
+                    ],
+                )
+
+
+_SOURCE = "rows LEFT JOIN tags ON tags.place = rows.rowid"

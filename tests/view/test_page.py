@@ -1,0 +1,148 @@
+"""The page in a real browser: rows, photographs, filters, orders, keys, tags and detail."""
+
+import base64
+import io
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+import fastcam
+from tests.view.served import TOKEN, maps_of, photographs, served
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromium-driver"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    root = tmp_path_factory.mktemp("page")
+    source = photographs(root / "photos")
+    with served([maps_of(source, root / "maps")], source) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def driver():
+    options = webdriver.ChromeOptions()
+    for each in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,800"):
+        options.add_argument(each)
+    options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(driver, server):
+    driver.get(f"{server.address}/?token={TOKEN}")
+    WebDriverWait(driver, 20).until(lambda d: d.execute_script("return document.body.dataset.ready") == "yes")
+    yield driver
+    problems = [
+        entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE" and "404" not in entry["message"]
+    ]
+    assert problems == []
+
+
+def shown(page) -> list[str]:
+    return [each.text.replace("\n", " ") for each in page.find_elements(By.CSS_SELECTOR, "#grid figcaption")]
+
+
+def wait(page, condition) -> None:
+    WebDriverWait(page, 10, 0.05).until(lambda d: condition())
+
+
+def count(page) -> str:
+    return page.find_element(By.ID, "count").text
+
+
+def test_the_first_screen(page, server):
+    assert count(page) == "49 of 49 maps"
+    assert "token" not in page.current_url
+    assert shown(page)[0].startswith("blue 0.")
+    wait(page, lambda: len(shown(page)) > 10)
+
+
+def test_a_filter_and_the_histogram(page):
+    page.find_element(By.ID, "add-filter").click()
+    Select(page.find_element(By.CSS_SELECTOR, "fieldset select")).select_by_value("label")
+    value = page.find_element(By.CSS_SELECTOR, "fieldset input")
+    value.send_keys("lime", Keys.TAB)
+    wait(page, lambda: count(page).startswith("16 of"))
+    assert all("lime/" in each for each in shown(page))
+    page.find_element(By.CSS_SELECTOR, "fieldset button").click()
+    wait(page, lambda: count(page).startswith("49 of"))
+    histogram = page.find_element(By.ID, "histogram")
+    webdriver.ActionChains(page).move_to_element_with_offset(histogram, 40, 0).click_and_hold().move_by_offset(
+        70, 0
+    ).release().perform()
+    wait(page, lambda: len(page.find_elements(By.CSS_SELECTOR, "fieldset")) == 2)
+    wait(page, lambda: 0 < int(count(page).split()[0]) < 48)
+
+
+def test_orders(page, server):
+    Select(page.find_element(By.ID, "sort")).select_by_value("score")
+    page.find_element(By.ID, "descending").click()
+    first = server.table.page([], "score", True, 0, 1)[0]["image_id"]
+    wait(page, lambda: first in shown(page)[0])
+    scores = [float(each.split()[1]) for each in shown(page)[:10]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_keys_and_tags(page, server):
+    body = page.find_element(By.TAG_NAME, "body")
+    body.send_keys(Keys.ARROW_RIGHT)
+    body.send_keys(Keys.ARROW_RIGHT)
+    body.send_keys("3")
+    wait(page, lambda: server.table.tagged() != [])
+    assert [row["tag"] for row in server.table.page([], "place", False, 0, 4)] == [None, None, 3, None]
+    assert page.find_element(By.CSS_SELECTOR, ".tag").text == "3"
+    body.send_keys("0")
+    wait(page, lambda: server.table.tagged() == [])
+
+
+def test_the_detail(page):
+    page.find_element(By.TAG_NAME, "body").send_keys(Keys.ENTER)
+    wait(page, lambda: page.find_element(By.ID, "detail").is_displayed())
+    wait(page, lambda: len(page.find_elements(By.CSS_SELECTOR, "#detail-pictures canvas")) == 3)
+    assert len(page.find_elements(By.CSS_SELECTOR, "#detail-others figure")) == 3
+    assert "#row=0" in page.current_url
+    assert "blue/02.png" in page.find_element(By.ID, "detail-row").text
+    page.find_element(By.CSS_SELECTOR, "#detail .close").click()
+    wait(page, lambda: not page.find_element(By.ID, "detail").is_displayed())
+
+
+def test_colours_are_those_of_the_map(page, server):
+    """The brightest place of the drawn map is that of the stored one, in the last colour of the colour map."""
+    page.execute_script(
+        "const slider = document.querySelector('#opacity'); slider.value = 100; slider.dispatchEvent(new Event('input'))"
+    )
+    time.sleep(0.5)
+    data = page.execute_script(
+        "const c = document.querySelector('#grid figure canvas'); return c.toDataURL('image/png').split(',')[1]"
+    )
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+    maps = server.table.stores[0].maps("blue/02.png")[0]
+    expected = fastcam.render.colors("jet")[np.round(maps * 255).astype(int)]
+    resized = np.asarray(Image.fromarray(picture.astype(np.uint8)).resize(maps.shape, Image.Resampling.NEAREST)).astype(
+        int
+    )
+    assert np.abs(resized - expected).mean() < 12
+
+
+def test_a_link_to_a_row(driver, server):
+    driver.get(f"{server.address}/#row=7")
+    driver.refresh()
+    WebDriverWait(driver, 20).until(lambda d: d.find_element(By.ID, "detail").is_displayed())
+    assert server.table.of_places([7])[0]["image_id"] in driver.find_element(By.ID, "detail-row").text
