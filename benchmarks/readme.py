@@ -340,6 +340,16 @@ def cutpaste() -> str:
     return markdown(["what", "image AUROC", "pixel AUROC", "PRO up to 0.3"], lines)
 
 
+def looking() -> str:
+    """What the page to look at maps costs."""
+    result = load("view")
+    lines = [
+        [row["what"], f"{row['seconds']:.2f} s" if "seconds" in row else f"{row['gigabytes']:.2f} GB"]
+        for row in result["rows"]
+    ]
+    return markdown(["what", ""], lines)
+
+
 ROOT = README.parent
 DOCS, PACKAGE = ROOT / "docs", ROOT / "fastcam"
 TABLES = {
@@ -347,6 +357,7 @@ TABLES = {
     DOCS / "detectors.md": (pointing, detecting),
     DOCS / "files.md": (exported,),
     DOCS / "methods.md": (methods,),
+    DOCS / "view.md": (looking,),
     DOCS / "speed.md": (end_to_end, prepared, methods_speed, occlusion, dataset, ops),
     PACKAGE / "compat" / "README.md": (pytorch_grad_cam, torchcam, captum),
     PACKAGE / "dataset" / "README.md": (dataset_costs,),

@@ -80,9 +80,10 @@ ALLOWED = {
     "evaluate": "classifiers dataset devices engine explainer explanation foreground methods model ops preparation "
     "ragged render targets",
     "features": "classifiers dataset explainer inspect model render",
+    "view": "dataset render",
     "compat": "evaluate explainer graph methods model ops render targets",
     "cli": "__init__ artefacts bench classifiers dataset evaluate explainer explanation features inspect model ops "
-    "pictures render targets",
+    "pictures render targets view",
 }
 
 

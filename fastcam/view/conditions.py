@@ -17,6 +17,8 @@ COLUMNS: dict[str, Kind] = {
     "is_right": "truth",
     "score": "number",
     "confidence": "number",
+    "entropy": "number",
+    "disagreement": "number",
     "detection": "number",
     "method": "text",
     "layer": "text",
@@ -24,6 +26,7 @@ COLUMNS: dict[str, Kind] = {
     "store": "number",
     "tag": "number",
 }
+OF_MAPS = ("entropy", "disagreement")  # the columns for which all maps are read
 _OPERATORS: dict[str, tuple[str, frozenset[Kind]]] = {
     "is": ("{} = ?", frozenset(("text", "number", "truth"))),
     "is not": ("{} IS DISTINCT FROM ?", frozenset(("text", "number", "truth"))),

@@ -4,8 +4,9 @@ import io
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,22 @@ from fastcam.view.table import Table
 _STEPS = 65535  # of a map's values between its lowest and highest
 _LISTED = 4  # shards whose images are listed at a time
 _KEPT_BYTES = 64 * 2**20  # of thumbnails
+
+
+def encoded(maps: Sequence[tuple[Mapping[str, Any], npt.NDArray[np.float32]]]) -> bytes:
+    """Return maps for the page, each with what is said of it: see :meth:`MapValues.encoded`."""
+    heads, parts, start = [], [], 0
+    for said, values in maps:
+        finite = values[np.isfinite(values)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        clean = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+        steps = (clean - low) / ((high - low) or 1.0) * _STEPS
+        heads.append({**said, "shape": list(values.shape), "low": low, "high": high, "start": start})
+        parts.append(steps.round().astype("<u2").tobytes())
+        start += values.size
+    listed = json.dumps(heads).encode()
+    listed += b" " * (-len(listed) % 4)
+    return len(listed).to_bytes(4, "little") + listed + b"".join(parts)
 
 
 class MapValues:
@@ -39,21 +56,12 @@ class MapValues:
         Each object of the list has "place", "shape", "low", "high" and "start", the number of its first value; values
         are 16-bit, 0 for low and 65535 for high. A row without a map is left out; NaN and infinity are low.
         """
-        heads, parts, start = [], [], 0
+        found = []
         for place, (store, shard, row, _) in sorted(self.table.locations(places).items()):
             values = self._values(self.table.stores[store], shard, row)
-            if values is None:
-                continue
-            finite = values[np.isfinite(values)]
-            low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-            clean = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-            steps = (clean - low) / ((high - low) or 1.0) * _STEPS
-            heads.append({"place": place, "shape": list(values.shape), "low": low, "high": high, "start": start})
-            parts.append(steps.round().astype("<u2").tobytes())
-            start += values.size
-        listed = json.dumps(heads).encode()
-        listed += b" " * (-len(listed) % 4)
-        return len(listed).to_bytes(4, "little") + listed + b"".join(parts)
+            if values is not None:
+                found.append(({"place": place}, values))
+        return encoded(found)
 
     def _values(self, maps: Maps, shard: int, row: int) -> npt.NDArray[np.float32] | None:
         with self._lock:

@@ -18,13 +18,14 @@ from starlette.staticfiles import StaticFiles
 from fastcam import render
 from fastcam.view.conditions import COLUMNS, OPERATORS, read_conditions
 from fastcam.view.gate import Gate
-from fastcam.view.pictures import MapValues, Photographs
+from fastcam.view.pictures import MapValues, Photographs, encoded
 from fastcam.view.table import Table
 from fastcam.view.tags import Tags
 
 PAGE = Path(__file__).parent / "page"
 MOST_ROWS = 500
 MOST_MAPS = 200
+MOST_MEANS = 2000
 MOST_EXPORTED = 100_000
 SIDES = (64, 128, 256, 512, 1024)  # of photographs
 _COLORMAPS = ("jet", "turbo", "viridis", "magma", "inferno", "cividis", "gray", "RdBu_r")
@@ -91,6 +92,18 @@ class _Routes:
         """The maps of rows."""
         places = _places(request.query_params.get("places", ""))
         return Response(self.maps.encoded(places), media_type="application/octet-stream", headers=_IMMUTABLE)
+
+    def means(self, request: Request) -> Response:
+        """The mean maps of every folder, method, layer and class, each with how it is called."""
+        found = []
+        for name, maps, means in zip(self.table.names, self.table.stores, self.table.means(), strict=True):
+            classes = maps.class_names
+            for (method, layer, target), values in sorted(means.items(), key=str)[:MOST_MEANS]:
+                label = "" if target is None else f"class {target}"
+                if target is not None and 0 <= target < len(classes):
+                    label = classes[target]
+                found.append(({"folder": name, "method": method, "layer": layer, "label": label}, values))
+        return Response(encoded(found), media_type="application/octet-stream")
 
     def colours(self, request: Request) -> Response:
         """The 256 colours of a colour map, as bytes."""
@@ -171,6 +184,7 @@ def application(table: Table, photographs: Photographs, tags: Tags, token: str, 
             get("/api/histogram", routes.histogram),
             get("/api/maps", routes.map_values),
             get("/api/colours", routes.colours),
+            get("/api/means", routes.means),
             get("/api/photographs/{place}", routes.photograph),
             get("/api/export.csv", routes.export),
             Route("/api/tags", tag, methods=["POST"]),

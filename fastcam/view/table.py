@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 
 from fastcam.dataset.reader import Maps
-from fastcam.view.conditions import COLUMNS, Condition, where
+from fastcam.view.conditions import COLUMNS, OF_MAPS, Condition, where
+from fastcam.view.statistics import Floats, MeanKey, statistics_of
 
 _SHOWN = ("image_id", "label", "target", "predicted", "score", "method", "layer", "status", "detection", "confidence")
-_NAMES = (*_SHOWN, "target_name", "predicted_name", "is_right", "box", "store", "tag")
+_NAMES = (*_SHOWN, "target_name", "predicted_name", "is_right", "box", "store", "tag", *OF_MAPS)
 _OPTIONAL = {"detection": "INTEGER", "confidence": "FLOAT", "box": "FLOAT[4]"}
 _SECONDS = 20.0  # that a query may take
 BINS = 40  # of histograms
@@ -36,9 +39,11 @@ class Table:
                 raise ValueError(f"{folders[number]} holds no maps yet")
             self._add(number, maps)
         self._database.execute("CREATE TABLE tags (place BIGINT PRIMARY KEY, tag INTEGER)")
+        self._database.execute("CREATE TABLE of_maps (place BIGINT, entropy FLOAT, disagreement FLOAT)")
         # From here on it reads no file, and nothing can change that.
         self._database.execute("SET enable_external_access = false; SET lock_configuration = true")
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
+        self._means: list[dict[MeanKey, Floats]] | None = None
 
     def _add(self, number: int, maps: Maps) -> None:
         files = [str(maps.store.shard(commit.span)) for commit in maps.commits]
@@ -46,25 +51,17 @@ class Table:
         optional = ", ".join(
             f"{name} AS {name}" if name in present else f"NULL::{kind} AS {name}" for name, kind in _OPTIONAL.items()
         )
-        names = maps.class_names
-        self._database.execute("CREATE TEMP TABLE classes (number INTEGER, name VARCHAR)")
-        if names:
-            self._database.execute("INSERT INTO classes SELECT unnest(?), unnest(?)", [list(range(len(names))), names])
         plain = "lower(replace({}, '_', ' '))"
         select = f"""
-            SELECT {number} AS store, list_position(?, filename) - 1 AS shard, file_row_number AS row_in_shard,
+            SELECT {number} AS store, list_position($files, filename) - 1 AS shard, file_row_number AS row_in_shard,
                 image_id, label, target, predicted, score, method, layer, status, {optional},
-                of_target.name AS target_name, of_predicted.name AS predicted_name,
-                {plain.format("label")} = {plain.format("of_predicted.name")} AS is_right
-            FROM read_parquet(?, filename = true, file_row_number = true) AS rows
-            LEFT JOIN classes AS of_target ON of_target.number = rows.target
-            LEFT JOIN classes AS of_predicted ON of_predicted.number = rows.predicted
+                CAST($names AS VARCHAR[])[target + 1] AS target_name,
+                CAST($names AS VARCHAR[])[predicted + 1] AS predicted_name,
+                {plain.format("label")} = {plain.format("predicted_name")} AS is_right
+            FROM read_parquet($files, filename = true, file_row_number = true)
         """
-        if number == 0:
-            self._database.execute(f"CREATE TABLE rows AS {select} ORDER BY shard, row_in_shard", [files, files])
-        else:
-            self._database.execute(f"INSERT INTO rows {select} ORDER BY shard, row_in_shard", [files, files])
-        self._database.execute("DROP TABLE classes")
+        begin = "CREATE TABLE rows AS" if number == 0 else "INSERT INTO rows"
+        self._database.execute(f"{begin} {select}", {"files": files, "names": maps.class_names})
 
     def close(self) -> None:
         """Give the memory back."""
@@ -90,7 +87,7 @@ class Table:
 
     def count(self, conditions: Sequence[Condition] = ()) -> int:
         """Return how many rows there are."""
-        text, values = where(conditions)
+        text, values = self._where(conditions)
         return int(self.query(f"SELECT count(*) FROM {_SOURCE} {text}", values)[0][0])
 
     def page(
@@ -110,14 +107,44 @@ class Table:
         """
         if sort != "place" and sort not in COLUMNS:
             raise ValueError(f"rows are sorted by place, {', '.join(COLUMNS)}; got {sort!r}")
-        text, values = where(conditions)
         direction = "DESC" if is_descending else "ASC"
-        order = f"place {direction}" if sort == "place" else f"{sort} {direction} NULLS LAST, place"
+        if sort == "place" and not conditions:  # found without a look at those before
+            first = max(0, self.count() - offset - limit) if is_descending else offset
+            stop = max(0, self.count() - offset) if is_descending else offset + limit
+            return self._rows(
+                f"WHERE rows.rowid >= ? AND rows.rowid < ? ORDER BY rows.rowid {direction}", [first, stop]
+            )
+        text, values = self._where(conditions, sort)
+        order = f"rows.rowid {direction}" if sort == "place" else f"{sort} {direction} NULLS LAST, rows.rowid"
         return self._rows(f"{text} ORDER BY {order} LIMIT ? OFFSET ?", [*values, limit, offset])
+
+    def means(self) -> list[dict[MeanKey, Floats]]:
+        """Return the mean maps of every folder, by method, layer and class."""
+        with self._reading:
+            if self._means is None:
+                found = [statistics_of(maps) for maps in self.stores]
+                entropy = np.concatenate([each.entropy for each in found])
+                disagreement = np.concatenate([each.disagreement for each in found])
+                columns = {"place": np.arange(len(entropy)), "entropy": entropy, "disagreement": disagreement}
+                with self._lock:
+                    self._database.register("made", pa.table(columns))
+                    self._database.execute(
+                        "INSERT INTO of_maps SELECT place, if(isnan(entropy), NULL, entropy), "
+                        "if(isnan(disagreement), NULL, disagreement) FROM made"
+                    )
+                    self._database.unregister("made")
+                self._means = [each.means for each in found]
+            return self._means
+
+    def _where(self, conditions: Sequence[Condition], *columns: str) -> tuple[str, list[Any]]:
+        """Return a WHERE clause and its values, after the columns that it needs have been made."""
+        if any(name in OF_MAPS for name in (*columns, *(each.column for each in conditions))):
+            self.means()
+        return where(conditions)
 
     def of_places(self, places: Sequence[int]) -> list[dict[str, Any]]:
         """Return the rows of places, as :meth:`page` does; unknown ones are left out."""
-        return self._rows("WHERE rows.rowid IN (SELECT unnest(?)) ORDER BY place", [list(places)])
+        return self._rows("WHERE rows.rowid IN (SELECT unnest(?)) ORDER BY rows.rowid", [list(places)])
 
     def _rows(self, end: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         found = self.query(f"SELECT rows.rowid AS place, {', '.join(_NAMES)} FROM {_SOURCE} {end}", values)
@@ -135,6 +162,7 @@ class Table:
         """Return the most frequent values of a column, and how often they occur."""
         if column not in COLUMNS:
             raise ValueError(f"there is no column {column!r}")
+        self._where([], column)
         found = self.query(f"SELECT {column}, count(*) AS n FROM {_SOURCE} GROUP BY 1 ORDER BY n DESC, 1 LIMIT 200")
         return [(value, number) for value, number in found]
 
@@ -142,7 +170,7 @@ class Table:
         """Return the counts of equal bins over a column of numbers, and their edges."""
         if COLUMNS.get(column) != "number":
             raise ValueError(f"a histogram is of a column of numbers, got {column!r}")
-        text, values = where(conditions)
+        text, values = self._where(conditions, column)
         low, high = self.query(f"SELECT min({column}), max({column}) FROM {_SOURCE} WHERE isfinite({column})")[0]
         if low is None:
             return {"low": 0.0, "high": 0.0, "counts": []}
@@ -191,4 +219,4 @@ class Table:
                 )
 
 
-_SOURCE = "rows LEFT JOIN tags ON tags.place = rows.rowid"
+_SOURCE = "rows LEFT JOIN tags ON tags.place = rows.rowid LEFT JOIN of_maps ON of_maps.place = rows.rowid"

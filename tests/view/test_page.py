@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -60,7 +61,9 @@ def shown(page) -> list[str]:
 
 
 def wait(page, condition) -> None:
-    WebDriverWait(page, 10, 0.05).until(lambda d: condition())
+    """Wait until something holds of a page that is drawn again and again meanwhile."""
+    drawn_again = (StaleElementReferenceException, IndexError)
+    WebDriverWait(page, 10, 0.05, drawn_again).until(lambda d: condition())
 
 
 def count(page) -> str:
@@ -126,7 +129,7 @@ def test_the_detail(page):
 def test_colours_are_those_of_the_map(page, server):
     """The brightest place of the drawn map is that of the stored one, in the last colour of the colour map."""
     page.execute_script(
-        "const slider = document.querySelector('#opacity'); slider.value = 100; slider.dispatchEvent(new Event('input'))"
+        "const s = document.querySelector('#opacity'); s.value = 100; s.dispatchEvent(new Event('input'))"
     )
     time.sleep(0.5)
     data = page.execute_script(
@@ -146,3 +149,16 @@ def test_a_link_to_a_row(driver, server):
     driver.refresh()
     WebDriverWait(driver, 20).until(lambda d: d.find_element(By.ID, "detail").is_displayed())
     assert server.table.of_places([7])[0]["image_id"] in driver.find_element(By.ID, "detail-row").text
+
+
+def test_mean_maps(page, server):
+    page.find_element(By.ID, "means-button").click()
+    wait(page, lambda: page.find_element(By.ID, "means").is_displayed())
+    captions = {each.text for each in page.find_elements(By.CSS_SELECTOR, "#means figcaption")}
+    assert captions == {
+        f"{name}, {method}, 1" for name in ("red", "lime", "blue") for method in ("grad_cam", "layer_cam")
+    }
+    page.find_element(By.CSS_SELECTOR, "#means .close").click()
+    Select(page.find_element(By.ID, "sort")).select_by_value("entropy")
+    first = server.table.page([], "entropy", False, 0, 1)[0]["image_id"]
+    wait(page, lambda: first in shown(page)[0])

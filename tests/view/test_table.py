@@ -11,7 +11,7 @@ import fastcam.dataset
 from fastcam.view import Table, Tags
 from fastcam.view.conditions import COLUMNS, MOST, OPERATORS, Condition, read_conditions, where
 from fastcam.view.pictures import MapValues
-from tests.view.served import NAMES, maps_of, photographs
+from tests.view.served import NAMES, classifier, maps_of, photographs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -194,6 +194,19 @@ def test_the_database_reads_no_file_any_more(table, tmp_path):
         with pytest.raises(duckdb.Error):
             table.query(text)
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_folder_without_names_of_classes(tmp_path):
+    source = photographs(tmp_path / "p")
+    model = classifier()
+    fastcam.dataset.run(
+        source, model.model, tmp_path / "m", target_layer="1", preprocessing=model.preprocessing, workers=1
+    )
+    table = Table([tmp_path / "m"])
+    found = everything(table)
+    table.close()
+    assert {row["target_name"] for row in found} == {row["is_right"] for row in found} == {None}
+    assert {row["target"] for row in found} == {0, 1, 2, None}
 
 
 def test_other_folders_are_refused(tmp_path):

@@ -52,6 +52,19 @@ export class Rows {
   }
 }
 
+/** What the server sends of maps: what is said of each, with its values. */
+function decoded(bytes) {
+  const length = new DataView(bytes).getUint32(0, true);
+  const heads = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length)));
+  const values = new Uint16Array(bytes.slice(4 + length));
+  return heads.map((head) => {
+    const size = head.shape.reduce((a, b) => a * b, 1);
+    return { ...head, values: values.subarray(head.start, head.start + size) };
+  });
+}
+
+export const meanMaps = async () => decoded(await (await ask("/api/means")).arrayBuffer());
+
 const maps = new Kept();
 const photographs = new Kept();
 
@@ -61,14 +74,8 @@ export async function mapsOf(places) {
   for (let start = 0; start < missing.length; start += 200) {
     const asked = missing.slice(start, start + 200);
     const bytes = await (await ask(`/api/maps?places=${asked.join(",")}`)).arrayBuffer();
-    const length = new DataView(bytes).getUint32(0, true);
-    const heads = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length)));
-    const values = new Uint16Array(bytes.slice(4 + length));
     for (const place of asked) maps.remember(place, null);
-    for (const { place, shape, low, high, start: first } of heads) {
-      const size = shape.reduce((a, b) => a * b, 1);
-      maps.remember(place, { shape, low, high, values: values.subarray(first, first + size) });
-    }
+    for (const map of decoded(bytes)) maps.remember(map.place, map);
   }
   return new Map(places.map((place) => [place, maps.get(place)]));
 }

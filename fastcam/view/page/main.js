@@ -1,6 +1,6 @@
 // The page: what was chosen, and what follows from it.
 
-import { ask, json, mapsOf, photographOf, Rows } from "/page/data.js";
+import { ask, json, mapsOf, meanMaps, photographOf, Rows } from "/page/data.js";
 import { draw } from "/page/drawing.js";
 import { Filters, Histogram } from "/page/filters.js";
 import { Grid } from "/page/grid.js";
@@ -76,6 +76,15 @@ async function start() {
     return figure;
   }
 
+  async function means() {
+    const found = await meanMaps();
+    $("#means .many").replaceChildren(...found.map((map) => {
+      const name = [map.label, map.method, map.layer, about.stores.length > 1 ? map.folder : ""].filter(Boolean).join(", ");
+      return picture(name, map, null, { ...look, threshold: 0 }, null, 150);
+    }));
+    $("#means").showModal();
+  }
+
   async function tag(number) {
     const figure = grid.chosenFigure;
     if (!figure) return;
@@ -92,6 +101,8 @@ async function start() {
   }
   $("#scale").addEventListener("change", () => { look.scale = $("#scale").value; grid.paint(); });
   $("#colours").addEventListener("change", tried(async () => { await useColours($("#colours").value); await grid.paint(); }));
+  $("#means-button").addEventListener("click", tried(means));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => histogram.draw());
   $("#help-button").addEventListener("click", () => $("#help").showModal());
   $("#detail").addEventListener("close", () => history.replaceState(null, "", "/"));
   document.addEventListener("keydown", tried(async (event) => {
