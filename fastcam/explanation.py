@@ -87,6 +87,16 @@ class Explanation(Drawing):
         maps = self._resized(normalize=True)
         return maps.masked_fill(self._is_rounding, 0) if self.in_score_units else maps
 
+    @property
+    def values(self) -> Tensor:
+        """The maps (N, [K,] *s), not normalised, as small as they fit the images: ``native``, or else ``raw``."""
+        return self.native if self.fused is None and self.cover is None else self.raw
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The values that are 0 and 1 in ``maps`` with a ``scale``; None where each map has its own."""
+        return None if self.scale is None else (self.scale.low, 2 * self.scale.threshold - self.scale.low)
+
     def _resized(self, normalize: bool, out: Tensor | None = None) -> Tensor:
         """Return the maps (N, [K,] *S) at the size of the input, each scaled to [0, 1] if ``normalize``."""
         if self.fused is not None:

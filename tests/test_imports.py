@@ -80,7 +80,7 @@ ALLOWED = {
     "evaluate": "classifiers dataset devices engine explainer explanation foreground methods model ops preparation "
     "ragged render targets",
     "features": "classifiers dataset explainer inspect model render",
-    "view": "dataset render",
+    "view": "dataset pictures render",
     "compat": "evaluate explainer graph methods model ops render targets",
     "cli": "__init__ artefacts bench classifiers dataset evaluate explainer explanation features inspect model ops "
     "pictures render targets view",

@@ -59,6 +59,9 @@ def explain(
     crop: Annotated[
         bool, typer.Option("--crop", help="Draw on the crop that the model sees, instead of the whole photograph.")
     ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="One page of all photographs and maps, with sliders, to be opened from disk.")
+    ] = None,
     classes: options.ClassNames = None,
     num_classes: options.ClassCount = None,
     device: options.Device = None,
@@ -92,6 +95,8 @@ def explain(
         outputs.check_folder(out)
         if sheet is not None:
             outputs.check_sheet(sheet)
+        if html is not None and html.suffix != ".html":
+            raise ValueError(f"--html is a page: a file named .html, got {str(html)!r}")
         fastcam.render.colors(colormap)  # raises for an unknown name
         torch_device = options.find_device(device)
         classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
@@ -110,6 +115,7 @@ def explain(
         from fastcam.classifiers.class_choice import ClassChoice
         from fastcam.cli.folder_run import FolderRun, Style
         from fastcam.cli.sheet import Sheet
+        from fastcam.pictures.page import Page
 
         run = FolderRun(
             classifier,
@@ -120,11 +126,14 @@ def explain(
             Style(colormap, alpha, crop, caption),
             getattr(fastcam.targets, _TARGETS[score]),
             Sheet(["photograph", *names]) if sheet else None,
+            Page("fastcam explain", colormap) if html else None,
             round(max_megapixels * 1e6),
         )
         failed = _explain_all(run, paths, batch_size)
         if run.sheet is not None and sheet is not None:
             run.sheet.write(sheet)
+        if run.page is not None and html is not None:
+            run.page.write(html)
     raise typer.Exit(1 if failed else 0)
 
 

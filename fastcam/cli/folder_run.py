@@ -18,6 +18,7 @@ from fastcam.cli.sheet import Sheet
 from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.pictures.captions import captioned
+from fastcam.pictures.page import Page
 from fastcam.pictures.placement import place
 from fastcam.targets import Logit
 
@@ -101,7 +102,7 @@ class FolderRun:
     """A classifier, its explainer (with a list of methods) and the options of the overlays.
 
     ``score`` is the explained score of a class: logit, probability or log-probability. ``sheet`` gets a row for every
-    photograph and class. Photographs of more than ``max_pixels`` are not decoded.
+    photograph and class, ``page`` one for every photograph. Photographs of more than ``max_pixels`` are not decoded.
     """
 
     classifier: Classifier
@@ -112,6 +113,7 @@ class FolderRun:
     style: Style = Style()
     score: type[Logit] = Logit
     sheet: Sheet | None = None
+    page: Page | None = None
     max_pixels: int | None = None
 
     def over(self, photographs: Sequence[Path], batch_size: int) -> Iterator[list[Result] | Failure]:
@@ -186,6 +188,13 @@ class FolderRun:
                         file, cropped, replaced,
                     )
                 )  # fmt: skip
+        if self.page is not None:
+            named = [
+                (f"{method}, {labels[target]}  {_share(shares, target):.1%}", _values(explanation)[index, k])
+                for method, explanation in explanations.items()
+                for k, target, _, _ in _per_target(explanation, index)
+            ]
+            self.page.add(name, np.asarray(picture.crop.convert("RGB")), named)
         if self.sheet is not None:
             for target, row in rows.items():
                 self.sheet.add(name, labels[target], _share(shares, target), row)
@@ -203,6 +212,12 @@ def _maps(explanation: Explanation) -> render.Floats:
     """Return maps (N, K, H, W), K = 1 if one class is explained."""
     maps: render.Floats = explanation.maps.detach().float().cpu().numpy()
     return maps[:, None] if maps.ndim == 3 else maps
+
+
+def _values(explanation: Explanation) -> render.Floats:
+    """Return maps (N, K, h, w) that are not normalised."""
+    values: render.Floats = explanation.values.detach().float().cpu().numpy()
+    return values[:, None] if explanation.scores.dim() == 1 else values
 
 
 def _share(shares: Tensor, index: int) -> float:

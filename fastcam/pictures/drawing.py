@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from fastcam import render
-from fastcam.pictures.backgrounds import DrawableImages
+from fastcam.pictures.backgrounds import DrawableImages, given_pictures, own_pictures
 from fastcam.pictures.figures import Index, picture_figure
 from fastcam.pictures.files import file_names, is_nifti, write_nifti
 from fastcam.pictures.overlays import Overlays, as_array, overlay
+from fastcam.pictures.page import Page
 from fastcam.pictures.signals import checked_signals, signal_figure
 from fastcam.pictures.titles import ClassNames, check_class_names, named
 from fastcam.pictures.volumes import View, draw_volumes
@@ -58,6 +59,16 @@ class Drawing:
         @property
         def maps(self) -> Tensor:
             """The maps (N, [K,] *S) in [0, 1]."""
+            ...
+
+        @property
+        def values(self) -> Tensor:
+            """The maps (N, [K,] *s) that are not normalised, as small as they fit the images."""
+            ...
+
+        @property
+        def limits(self) -> tuple[float, float] | None:
+            """The values of the ends of the colours, where all maps have the same."""
             ...
 
         def __len__(self) -> int: ...
@@ -116,7 +127,8 @@ class Drawing:
 
         Args:
             path: the suffix defines the format, .png if there is none. ".nii" and ".nii.gz" write the maps of volumes
-                themselves (needs nibabel).
+                themselves (needs nibabel); ".html" writes pictures to one page, whose reader chooses opacity and
+                threshold.
             images: see :meth:`plot`.
             colormap: see :meth:`plot`.
             alpha: see :meth:`plot`.
@@ -128,6 +140,9 @@ class Drawing:
             The files written.
         """
         indices, path = self._indices, Path(path)
+        if path.suffix == ".html":
+            self._page(images, colormap, class_names).write(path)
+            return [path]
         files = file_names(path, indices)
         if is_nifti(path):
             for index, file in zip(indices, files, strict=True):
@@ -203,6 +218,21 @@ class Drawing:
         else:
             drawn = self.overlay(images, colormap=colormap, alpha=alpha)
         return [drawn[index[0]][index[1:]] for index in self._indices]
+
+    def _page(self, images: DrawableImages | None, colormap: str, class_names: ClassNames | None) -> Page:
+        """Return a page of pictures, an entry for each image with all its maps."""
+        if self._axes != 2:
+            raise ValueError(f"a page is of pictures (N, C, H, W), got images {tuple(self.images.shape)}")
+        pictures = own_pictures(self.images) if images is None else given_pictures(images)
+        if len(pictures) != len(self):
+            raise ValueError(f"`images` must be {len(self)} pictures, one for each image, got {len(pictures)}")
+        titles, maps = self._titles(self._indices, class_names), as_array(self.values)
+        per_image = len(titles) // len(self)
+        page = Page(self.method, colormap, self.limits)
+        for row, picture in enumerate(pictures):
+            names = titles[row * per_image : (row + 1) * per_image]
+            page.add(f"image {row}", picture, list(zip(names, maps[row].reshape(-1, *maps.shape[-2:]), strict=True)))
+        return page
 
     def _signal_figure(
         self,

@@ -15,6 +15,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+import fastcam.pictures
 from fastcam import render
 from fastcam.view.conditions import COLUMNS, OPERATORS, read_conditions
 from fastcam.view.gate import Gate
@@ -23,6 +24,7 @@ from fastcam.view.table import Table
 from fastcam.view.tags import Tags
 
 PAGE = Path(__file__).parent / "page"
+DRAWING = Path(fastcam.pictures.__file__).parent / "drawing.js"  # which pages in one file have too
 MOST_ROWS = 500
 MOST_MAPS = 200
 MOST_MEANS = 2000
@@ -175,6 +177,9 @@ def application(table: Table, photographs: Photographs, tags: Tags, token: str, 
     async def index(request: Request) -> Response:
         return FileResponse(PAGE / "index.html")
 
+    async def drawing(request: Request) -> Response:
+        return FileResponse(DRAWING)
+
     return Starlette(
         routes=[
             Route("/", index, methods=["GET"]),
@@ -188,6 +193,7 @@ def application(table: Table, photographs: Photographs, tags: Tags, token: str, 
             get("/api/photographs/{place}", routes.photograph),
             get("/api/export.csv", routes.export),
             Route("/api/tags", tag, methods=["POST"]),
+            Route("/page/drawing.js", drawing, methods=["GET"]),
             Mount("/page", StaticFiles(directory=PAGE, follow_symlink=False)),
         ],
         middleware=[Middleware(Gate, token=token, port=port)],
