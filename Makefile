@@ -24,7 +24,7 @@ quietly = @printf '%s ... ' '$(1)'; started=$$(date +%s); if ($(2)) >$(VENV)/log
 	echo "$$(( $$(date +%s) - started )) s"; else echo failed; cat $(VENV)/log.txt; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all oldest bench profile gallery readme docs cuda cuda-sim cuda-mutants soak test-cuda lint format \
+.PHONY: help demo test test-all oldest bench profile gallery readme docs wheel cuda cuda-sim cuda-mutants soak test-cuda lint format \
 	clean
 
 help:  ## this list
@@ -84,6 +84,22 @@ readme: $(VENV)/developing  ## renew the tables of the pages
 
 docs: $(VENV)/developing  ## build the site from the pages, with every link checked: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
+
+# The libraries of torch come with torch, whichever is installed.
+NOT_BUNDLED := --exclude 'libtorch*.so' --exclude 'libc10*.so' --exclude 'libgomp*'
+wheel: $(VENV)/developing  ## build dist/fastcam-*.whl for this Python, and try it with the newest and the oldest PyTorch
+	rm -rf build/wheel dist && mkdir -p build/wheel
+	$(call quietly,building the wheel,FASTCAM_BUILD=1 FASTCAM_CUDA=0 $(BIN)/python -m pip wheel . --no-build-isolation --no-deps \
+		-w build/wheel && PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair $(NOT_BUNDLED) -w dist build/wheel/*.whl)
+	@$(MAKE) --no-print-directory smoke OF=newest TORCH=torch
+	@$(MAKE) --no-print-directory smoke OF=oldest TORCH='$(firstword $(OLDEST))'
+	@ls -l dist
+
+.PHONY: smoke
+smoke:
+	$(call quietly,installing the wheel with the $(OF) PyTorch,rm -rf build/wheel/$(OF) && $(PYTHON) -m venv build/wheel/$(OF) && \
+		build/wheel/$(OF)/bin/python -m pip install $(TORCH) dist/*.whl)
+	cd build/wheel && $(OF)/bin/python -I ../../tests/smoke.py
 
 cuda: $(VENV)/developing  ## compile the CUDA kernels with nvcc and check what came out; needs no GPU
 	FASTCAM_CUDA=1 $(BIN)/python setup.py --quiet build_ext --inplace
