@@ -147,3 +147,12 @@ def test_the_command(source, tmp_path, monkeypatch):
     rows = ds.dataset("out", format="parquet", exclude_invalid_files=True).to_table().to_pylist()
     assert [row["detection"] for row in rows if row["image_id"] == "a.png"] == [1, 2]
     assert rows[0]["box"] == [3 / 32, 2 / 32, 9 / 32, 10 / 32]
+
+
+def test_boxes_of_an_input_that_is_not_square(source, tmp_path):
+    wide = Preprocessing(48, (24, 48), (0.0,) * 3, (1.0,) * 3, keep_aspect=False)
+    run(source, tmp_path / "out", preprocessing=wide)
+    image = wide(read_photograph(source / "c.png"))[None]
+    found = fastcam.explain(Squares(), image, "hires_cam", Detections(0.5), "body").details["boxes"][0, 0]
+    (row,) = fastcam.dataset.open(tmp_path / "out").rows("c.png")
+    assert row["box"] == pytest.approx((found / torch.tensor([48, 24, 48, 24])).tolist())
