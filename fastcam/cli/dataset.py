@@ -56,6 +56,7 @@ class Format(StrEnum):
     overlays = "overlays"
     zarr = "zarr"
     webdataset = "webdataset"
+    datasets = "datasets"
 
 
 def map_(
@@ -221,7 +222,9 @@ def verify(
 def export(
     folder: Annotated[Path, typer.Argument(help="Output folder of `fastcam map`.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    to: Annotated[Format, typer.Option(help="PNG overlays, a Zarr v3 group, or WebDataset tar files.")],
+    to: Annotated[
+        Format, typer.Option(help="PNG overlays, a Zarr v3 group, WebDataset tar files, or a dataset of Hugging Face.")
+    ],
     source: Annotated[str | None, typer.Option(help="For overlays: the source of the maps.")] = None,
     colormap: Annotated[str, typer.Option(help="jet, or any name known to matplotlib.")] = "jet",
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
@@ -236,7 +239,10 @@ def export(
                 raise ValueError("overlays need --source: the source of the maps")
             count = dataset.to_overlays(maps, out, source, colormap=colormap, alpha=alpha)
         else:
-            count = {Format.zarr: dataset.to_zarr, Format.webdataset: dataset.to_webdataset}[to](maps, out)
+            write = {Format.zarr: dataset.to_zarr, Format.webdataset: dataset.to_webdataset}.get(
+                to, dataset.to_datasets
+            )
+            count = write(maps, out)
     typer.echo(f"{count} maps in {out}")
 
 

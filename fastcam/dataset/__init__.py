@@ -14,7 +14,7 @@ except ImportError as error:
 from fastcam.dataset.api import plan, run, verify
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Limits
-from fastcam.dataset.export import to_overlays, to_webdataset, to_zarr
+from fastcam.dataset.export import to_datasets, to_overlays, to_webdataset, to_zarr
 from fastcam.dataset.reader import Maps, Stats
 from fastcam.dataset.records import Commit, DamagedError, Span
 from fastcam.dataset.runner import Progress
@@ -39,6 +39,7 @@ __all__ = [
     "plan",
     "run",
     "select",
+    "to_datasets",
     "to_overlays",
     "to_webdataset",
     "to_zarr",

@@ -63,6 +63,11 @@ class MapValues:
                 found.append(({"place": place}, values))
         return encoded(found)
 
+    def values(self, place: int) -> npt.NDArray[np.float32] | None:
+        """Return the map of a row, None where it has none."""
+        store, shard, row, _ = self.table.locations([place])[place]
+        return self._values(self.table.stores[store], shard, row)
+
     def _values(self, maps: Maps, shard: int, row: int) -> npt.NDArray[np.float32] | None:
         with self._lock:
             table, _ = maps._shard(maps.commits[shard])
@@ -118,6 +123,15 @@ class Photographs:
             while self._bytes > _KEPT_BYTES and len(self._kept) > 1:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
         return data
+
+    def pixels(self, place: int) -> npt.NDArray[np.uint8]:
+        """Return the photograph of a row as (H, W, 3), grey where there is none."""
+        try:
+            return np.asarray(Image.open(io.BytesIO(self.picture(place, 512))))
+        except LookupError:
+            store = self.table.locations([place])[place][0]
+            size = self.table.stores[store].identity["preprocessing"]["size"]
+            return np.full((*size, 3), 128, np.uint8)
 
     def _made(self, store: int, shard: int, image_id: str, side: int) -> bytes:
         maps = self.table.stores[store]

@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 import fastcam.pictures
 from fastcam import render
+from fastcam.pictures.page import Page
 from fastcam.view.conditions import COLUMNS, OPERATORS, read_conditions
 from fastcam.view.gate import Gate
 from fastcam.view.pictures import MapValues, Photographs, encoded
@@ -135,6 +136,22 @@ class _Routes:
         self.tags.save()
         return JSONResponse({"tagged": len(places)})
 
+    def page(self, request: Request) -> Response:
+        """The first of the chosen rows as a page in one file, which opens without this server."""
+        query = request.query_params
+        conditions = read_conditions(json.loads(query.get("where", "[]")))
+        rows = self.table.page(conditions, query.get("sort", "place"), query.get("descending") == "1", 0, MOST_MAPS)
+        groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
+        for row in rows:
+            groups.setdefault((row["store"], row["image_id"]), []).append(row)
+        made = Page(", ".join(self.table.names))
+        for (_, image_id), same in groups.items():
+            maps = [(_row_title(row), self.maps.values(row["place"])) for row in same]
+            photograph = self.photographs.pixels(same[0]["place"])
+            made.add(image_id, photograph, [(title, values) for title, values in maps if values is not None])
+        headers = {"Content-Disposition": 'attachment; filename="maps.html"'}
+        return Response(made.html(), media_type="text/html; charset=utf-8", headers=headers)
+
     def export(self, request: Request) -> Response:
         """The chosen rows as CSV."""
         query = request.query_params
@@ -150,6 +167,14 @@ class _Routes:
             writer.writerow([self.table.names[row["store"]], *(_harmless(row[name]) for name in names)])
         headers = {"Content-Disposition": 'attachment; filename="maps.csv"'}
         return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _row_title(row: dict[str, Any]) -> str:
+    """Return what a map is called beside its photograph."""
+    label = row["target_name"] or ("" if row["target"] is None else f"class {row['target']}")
+    number = "" if row["detection"] is None else f"detection {row['detection']}"
+    score = "" if row["score"] is None else f"{row['score']:.3g}"
+    return ", ".join(part for part in (row["method"], label, number, score) if part)
 
 
 def application(table: Table, photographs: Photographs, tags: Tags, token: str, port: int) -> Starlette:
@@ -192,6 +217,7 @@ def application(table: Table, photographs: Photographs, tags: Tags, token: str, 
             get("/api/means", routes.means),
             get("/api/photographs/{place}", routes.photograph),
             get("/api/export.csv", routes.export),
+            get("/api/export.html", routes.page),
             Route("/api/tags", tag, methods=["POST"]),
             Route("/page/drawing.js", drawing, methods=["GET"]),
             Mount("/page", StaticFiles(directory=PAGE, follow_symlink=False)),

@@ -7,6 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 import zarr
+from datasets import load_from_disk
 from PIL import Image
 
 import fastcam.dataset
@@ -77,3 +78,16 @@ def test_webdataset(made, tmp_path):
         np.testing.assert_allclose(values, expected, atol=5e-4)
     with pytest.raises(FileExistsError):
         fastcam.dataset.to_webdataset(maps, tmp_path)
+
+
+def test_a_dataset_of_hugging_face(made, tmp_path):
+    _, maps = made
+    assert fastcam.dataset.to_datasets(maps, tmp_path / "hf") == 28
+    found = load_from_disk(str(tmp_path / "hf")).with_format("numpy")
+    assert len(found) == 28
+    for written, (row, values) in zip(found, maps.each(), strict=True):
+        assert (written["image_id"], written["method"]) == (row["image_id"], row["method"])
+        assert written["score"] == pytest.approx(row["score"])
+        np.testing.assert_array_equal(written["map"], values)
+    with pytest.raises(FileExistsError):
+        fastcam.dataset.to_datasets(maps, tmp_path / "hf")

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 
 import pytest
@@ -224,3 +225,13 @@ def test_what_is_answered(server):
     lines = ask(server, path="/api/export.csv")[1].decode().splitlines()
     assert lines[0].startswith("folder,image_id,label")
     assert len(lines) == server.table.count() + 1
+
+
+def test_a_page_of_the_chosen_rows(server):
+    where = "%5B%7B%22column%22%3A%22label%22%2C%22operator%22%3A%22is%22%2C%22value%22%3A%22lime%22%7D%5D"
+    status, body, headers = ask(server, path=f"/api/export.html?where={where}&sort=score&descending=1")
+    assert (status, headers["content-disposition"]) == (200, 'attachment; filename="maps.html"')
+    entries = json.loads(re.search(r'id="entries">(.*?)</script>', body.decode())[1])
+    assert [entry["title"] for entry in entries] == ["lime/10.png", "lime/07.png", "lime/04.png", "lime/01.png"]
+    assert all(len(entry["maps"]) == 2 for entry in entries)  # the two highest classes
+    assert entries[0]["maps"][0]["name"].startswith("grad_cam, lime, ")

@@ -39,6 +39,7 @@ async function start() {
     await grid.use(rows);
     $("#count").textContent = `${rows.count.toLocaleString()} of ${about.rows.toLocaleString()} maps`;
     $("#export").href = `/api/export.csv?${rows.query}`;
+    $("#export-page").href = `/api/export.html?${rows.query}`;
     await histogram.show();
   }
 
