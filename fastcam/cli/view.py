@@ -1,5 +1,6 @@
 """``fastcam view``: a page to look at maps."""
 
+import contextlib
 import secrets
 import socket
 import webbrowser
@@ -34,7 +35,11 @@ def view(
         token = secrets.token_urlsafe(24)
         with socket.socket() as listening:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((HOST, port))
+            try:
+                listening.bind((HOST, port))
+                listening.listen()  # who opens the address at once waits, instead of being refused
+            except OSError as error:
+                raise ValueError(f"port {port} cannot be listened on: {error.strerror}; leave out --port") from None
             number = listening.getsockname()[1]
             address = f"http://{HOST}:{number}/?token={token}"
             typer.echo(f"{table.count():,} maps at {address}\nCtrl-C ends it")
@@ -42,4 +47,5 @@ def view(
                 webbrowser.open(address)
             app = page.application(table, photographs, tags, token, number)
             config = uvicorn.Config(app, log_level="warning", server_header=False, h11_max_incomplete_event_size=65536)
-            uvicorn.Server(config).run(sockets=[listening])
+            with contextlib.suppress(KeyboardInterrupt):
+                uvicorn.Server(config).run(sockets=[listening])

@@ -27,6 +27,8 @@ from fastcam.targets.binding import Bound, bind, bind_optional, select_output
 from fastcam.targets.one_row import bind_one_row, has_one_row
 from fastcam.targets.output_part import implied
 
+_POOLED = ("grad_cam", "grad_cam_pp", "xgrad_cam")  # weights are of whole channels
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -149,6 +151,7 @@ def _run(
         bound = _bind(output, target, images, settings, notes)
         if settings.strict:
             bound.check_classes()
+        _remark_on_pooling(bound, settings, notes)
         scores = bound(output, all_rows(images.shape[0]))
     scorer = None
     if not settings.is_one_pass:
@@ -208,6 +211,16 @@ def _bind(output: ModelOutput, target: targets.Target, images: Tensor, settings:
         )
     notes.say(f"the model's output has one row for all {count} images, which are taken as frames of one input")
     return bind_one_row(output, target, count)
+
+
+def _remark_on_pooling(bound: Bound, settings: Settings, notes: Notes) -> None:
+    """Say that a mean over all positions loses a detection, which has a gradient at few of them."""
+    pooled = [method.name for method in settings.methods if method.name in _POOLED]
+    if bound.is_found is not None and pooled:
+        notes.say(
+            f"{', '.join(pooled)} averages the gradient over the whole map, and a detection's is zero nearly "
+            "everywhere: layer_cam and hires_cam keep its place"
+        )
 
 
 def _has_graph(output: ModelOutput) -> bool:

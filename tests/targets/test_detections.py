@@ -113,6 +113,13 @@ def test_objectness_counts():
     )
 
 
+def test_what_is_said_of_methods_that_lose_a_detection():
+    found = fastcam.explain(Dense(), images(), ["grad_cam", "layer_cam"], targets.Detections(0.0), "body")
+    (note,) = (each for each in found["grad_cam"].notes if "averages" in each)
+    assert note.startswith("grad_cam averages")
+    assert not fastcam.explain(Dense(), images(), "layer_cam", targets.Detections(0.0), "body").notes
+
+
 def test_one_of_them():
     model, inputs = Dense(), images(3)
     whole = fastcam.explain(model, inputs, "grad_cam", targets.Detections(0.0), "body")
