@@ -120,6 +120,13 @@ def test_the_detail(page):
     wait(page, lambda: page.find_element(By.ID, "detail").is_displayed())
     wait(page, lambda: len(page.find_elements(By.CSS_SELECTOR, "#detail-pictures canvas")) == 3)
     assert len(page.find_elements(By.CSS_SELECTOR, "#detail-others figure")) == 3
+    picture = "return document.querySelectorAll('#detail-pictures canvas')[2].toDataURL()"
+    before = page.execute_script(picture)
+    page.execute_script(
+        "const s = document.querySelector('#detail [data-look]'); s.value = 90; s.dispatchEvent(new Event('input'))"
+    )
+    assert page.execute_script(picture) != before
+    assert page.find_element(By.ID, "opacity").get_attribute("value") == "90"
     assert "#row=0" in page.current_url
     assert "blue/02.png" in page.find_element(By.ID, "detail-row").text
     page.find_element(By.CSS_SELECTOR, "#detail .close").click()

@@ -43,12 +43,17 @@ async function start() {
     await histogram.show();
   }
 
+  let drawAgain = () => {}; // what the detail shows
+
   async function open(row) {
     const side = 320;
     const [maps, photograph] = [await mapsOf([row.place]), about.photographs ? await photographOf(row.place, 512) : null];
     const map = maps.get(row.place);
-    const parts = [["photograph", null, photograph, look], ["map", map, null, { ...look, threshold: 0 }], ["both", map, photograph, look]];
-    $("#detail-pictures").replaceChildren(...parts.filter(([, m, p]) => m || p).map(([name, m, p, how]) => picture(name, m, p, how, row.box, side)));
+    drawAgain = () => {
+      const parts = [["photograph", null, photograph, look], ["map", map, null, { ...look, threshold: 0 }], ["both", map, photograph, look]];
+      $("#detail-pictures").replaceChildren(...parts.filter(([, m, p]) => m || p).map(([name, m, p, how]) => picture(name, m, p, how, row.box, side)));
+    };
+    drawAgain();
     $("#detail-row").replaceChildren(...SHOWN.filter((name) => row[name] !== null).flatMap((name) => {
       const [term, value] = [document.createElement("dt"), document.createElement("dd")];
       term.textContent = name.replaceAll("_", " ");
@@ -97,8 +102,14 @@ async function start() {
   $("#sort").addEventListener("change", tried(changed));
   $("#descending").addEventListener("change", tried(changed));
   $("#size").addEventListener("input", () => { grid.size = Number($("#size").value); grid.clear(); grid.show(); });
-  for (const name of ["opacity", "threshold"]) {
-    $(`#${name}`).addEventListener("input", () => { look[name] = Number($(`#${name}`).value) / 100; grid.paint(); });
+  for (const slider of document.querySelectorAll("[data-look]")) {
+    slider.addEventListener("input", () => {
+      const name = slider.dataset.look;
+      look[name] = Number(slider.value) / 100;
+      for (const same of document.querySelectorAll(`[data-look=${name}]`)) same.value = slider.value;
+      grid.paint();
+      if ($("#detail").open) drawAgain();
+    });
   }
   $("#scale").addEventListener("change", () => { look.scale = $("#scale").value; grid.paint(); });
   $("#colours").addEventListener("change", tried(async () => { await useColours($("#colours").value); await grid.paint(); }));
