@@ -4,9 +4,9 @@ import contextlib
 import functools
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from PIL import Image
@@ -31,6 +31,11 @@ class Limits:
     pixels: int = 50_000_000
     bytes: int = 64 * 2**20
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> "Limits":
+        """Return the limits from their JSON object."""
+        return cls(**{**fields, "formats": tuple(fields["formats"])})
 
     def check_bytes(self, count: int) -> None:
         """Refuse a file that is too large.

@@ -45,7 +45,7 @@ def to_overlays(maps: Maps, out: str | Path, source: SourceLike, *, colormap: st
     """
     images = _source_of_maps(maps, source)
     preprocessing = read_preprocessing(maps.identity["preprocessing"])
-    limits, count = Limits(**{**maps.identity["limits"], "formats": tuple(maps.identity["limits"]["formats"])}), 0
+    limits, count = Limits.read(maps.identity["limits"]), 0
     for commit in maps.commits:
         for item in images.items(commit.start, commit.stop):
             rows = [row for row in maps.rows(item.id) if row["map"] is not None]

@@ -58,13 +58,16 @@ class Maps:
     Args:
         folder: output folder of :func:`fastcam.dataset.run`.
 
+    Attributes:
+        cached_shard: as :meth:`read_shard`, from memory where the shard was read lately.
+
     Raises:
         ValueError: for a folder that holds no maps or is damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.store = Store(folder)
-        self._shard = _ShardCache(self.read_shard)
+        self.cached_shard = _ShardCache(self.read_shard)
 
     @cached_property
     def commits(self) -> list[Commit]:
@@ -122,7 +125,7 @@ class Maps:
             ValueError: for a damaged shard.
         """
         commit, first = self._locate(image_id)
-        table, _ = self._shard(commit)
+        table, _ = self.cached_shard(commit)
         names = table["image_id"]
         last = first
         while last < len(names) and names[last].as_py() == image_id:
@@ -136,7 +139,7 @@ class Maps:
             KeyError: for an unknown id.
             ValueError: for a damaged shard.
         """
-        size = self._shard(self._locate(image_id)[0])[1]
+        size = self.cached_shard(self._locate(image_id)[0])[1]
         return [decode_map(row, size) for row in self.rows(image_id) if row["map"] is not None]
 
     def size_of(self, image_id: str) -> tuple[int, ...]:
@@ -145,7 +148,7 @@ class Maps:
         Raises:
             KeyError: for an unknown id.
         """
-        return self._shard(self._locate(image_id)[0])[1]
+        return self.cached_shard(self._locate(image_id)[0])[1]
 
     def each(self) -> Iterator[tuple[Row, Map]]:
         """Yield every row with a map, and the map at the size of the model's input; one shard in memory at a time.
@@ -209,16 +212,16 @@ class _ShardCache:
     """
 
     def __init__(self, read: Callable[[Commit], Shard]) -> None:
-        self._read, self._shards, self._bytes = read, OrderedDict[Commit, Shard](), 0
+        self._read, self.cached_shards, self._bytes = read, OrderedDict[Commit, Shard](), 0
         self._lock = threading.Lock()
 
     def __call__(self, commit: Commit) -> Shard:
         """Return a shard."""
         with self._lock:
-            if commit not in self._shards:
-                self._shards[commit] = self._read(commit)
-                self._bytes += self._shards[commit][0].nbytes
-            self._shards.move_to_end(commit)
-            while self._bytes > MAX_CACHED_BYTES and len(self._shards) > 1:
-                self._bytes -= self._shards.popitem(last=False)[1][0].nbytes
-            return self._shards[commit]
+            if commit not in self.cached_shards:
+                self.cached_shards[commit] = self._read(commit)
+                self._bytes += self.cached_shards[commit][0].nbytes
+            self.cached_shards.move_to_end(commit)
+            while self._bytes > MAX_CACHED_BYTES and len(self.cached_shards) > 1:
+                self._bytes -= self.cached_shards.popitem(last=False)[1][0].nbytes
+            return self.cached_shards[commit]

@@ -66,7 +66,7 @@ def query_of_picture(features: Features, name: str, data: bytes, classifier: Cla
     if classifier is None:
         raise ValueError(f"{name!r} is no image of the dataset: to make its vector, give the model as `classifier`")
     identity: dict[str, Any] = features.identity
-    limits = Limits(**{**identity["limits"], "formats": tuple(identity["limits"]["formats"])})
+    limits = Limits.read(identity["limits"])
     loader = Loader(read_preprocessing(identity["preprocessing"]), limits, identity["decoder"])
     loaded = loader(Item(name, name, None, lambda _: data))
     if loaded.tensor is None:

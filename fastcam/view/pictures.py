@@ -70,7 +70,7 @@ class MapValues:
 
     def _values(self, maps: Maps, shard: int, row: int) -> npt.NDArray[np.float32] | None:
         with self._lock:
-            table, _ = maps._shard(maps.commits[shard])
+            table, _ = maps.cached_shard(maps.commits[shard])
         cells = table.slice(row, 1).to_pylist()[0]
         if cells["map"] is None:
             return None
@@ -138,12 +138,12 @@ class Photographs:
         item = self._item(store, shard, image_id)
         if self.root is not None and not Path(item.path).resolve().is_relative_to(self.root):
             raise LookupError("the photograph lies outside of the source")
-        limits = maps.identity["limits"]
+        limits = Limits.read(maps.identity["limits"])
         try:
-            data = item.read(Limits(**{**limits, "formats": tuple(limits["formats"])}))
+            data = item.read(limits)
             if not isinstance(data, bytes):
                 raise LookupError("the source has no encoded images")
-            photograph = decode_image(data, Limits(**{**limits, "formats": tuple(limits["formats"])}))
+            photograph = decode_image(data, limits)
         except (ValueError, OSError) as error:
             raise LookupError(f"the photograph cannot be read: {error}") from None
         seen = read_preprocessing(maps.identity["preprocessing"]).crop(photograph).convert("RGB")
