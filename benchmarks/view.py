@@ -2,7 +2,7 @@
 
 A folder of a million rows with maps of 7 x 7 is written, served by ``fastcam view``, and looked at in Chromium (with
 its driver): the time from the address to the first screen, from a filter to its rows, from a jump to the maps there,
-and the memory of the server. Absolute times, of this machine beside whatever else runs on it.
+the longest blank while it is scrolled, and the memory of the server. Absolute times, of this machine beside whatever else runs on it.
 """
 
 import argparse
@@ -39,6 +39,7 @@ FILTERS = (
     ("predicted", "at most", "0"),
     ("score", "at most", "-2"),
 )
+SCREENS = (2, 5, 10)  # that are scrolled in a second
 READY = "return document.body.dataset.ready === 'yes' && document.querySelectorAll('#grid figure').length > 0"
 PAINTED = """
 const figures = [...document.querySelectorAll('#grid figure')];
@@ -46,6 +47,33 @@ const box = document.querySelector('#grid').getBoundingClientRect();
 const at = (figure) => figure.getBoundingClientRect();
 const seen = figures.filter((each) => at(each).bottom > box.top && at(each).top < box.bottom);
 return seen.length > 8 && seen.every((f) => f.map !== undefined);
+"""
+
+
+# Scrolls so many screens a second, and finds the longest time in which any of 20 places of the grid had no map.
+SCROLLED = """
+const [screens, seconds, rows, done] = arguments;
+const grid = document.querySelector('#grid');
+const box = grid.getBoundingClientRect();
+const tops = [...document.querySelectorAll('#grid figure')].map((each) => each.offsetTop);
+const rowsTop = [...new Set(tops)].sort((a, b) => a - b);
+const columns = tops.filter((top) => top === rowsTop[0]).length;
+const scale = Math.max(1, ((rows / columns) * (rowsTop[1] - rowsTop[0])) / grid.scrollHeight); // of the grid to its bar
+const places = [];
+for (const x of [0.1, 0.3, 0.5, 0.7, 0.9]) {
+  for (const y of [0.1, 0.4, 0.6, 0.9]) places.push([box.left + x * (box.width - 40), box.top + y * box.height]);
+}
+const hasMap = ([x, y]) => document.elementFromPoint(x, y)?.closest('figure')?.map !== undefined;
+const start = performance.now();
+let [before, whole, longest] = [start, start, 0];
+function frame(now) {
+  if (places.every(hasMap)) whole = now; else longest = Math.max(longest, now - whole);
+  if (now - start > seconds * 1000) return done(longest / 1000);
+  grid.scrollTop += (screens * box.height * (now - before)) / 1000 / scale;
+  before = now;
+  requestAnimationFrame(frame);
+}
+requestAnimationFrame(frame);
 """
 
 
@@ -152,6 +180,9 @@ def main() -> None:
                 driver.refresh()
                 until(driver, READY)
                 jumps = [jumped(driver, share) for share in (0.5, 0.1, 0.9, 0.3, 0.7)]
+                driver.execute_script("document.querySelector('#grid').scrollTop = 0")
+                until(driver, PAINTED)
+                blanks = [float(driver.execute_async_script(SCROLLED, screens, 6, options.rows)) for screens in SCREENS]
                 memory = psutil.Process(server.pid).memory_info().rss
             finally:
                 driver.quit()
@@ -161,6 +192,10 @@ def main() -> None:
         {"what": "from the address to the first screen", "seconds": first},
         {"what": "from a filter to its rows, median", "seconds": statistics.median(filters)},
         {"what": "from a jump to the maps there, median", "seconds": statistics.median(jumps)},
+        *(
+            {"what": f"longest blank at {screens} screens a second", "seconds": blank}
+            for screens, blank in zip(SCREENS, blanks, strict=True)
+        ),
         {"what": "memory of the server", "gigabytes": memory / 1e9},
     ]
     write("view", rows)

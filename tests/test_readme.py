@@ -116,6 +116,11 @@ def test_numbers_of_the_readme_are_those_of_the_results():
     assert f"takes {of['fastcam grad_cam']['times_forward']:.2f} forward passes" in TEXT
     detecting = rows_of("detectors", what="fastcam, ten detections")["times_floor"]
     assert f"take {detecting:.1f} of a forward and a backward pass" in TEXT
+    seconds = {row["what"]: row.get("seconds") for row in readme.load("view")["rows"]}
+    first, filtered = (
+        seconds[f"from {what}"] for what in ("the address to the first screen", "a filter to its rows, median")
+    )
+    assert f"screen in {first:.1f} seconds, a filter in {filtered:.1f}." in TEXT.replace("\n  ", " ")
     methods, measures = len(fastcam.list_methods()), len(fastcam.evaluate.list_measures())
     assert f"with {methods} methods" in TEXT
     assert f"**{measures} measures" in TEXT

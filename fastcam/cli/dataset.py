@@ -57,6 +57,7 @@ class Format(StrEnum):
     zarr = "zarr"
     webdataset = "webdataset"
     datasets = "datasets"
+    fiftyone = "fiftyone"
 
 
 def map_(
@@ -223,9 +224,12 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Output folder of `fastcam map`.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     to: Annotated[
-        Format, typer.Option(help="PNG overlays, a Zarr v3 group, WebDataset tar files, or a dataset of Hugging Face.")
+        Format,
+        typer.Option(
+            help="PNG overlays, a Zarr v3 group, WebDataset tar files, a dataset of Hugging Face or one of FiftyOne."
+        ),
     ],
-    source: Annotated[str | None, typer.Option(help="For overlays: the source of the maps.")] = None,
+    source: Annotated[str | None, typer.Option(help="For overlays and fiftyone: the source of the maps.")] = None,
     colormap: Annotated[str, typer.Option(help="jet, or any name known to matplotlib.")] = "jet",
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
 ) -> None:
@@ -234,15 +238,16 @@ def export(
         check_folder(folder)
         dataset = import_dataset()
         maps = dataset.open(folder)
-        if to is Format.overlays:
+        if to in (Format.overlays, Format.fiftyone):
             if source is None:
-                raise ValueError("overlays need --source: the source of the maps")
-            count = dataset.to_overlays(maps, out, source, colormap=colormap, alpha=alpha)
+                raise ValueError(f"{to} needs --source: the source of the maps")
+            if to is Format.overlays:
+                count = dataset.to_overlays(maps, out, source, colormap=colormap, alpha=alpha)
+            else:
+                count = dataset.to_fiftyone(maps, out, source)
         else:
-            write = {Format.zarr: dataset.to_zarr, Format.webdataset: dataset.to_webdataset}.get(
-                to, dataset.to_datasets
-            )
-            count = write(maps, out)
+            write = {Format.zarr: dataset.to_zarr, Format.webdataset: dataset.to_webdataset}
+            count = write.get(to, dataset.to_datasets)(maps, out)
     typer.echo(f"{count} maps in {out}")
 
 

@@ -19,6 +19,10 @@ def view(
     source: Annotated[
         str | None, typer.Option(help="The photographs that the maps are of, as `fastcam map` was given them.")
     ] = None,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of `fastcam evaluate` for these maps: a column for every measure. Repeatable."),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="To listen on.", show_default="a free one")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
@@ -30,7 +34,7 @@ def view(
             from fastcam import view as page
         except ImportError as error:
             raise ValueError(f'fastcam view needs {error.name}: pip install "fastcam[view]"') from None
-        table = page.Table(maps)
+        table = page.Table(maps, scores or ())
         photographs, tags = page.Photographs(table, source), page.Tags(table)
         token = secrets.token_urlsafe(24)
         with socket.socket() as listening:

@@ -15,6 +15,7 @@ from fastcam.dataset.api import plan, run, verify
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Limits
 from fastcam.dataset.export import to_datasets, to_overlays, to_webdataset, to_zarr
+from fastcam.dataset.fiftyone_format import to_fiftyone
 from fastcam.dataset.reader import Maps, Stats
 from fastcam.dataset.records import Commit, DamagedError, Span
 from fastcam.dataset.runner import Progress
@@ -40,6 +41,7 @@ __all__ = [
     "run",
     "select",
     "to_datasets",
+    "to_fiftyone",
     "to_overlays",
     "to_webdataset",
     "to_zarr",

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from fastcam import render
-from fastcam.classifiers.preprocessing import Preprocessing, write_png
+from fastcam.classifiers.preprocessing import Pixels, Preprocessing, write_png
 from fastcam.dataset.decode import Limits, decode_image
 from fastcam.dataset.detection_rows import FIELDS
 from fastcam.dataset.reader import Maps
 from fastcam.dataset.sources import Source, SourceLike, select, source_of
-from fastcam.dataset.table import Row
+from fastcam.dataset.table import Map, Row
 
 ZARR_CHUNK_SIZE = 64  # maps
 _T = TypeVar("_T")
@@ -43,9 +43,25 @@ def to_overlays(maps: Maps, out: str | Path, source: SourceLike, *, colormap: st
         ValueError: for a source other than that of the maps, or maps that do not fit its images.
         OSError: if the folder cannot be written.
     """
-    images = _source_of_maps(maps, source)
+    count = 0
+    for image_id, rows, picture, values in pictured(maps, source_of_maps(maps, source)):
+        overlays = render.overlay(np.stack([picture] * len(rows)), values, colormap, alpha)
+        for row, pixels in zip(rows, overlays, strict=True):
+            file = Path(out) / f"{relative_path(image_id)}.{row_suffix(row, rows)}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_png(Image.fromarray(pixels), file)
+            count += 1
+    return count
+
+
+def pictured(maps: Maps, images: Source) -> Iterator[tuple[str, list[Row], Pixels, Map]]:
+    """Yield every image that has maps: id, rows, the image as cropped for the model (*S, 3), maps (rows, *S).
+
+    Raises:
+        ValueError: for a source of tensors, or maps that do not fit its images.
+    """
     preprocessing = read_preprocessing(maps.identity["preprocessing"])
-    limits, count = Limits.read(maps.identity["limits"]), 0
+    limits = Limits.read(maps.identity["limits"])
     for commit in maps.commits:
         for item in images.items(commit.start, commit.stop):
             rows = [row for row in maps.rows(item.id) if row["map"] is not None]
@@ -53,22 +69,20 @@ def to_overlays(maps: Maps, out: str | Path, source: SourceLike, *, colormap: st
                 continue
             data = item.read(limits)
             if not isinstance(data, bytes):
-                raise ValueError("overlays need encoded images; this source has none")
+                raise ValueError("maps are laid over encoded images; this source has none")
             picture = np.asarray(preprocessing.crop(decode_image(data, limits)).convert("RGB"))
             values = np.stack(maps.maps(item.id))
             if values.shape[1:] != picture.shape[:2]:
                 raise ValueError(f"maps of shape {values.shape[1:]} do not fit images of shape {picture.shape[:2]}")
-            overlays = render.overlay(np.stack([picture] * len(rows)), values, colormap, alpha)
-            for row, pixels in zip(rows, overlays, strict=True):
-                file = Path(out) / f"{_relative_path(item.id)}.{_row_suffix(row, rows)}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_png(Image.fromarray(pixels), file)
-                count += 1
-    return count
+            yield item.id, rows, picture, values
 
 
-def _source_of_maps(maps: Maps, source: SourceLike) -> Source:
-    """Return the source of maps, which may be a part of the source that is given."""
+def source_of_maps(maps: Maps, source: SourceLike) -> Source:
+    """Return the source of maps, which may be a part of the source that is given.
+
+    Raises:
+        ValueError: where it is another.
+    """
     images = source_of(source)
     if images.digest() != maps.identity["source"]:
         with contextlib.suppress(ValueError):  # an image is missing
@@ -213,12 +227,12 @@ def read_preprocessing(fields: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(**arguments)
 
 
-def _relative_path(name: str) -> str:
+def relative_path(name: str) -> str:
     """Return an image id as a path that stays below the output folder."""
     return "/".join(part for part in name.replace("://", "/").split("/") if part not in ("", ".", ".."))
 
 
-def _row_suffix(row: Row, rows: list[Row]) -> str:
+def row_suffix(row: Row, rows: list[Row]) -> str:
     """Return the part of a file name that distinguishes a row from the image's other rows."""
     parts = [row["method"]]
     for name in ("layer", "target", "detection"):

@@ -1,13 +1,14 @@
 """Filters of rows: columns and operators that are known, values that are bound, nothing else."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 Kind = Literal["text", "number", "truth"]
+Columns: TypeAlias = Mapping[str, Kind]
 
-# The columns that can be asked for, with the kinds of their values.
-COLUMNS: dict[str, Kind] = {
+# The columns that every table has, with the kinds of their values.
+COLUMNS: Columns = {
     "image_id": "text",
     "label": "text",
     "target": "number",
@@ -50,9 +51,10 @@ class Condition:
     """One condition on a column.
 
     Attributes:
-        column: of :data:`COLUMNS`.
+        column: of ``columns``.
         operator: of :data:`OPERATORS` of its kind.
         value: that it is compared with; None for "is missing" and "is there".
+        columns: that there are.
 
     Raises:
         ValueError: for anything else.
@@ -61,11 +63,12 @@ class Condition:
     column: str
     operator: str
     value: str | float | bool | None = None
+    columns: Columns = field(default_factory=lambda: COLUMNS, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        kind = COLUMNS.get(self.column) if isinstance(self.column, str) else None
+        kind = self.columns.get(self.column) if isinstance(self.column, str) else None
         if kind is None:
-            raise ValueError(f"a condition is on one of {', '.join(COLUMNS)}; got {str(self.column)[:50]!r}")
+            raise ValueError(f"a condition is on one of {', '.join(self.columns)}; got {str(self.column)[:50]!r}")
         if self.operator not in OPERATORS[kind]:
             raise ValueError(
                 f"{self.column} is compared by {', '.join(OPERATORS[kind])}; got {str(self.operator)[:50]!r}"
@@ -81,8 +84,8 @@ class Condition:
             raise ValueError(f"a text has at most {LONGEST} characters, got {len(self.value)}")
 
 
-def read_conditions(values: Any) -> list[Condition]:
-    """Return the conditions in a list of objects with "column", "operator" and perhaps "value".
+def read_conditions(values: Any, columns: Columns = COLUMNS) -> list[Condition]:
+    """Return the conditions on columns in a list of objects with "column", "operator" and perhaps "value".
 
     Raises:
         ValueError: for anything else.
@@ -93,7 +96,7 @@ def read_conditions(values: Any) -> list[Condition]:
     for each in values:
         if not isinstance(each, Mapping) or not set(each) <= {"column", "operator", "value"}:
             raise ValueError("a condition has a column, an operator and perhaps a value")
-        found.append(Condition(each.get("column", ""), each.get("operator", ""), each.get("value")))
+        found.append(Condition(each.get("column", ""), each.get("operator", ""), each.get("value"), columns))
     return found
 
 
@@ -101,5 +104,5 @@ def where(conditions: Sequence[Condition]) -> tuple[str, list[str | float | bool
     """Return the text of a WHERE clause, empty without conditions, and the values that are bound to it."""
     if not conditions:
         return "", []
-    texts = [_OPERATORS[each.operator][0].format(each.column) for each in conditions]
+    texts = [_OPERATORS[each.operator][0].format(f'"{each.column}"') for each in conditions]
     return "WHERE " + " AND ".join(texts), [each.value for each in conditions if each.value is not None]

@@ -68,6 +68,17 @@ class MapValues:
         store, shard, row, _ = self.table.locations([place])[place]
         return self._values(self.table.stores[store], shard, row)
 
+    def scaled(self, place: int) -> npt.NDArray[np.float32] | None:
+        """Return the map of a row (h, w) from 0 to 1, None where it has none; NaN and infinity are 0."""
+        values = self.values(place)
+        if values is None:
+            return None
+        finite = np.isfinite(values)
+        low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0, 0)
+        shares = np.where(finite, values - low, 0) / ((high - low) or 1)
+        result: npt.NDArray[np.float32] = shares.reshape(-1, shares.shape[-1]).astype(np.float32)
+        return result
+
     def _values(self, maps: Maps, shard: int, row: int) -> npt.NDArray[np.float32] | None:
         with self._lock:
             table, _ = maps.cached_shard(maps.commits[shard])

@@ -1,7 +1,5 @@
 """The page's server: rows, maps, photographs and tags of folders of maps, for the page alone."""
 
-import csv
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -17,8 +16,8 @@ from starlette.staticfiles import StaticFiles
 
 import fastcam.pictures
 from fastcam import render
-from fastcam.pictures.page import Page
-from fastcam.view.conditions import COLUMNS, OPERATORS, read_conditions
+from fastcam.view import exports
+from fastcam.view.conditions import OPERATORS, Condition, read_conditions
 from fastcam.view.gate import Gate
 from fastcam.view.pictures import MapValues, Photographs, encoded
 from fastcam.view.table import Table
@@ -30,6 +29,7 @@ MOST_ROWS = 500
 MOST_MAPS = 200
 MOST_MEANS = 2000
 MOST_EXPORTED = 100_000
+MOST_ON_SHEET = 120
 SIDES = (64, 128, 256, 512, 1024)  # of photographs
 _COLORMAPS = ("jet", "turbo", "viridis", "magma", "inferno", "cividis", "gray", "RdBu_r")
 _IMMUTABLE = {"Cache-Control": "private, max-age=3600"}
@@ -61,8 +61,9 @@ class _Routes:
         return JSONResponse(
             {
                 "stores": stores,
-                "columns": COLUMNS,
+                "columns": self.table.columns,
                 "operators": OPERATORS,
+                "measures": self.table.measures,
                 "rows": self.table.count(),
                 "colormaps": self.colormaps,
                 "photographs": self.photographs.source is not None,
@@ -70,15 +71,16 @@ class _Routes:
         )
 
     def rows(self, request: Request) -> Response:
-        """Some rows, and how many there are in all."""
+        """Some rows, and with the first ones how many there are in all."""
         query = request.query_params
         if "places" in query:
             places = _places(query["places"])
             return JSONResponse({"count": len(places), "rows": _plain(self.table.of_places(places))})
-        conditions = read_conditions(json.loads(query.get("where", "[]")))
         offset, limit = _number(query.get("offset", "0")), min(_number(query.get("limit", "100")), MOST_ROWS)
-        found = self.table.page(conditions, query.get("sort", "place"), query.get("descending") == "1", offset, limit)
-        return JSONResponse({"count": self.table.count(conditions), "rows": _plain(found)})
+        found: dict[str, Any] = {"rows": _plain(self._chosen(query, limit, offset))}
+        if offset == 0:
+            found["count"] = self.table.count(self._conditions(query))
+        return JSONResponse(found)
 
     def values(self, request: Request) -> Response:
         """The most frequent values of a column."""
@@ -88,7 +90,7 @@ class _Routes:
     def histogram(self, request: Request) -> Response:
         """The counts of a column of numbers."""
         query = request.query_params
-        conditions = read_conditions(json.loads(query.get("where", "[]")))
+        conditions = self._conditions(query)
         return JSONResponse(self.table.histogram(query.get("column", ""), conditions))
 
     def map_values(self, request: Request) -> Response:
@@ -110,9 +112,7 @@ class _Routes:
 
     def colours(self, request: Request) -> Response:
         """The 256 colours of a colour map, as bytes."""
-        name = request.query_params.get("name", "")
-        if name not in self.colormaps:
-            raise ValueError(f"a colour map is one of {', '.join(self.colormaps)}")
+        name = self._colormap(request.query_params)
         return Response(render.colors(name).tobytes(), media_type="application/octet-stream", headers=_IMMUTABLE)
 
     def photograph(self, request: Request) -> Response:
@@ -136,45 +136,44 @@ class _Routes:
         self.tags.save()
         return JSONResponse({"tagged": len(places)})
 
-    def page(self, request: Request) -> Response:
-        """The first of the chosen rows as a page in one file, which opens without this server."""
-        query = request.query_params
-        conditions = read_conditions(json.loads(query.get("where", "[]")))
-        rows = self.table.page(conditions, query.get("sort", "place"), query.get("descending") == "1", 0, MOST_MAPS)
-        groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
-        for row in rows:
-            groups.setdefault((row["store"], row["image_id"]), []).append(row)
-        made = Page(", ".join(self.table.names))
-        for (_, image_id), same in groups.items():
-            maps = [(_row_title(row), self.maps.values(row["place"])) for row in same]
-            photograph = self.photographs.pixels(same[0]["place"])
-            made.add(image_id, photograph, [(title, values) for title, values in maps if values is not None])
-        headers = {"Content-Disposition": 'attachment; filename="maps.html"'}
-        return Response(made.html(), media_type="text/html; charset=utf-8", headers=headers)
-
-    def export(self, request: Request) -> Response:
+    def export_csv(self, request: Request) -> Response:
         """The chosen rows as CSV."""
-        query = request.query_params
-        conditions = read_conditions(json.loads(query.get("where", "[]")))
-        found = self.table.page(
-            conditions, query.get("sort", "place"), query.get("descending") == "1", 0, MOST_EXPORTED
-        )
-        text = io.StringIO()
-        writer = csv.writer(text)
-        names = [name for name in (found[0] if found else {}) if name not in ("place", "store")]
-        writer.writerow(["folder", *names])
-        for row in found:
-            writer.writerow([self.table.names[row["store"]], *(_harmless(row[name]) for name in names)])
-        headers = {"Content-Disposition": 'attachment; filename="maps.csv"'}
-        return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
+        text = exports.as_csv(self.table, self._chosen(request.query_params, MOST_EXPORTED))
+        return Response(text, media_type="text/csv; charset=utf-8", headers=_named("maps.csv"))
+
+    def export_page(self, request: Request) -> Response:
+        """The first of the chosen rows as a page in one file, which opens without this server."""
+        rows, colours = self._chosen(request.query_params, MOST_MAPS), self._colormap(request.query_params)
+        text = exports.as_page(self.table, rows, self.maps, self.photographs, colours)
+        return Response(text, media_type="text/html; charset=utf-8", headers=_named("maps.html"))
+
+    def export_sheet(self, request: Request) -> Response:
+        """The first of the chosen rows as a sheet of pictures."""
+        rows, colours = self._chosen(request.query_params, MOST_ON_SHEET), self._colormap(request.query_params)
+        opacity = min(100, _number(request.query_params.get("opacity", "50"))) / 100
+        data = exports.as_sheet(rows, self.maps, self.photographs, colours, opacity)
+        return Response(data, media_type="image/png", headers=_named("maps.png"))
+
+    def _conditions(self, query: QueryParams) -> list[Condition]:
+        """Return what a query asks of rows."""
+        return read_conditions(json.loads(query.get("where", "[]")), self.table.columns)
+
+    def _chosen(self, query: QueryParams, limit: int, offset: int = 0) -> list[dict[str, Any]]:
+        """Return rows that a query asks for, in its order."""
+        sort, is_descending = query.get("sort", "place"), query.get("descending") == "1"
+        return self.table.page(self._conditions(query), sort, is_descending, offset, limit)
+
+    def _colormap(self, query: QueryParams) -> str:
+        """Return the colour map that a query names."""
+        name = query.get("colours", self.colormaps[0])
+        if name not in self.colormaps:
+            raise ValueError(f"a colour map is one of {', '.join(self.colormaps)}")
+        return name
 
 
-def _row_title(row: dict[str, Any]) -> str:
-    """Return what a map is called beside its photograph."""
-    label = row["target_name"] or ("" if row["target"] is None else f"class {row['target']}")
-    number = "" if row["detection"] is None else f"detection {row['detection']}"
-    score = "" if row["score"] is None else f"{row['score']:.3g}"
-    return ", ".join(part for part in (row["method"], label, number, score) if part)
+def _named(name: str) -> dict[str, str]:
+    """Return the headers of a file to keep."""
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
 def application(table: Table, photographs: Photographs, tags: Tags, token: str, port: int) -> Starlette:
@@ -216,8 +215,9 @@ def application(table: Table, photographs: Photographs, tags: Tags, token: str, 
             get("/api/colours", routes.colours),
             get("/api/means", routes.means),
             get("/api/photographs/{place}", routes.photograph),
-            get("/api/export.csv", routes.export),
-            get("/api/export.html", routes.page),
+            get("/api/export.csv", routes.export_csv),
+            get("/api/export.html", routes.export_page),
+            get("/api/export.png", routes.export_sheet),
             Route("/api/tags", tag, methods=["POST"]),
             Route("/page/drawing.js", drawing, methods=["GET"]),
             Mount("/page", StaticFiles(directory=PAGE, follow_symlink=False)),
@@ -272,8 +272,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and value - value != 0:
         return str(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-def _harmless(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from fastcam.dataset.reader import Maps
-from fastcam.view.conditions import COLUMNS, OF_MAPS, Condition, where
+from fastcam.view.conditions import COLUMNS, OF_MAPS, Columns, Condition, where
+from fastcam.view.scores import Scores
 from fastcam.view.statistics import Floats, MeanKey, statistics_of
 
 _SHOWN = ("image_id", "label", "target", "predicted", "score", "method", "layer", "status", "detection", "confidence")
@@ -25,12 +26,19 @@ class Table:
 
     Args:
         folders: of maps, as ``fastcam map`` writes them.
+        scores: folders of measured values, as ``fastcam evaluate`` writes them; every measure becomes a column.
+
+    Attributes:
+        stores: the maps of every folder.
+        names: how the folders are called.
+        columns: that there are, with the kinds of their values.
+        measures: names of those that hold measured values.
 
     Raises:
-        ValueError: for a folder without committed maps.
+        ValueError: for a folder without committed maps, or scores that are not of these maps.
     """
 
-    def __init__(self, folders: Sequence[str | Path]) -> None:
+    def __init__(self, folders: Sequence[str | Path], scores: Sequence[str | Path] = ()) -> None:
         self.stores = [Maps(folder) for folder in folders]
         self.names = [Path(folder).resolve().name for folder in folders]
         self._database = duckdb.connect(":memory:", config={"threads": "2"})
@@ -38,6 +46,10 @@ class Table:
             if not maps.commits:
                 raise ValueError(f"{folders[number]} holds no maps yet")
             self._add(number, maps)
+        measured = Scores.of(scores, self.stores)
+        measured.add(self._database)
+        self.columns: Columns = {**COLUMNS, **dict.fromkeys(measured.measures, "number")}
+        self.measures = measured.measures
         self._database.execute("CREATE TABLE tags (place BIGINT PRIMARY KEY, tag INTEGER)")
         self._database.execute("CREATE TABLE of_maps (place BIGINT, entropy FLOAT, disagreement FLOAT)")
         # From here on it reads no file, and nothing can change that.
@@ -97,7 +109,7 @@ class Table:
 
         Args:
             conditions: that all hold.
-            sort: a column of :data:`.COLUMNS`, or "place" for the order of the dataset.
+            sort: one of the columns, or "place" for the order of the dataset.
             is_descending: whether the largest come first; rows without a value come last.
             offset: of the first row.
             limit: the most rows.
@@ -105,8 +117,8 @@ class Table:
         Raises:
             ValueError: for an unknown column.
         """
-        if sort != "place" and sort not in COLUMNS:
-            raise ValueError(f"rows are sorted by place, {', '.join(COLUMNS)}; got {sort!r}")
+        if sort != "place" and sort not in self.columns:
+            raise ValueError(f"rows are sorted by place, {', '.join(self.columns)}; got {sort!r}")
         direction = "DESC" if is_descending else "ASC"
         if sort == "place" and not conditions:  # found without a look at those before
             first = max(0, self.count() - offset - limit) if is_descending else offset
@@ -115,7 +127,7 @@ class Table:
                 f"WHERE rows.rowid >= ? AND rows.rowid < ? ORDER BY rows.rowid {direction}", [first, stop]
             )
         text, values = self._where(conditions, sort)
-        order = f"rows.rowid {direction}" if sort == "place" else f"{sort} {direction} NULLS LAST, rows.rowid"
+        order = f"rows.rowid {direction}" if sort == "place" else f'"{sort}" {direction} NULLS LAST, rows.rowid'
         return self._rows(f"{text} ORDER BY {order} LIMIT ? OFFSET ?", [*values, limit, offset])
 
     def means(self) -> list[dict[MeanKey, Floats]]:
@@ -147,8 +159,10 @@ class Table:
         return self._rows("WHERE rows.rowid IN (SELECT unnest(?)) ORDER BY rows.rowid", [list(places)])
 
     def _rows(self, end: str, values: Sequence[Any]) -> list[dict[str, Any]]:
-        found = self.query(f"SELECT rows.rowid AS place, {', '.join(_NAMES)} FROM {_SOURCE} {end}", values)
-        return [dict(zip(["place", *_NAMES], row, strict=True)) for row in found]
+        names = [*_NAMES, *self.measures]
+        columns = ", ".join(f'"{name}"' for name in names)
+        found = self.query(f"SELECT rows.rowid AS place, {columns} FROM {_SOURCE} {end}", values)
+        return [dict(zip(["place", *names], row, strict=True)) for row in found]
 
     def locations(self, places: Sequence[int]) -> dict[int, tuple[int, int, int, str]]:
         """Return store, shard, row in it and image of places; unknown places are left out."""
@@ -160,24 +174,25 @@ class Table:
 
     def values_of(self, column: str) -> list[tuple[Any, int]]:
         """Return the most frequent values of a column, and how often they occur."""
-        if column not in COLUMNS:
+        if column not in self.columns:
             raise ValueError(f"there is no column {column!r}")
         self._where([], column)
-        found = self.query(f"SELECT {column}, count(*) AS n FROM {_SOURCE} GROUP BY 1 ORDER BY n DESC, 1 LIMIT 200")
+        found = self.query(f'SELECT "{column}", count(*) AS n FROM {_SOURCE} GROUP BY 1 ORDER BY n DESC, 1 LIMIT 200')
         return [(value, number) for value, number in found]
 
     def histogram(self, column: str, conditions: Sequence[Condition]) -> dict[str, Any]:
         """Return the counts of equal bins over a column of numbers, and their edges."""
-        if COLUMNS.get(column) != "number":
+        if self.columns.get(column) != "number":
             raise ValueError(f"a histogram is of a column of numbers, got {column!r}")
         text, values = self._where(conditions, column)
-        low, high = self.query(f"SELECT min({column}), max({column}) FROM {_SOURCE} WHERE isfinite({column})")[0]
+        cell = f'"{column}"'
+        low, high = self.query(f"SELECT min({cell}), max({cell}) FROM {_SOURCE} WHERE isfinite({cell})")[0]
         if low is None:
             return {"low": 0.0, "high": 0.0, "counts": []}
         width = (high - low) or 1.0
-        joined = f"{text} AND isfinite({column})" if text else f"WHERE isfinite({column})"
+        joined = f"{text} AND isfinite({cell})" if text else f"WHERE isfinite({cell})"
         found = self.query(
-            f"SELECT least(CAST(floor(({column} - ?) / ? * {BINS}) AS INTEGER), {BINS - 1}) AS bin, count(*) "
+            f"SELECT least(CAST(floor(({cell} - ?) / ? * {BINS}) AS INTEGER), {BINS - 1}) AS bin, count(*) "
             f"FROM {_SOURCE} {joined} GROUP BY 1",
             [low, width, *values],
         )
@@ -219,4 +234,6 @@ class Table:
                 )
 
 
-_SOURCE = "rows LEFT JOIN tags ON tags.place = rows.rowid LEFT JOIN of_maps ON of_maps.place = rows.rowid"
+_SOURCE = "rows" + "".join(
+    f" LEFT JOIN {name} ON {name}.place = rows.rowid" for name in ("tags", "of_maps", "measured")
+)

@@ -12,6 +12,7 @@ from torch import nn
 
 import fastcam
 import fastcam.dataset
+import fastcam.evaluate.datasets
 from fastcam.classifiers.preprocessing import Preprocessing, read_photograph
 from fastcam.targets import Detections
 from tests.cli.command_line import run as command
@@ -55,9 +56,8 @@ def build() -> nn.Module:
     return Squares()
 
 
-@pytest.fixture
-def source(tmp_path):
-    folder = tmp_path / "in"
+def write_squares(folder):
+    """Two squares of one class, none, one of another class, and a broken file."""
     folder.mkdir()
     for name, squares in {
         "a": [((255, 0, 0), 2, 3), ((0, 0, 255), 20, 18)],
@@ -70,6 +70,11 @@ def source(tmp_path):
         Image.fromarray(picture).save(folder / f"{name}.png")
     (folder / "d.png").write_bytes(b"broken")
     return folder
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_squares(tmp_path / "in")
 
 
 def run(source, out, **options):
@@ -122,6 +127,15 @@ def test_exports(source, tmp_path):
     fastcam.dataset.to_webdataset(maps, tmp_path / "tar")
     with tarfile.open(tmp_path / "tar" / "maps-000000.tar") as tar:
         assert json.load(tar.extractfile("000000001.json"))["detection"] == 2
+
+
+def test_measured_detections_keep_their_classes(source, tmp_path):
+    """Also beside an image without detections, whose row has no class."""
+    run(source, tmp_path / "out")
+    fastcam.evaluate.datasets.run_on_maps(tmp_path / "out", tmp_path / "scores", ["sparseness"])
+    rows = fastcam.evaluate.datasets.open(tmp_path / "scores").dataset().to_table().to_pylist()
+    targets = [(row["image_id"], row["target"]) for row in rows]
+    assert targets == [("a.png", 0), ("a.png", 0), ("b.png", None), ("c.png", 1), ("d.png", None)]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +65,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(folders: list[Path], source: Path | None) -> Iterator[Served]:
-    table = Table(folders)
+def served(folders: list[Path], source: Path | None, scores: Sequence[Path] = ()) -> Iterator[Served]:
+    table = Table(folders, scores)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]

@@ -1,13 +1,17 @@
 """Sixty requests that the page must refuse, sent as bytes to a real server; and what it answers."""
 
 import http.client
+import io
 import json
 import re
 import socket
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fastcam.view.gate import HEADERS
+from fastcam.view.pictures import MapValues
 from tests.view.served import TOKEN, maps_of, photographs, served
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -103,7 +107,7 @@ PATHS = [
     "/api/values?column=map",
     "/api/values?column=score)%3B--",
     "/api/histogram?column=label",
-    "/api/colours?name=../x",
+    "/api/colours?colours=../x",
     "/api/rows?x=" + "a" * 20000,
 ]
 BODIES = [
@@ -235,3 +239,15 @@ def test_a_page_of_the_chosen_rows(server):
     assert [entry["title"] for entry in entries] == ["lime/10.png", "lime/07.png", "lime/04.png", "lime/01.png"]
     assert all(len(entry["maps"]) == 2 for entry in entries)  # the two highest classes
     assert entries[0]["maps"][0]["name"].startswith("grad_cam, lime, ")
+
+
+def test_a_sheet_of_the_chosen_rows(server):
+    status, body, headers = ask(server, path="/api/export.png?colours=gray&opacity=100&sort=place")
+    assert (status, headers["content-disposition"]) == (200, 'attachment; filename="maps.png"')
+    sheet = np.asarray(Image.open(io.BytesIO(body)))
+    place = server.table.page([], "place", False, 0, 1)[0]["place"]
+    values = MapValues(server.table).scaled(place)
+    cell = np.asarray(Image.fromarray(values).resize((224, 224), Image.Resampling.BILINEAR))
+    np.testing.assert_allclose(sheet[:224, :224, 0], cell * 255, atol=1)
+    for wrong in ("colours=../x", "opacity=-1", "opacity=x"):
+        assert ask(server, path=f"/api/export.png?{wrong}")[0] == 400

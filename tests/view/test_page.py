@@ -16,6 +16,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 import fastcam
+import fastcam.evaluate.datasets
+from fastcam.view.conditions import Condition
 from tests.view.served import TOKEN, maps_of, photographs, served
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -29,7 +31,9 @@ pytestmark = [
 def server(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
     source = photographs(root / "photos")
-    with served([maps_of(source, root / "maps")], source) as found:
+    maps = maps_of(source, root / "maps")
+    fastcam.evaluate.datasets.run_on_maps(maps, root / "scores", ["sparseness"])
+    with served([maps], source, [root / "scores"]) as found:
         yield found
 
 
@@ -84,6 +88,9 @@ def test_a_filter_and_the_histogram(page):
     value.send_keys("lime", Keys.TAB)
     wait(page, lambda: count(page).startswith("16 of"))
     assert all("lime/" in each for each in shown(page))
+    value.clear()
+    value.send_keys("none", Keys.TAB)
+    wait(page, lambda: page.find_element(By.ID, "nothing").is_displayed())
     page.find_element(By.CSS_SELECTOR, "fieldset button").click()
     wait(page, lambda: count(page).startswith("49 of"))
     histogram = page.find_element(By.ID, "histogram")
@@ -94,6 +101,22 @@ def test_a_filter_and_the_histogram(page):
     wait(page, lambda: 0 < int(count(page).split()[0]) < 48)
 
 
+def test_a_range_is_typed(page, server):
+    def of(*limits):
+        return f"{server.table.count([Condition('score', *limit) for limit in limits])} of"
+
+    low, high = page.find_elements(By.CSS_SELECTOR, "#histogram-ends input")
+    smallest = min(row["score"] for row in server.table.page([Condition("score", "is there")], "score", False, 0, 1))
+    assert float(low.get_attribute("placeholder")) == pytest.approx(smallest, rel=1e-3)
+    low.send_keys("0.2", Keys.TAB)
+    wait(page, lambda: count(page).startswith(of(("at least", 0.2))))
+    high.send_keys("0.3", Keys.TAB)
+    wait(page, lambda: count(page).startswith(of(("at least", 0.2), ("at most", 0.3))))
+    low.clear()
+    low.send_keys(Keys.TAB)
+    wait(page, lambda: count(page).startswith(of(("at most", 0.3))))
+
+
 def test_orders(page, server):
     Select(page.find_element(By.ID, "sort")).select_by_value("score")
     page.find_element(By.ID, "descending").click()
@@ -101,6 +124,15 @@ def test_orders(page, server):
     wait(page, lambda: first in shown(page)[0])
     scores = [float(each.split()[1]) for each in shown(page)[:10]]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_the_order_of_a_measure(page, server):
+    Select(page.find_element(By.ID, "sort")).select_by_value("sparseness")
+    page.find_element(By.ID, "descending").click()
+    wanted = [row["sparseness"] for row in server.table.page([], "sparseness", True, 0, 5)]
+    wait(page, lambda: [float(each.split()[1]) for each in shown(page)[:5]] == pytest.approx(wanted, rel=1e-2))
+    page.find_element(By.TAG_NAME, "body").send_keys(Keys.ENTER)
+    wait(page, lambda: "sparseness" in page.find_element(By.ID, "detail-row").text)
 
 
 def test_keys_and_tags(page, server):

@@ -175,7 +175,7 @@ def test_conditions_that_are_none(condition):
 
 def test_what_conditions_are_made_of():
     text, values = where([Condition("label", "contains", "'; DROP TABLE rows; --"), Condition("tag", "is there")])
-    assert text == "WHERE contains(lower(label), lower(?)) AND tag IS NOT NULL"
+    assert text == 'WHERE contains(lower("label"), lower(?)) AND "tag" IS NOT NULL'
     assert values == ["'; DROP TABLE rows; --"]
     with pytest.raises(ValueError, match="at most"):
         read_conditions([{"column": "tag", "operator": "is there"}] * (MOST + 1))

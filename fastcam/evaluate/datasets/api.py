@@ -187,10 +187,12 @@ def _measure_shard(maps: Maps, commit: Commit, rows: MeasureRows) -> tuple[list[
 
 
 def _alike(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Yield the rows of each method and layer."""
-    keys = dict.fromkeys((row["method"], row["layer"], tuple(row["map_shape"]), row["map_dtype"]) for row in rows)
-    for key in keys:
-        yield [row for row in rows if (row["method"], row["layer"], tuple(row["map_shape"]), row["map_dtype"]) == key]
+    """Yield the rows of each method and layer, those of no class (nothing was detected) by themselves."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        key = row["method"], row["layer"], tuple(row["map_shape"]), row["map_dtype"], row["target"] is None
+        groups.setdefault(key, []).append(row)
+    yield from groups.values()
 
 
 def _explanation(rows: Sequence[Row], size: tuple[int, ...]) -> Explanation:

@@ -38,7 +38,7 @@ export class Rows {
       asked.catch(() => this.chunks.delete(number));
     }
     const found = await this.chunks.get(number);
-    this.count = found.count;
+    this.count = found.count ?? this.count; // which comes with the first rows
     return found.rows;
   }
 

@@ -59,11 +59,11 @@ export class Filters {
     return [...this.form.children].map((set) => set.read()).filter((each) => each !== null);
   }
 
-  /** Replace the conditions on a column by a range of it. */
+  /** Replace the conditions on a column by a range of it; null leaves an end open. */
   range(column, low, high) {
     for (const set of [...this.form.children]) if (set.querySelector("select").value === column) set.remove();
-    this.add({ column, operator: "at least", value: low });
-    this.add({ column, operator: "at most", value: high });
+    if (low !== null) this.add({ column, operator: "at least", value: low });
+    if (high !== null) this.add({ column, operator: "at most", value: high });
     this.changed();
   }
 }
@@ -76,6 +76,8 @@ export class Histogram {
     const numbers = Object.keys(about.columns).filter((name) => about.columns[name] === "number");
     options(this.column, numbers, "score");
     this.column.addEventListener("change", () => this.show());
+    this.ends = [...document.querySelectorAll("#histogram-ends input")];
+    for (const end of this.ends) end.addEventListener("change", () => this.typed());
     let start = null;
     const share = (event) => {
       const { left, width } = this.canvas.getBoundingClientRect();
@@ -95,9 +97,16 @@ export class Histogram {
     const query = new URLSearchParams({ column: this.column.value, where: JSON.stringify(this.filters.where) });
     this.found = await json(`/api/histogram?${query}`);
     this.draw();
-    const ends = document.querySelectorAll("#histogram-ends span");
-    ends[0].textContent = Number(this.found.low.toPrecision(4));
-    ends[1].textContent = Number(this.found.high.toPrecision(4));
+    const limits = { "at least": this.found.low, "at most": this.found.high };
+    Object.entries(limits).forEach(([operator, limit], end) => {
+      const set = this.filters.where.find((each) => each.column === this.column.value && each.operator === operator);
+      Object.assign(this.ends[end], { value: set?.value ?? "", placeholder: Number(limit.toPrecision(4)) });
+    });
+  }
+
+  /** Filter by the limits that were typed; one that was not is left open. */
+  typed() {
+    this.filters.range(this.column.value, ...this.ends.map((end) => (end.value === "" ? null : Number(end.value))));
   }
 
   draw(from = 0, to = 0) {

@@ -4,11 +4,11 @@ import { mapsOf, photographOf } from "/page/data.js";
 import { draw } from "/page/drawing.js";
 
 const CAPTION = 44; // pixels below a picture
-const TALLEST = 8_000_000; // that browsers scroll; beyond, a step of the bar is more than a pixel of the grid
+const TALLEST = 16_000_000; // that browsers scroll; beyond, a step of the bar is more than a pixel of the grid
 
 export class Grid {
   constructor(hasPhotographs, look, opened, chosen) {
-    Object.assign(this, { hasPhotographs, look, opened, chosen, size: 160, selected: 0, figures: new Map(), turn: 0 });
+    Object.assign(this, { hasPhotographs, look, opened, chosen, size: 160, selected: 0, figures: new Map(), wanted: false, isFilling: false, filledAt: 0 });
     this.main = document.querySelector("#grid");
     this.canvas = document.querySelector("#canvas");
     this.main.addEventListener("scroll", () => this.show());
@@ -27,12 +27,14 @@ export class Grid {
     return this.whole <= TALLEST ? this.main.scrollTop : (this.main.scrollTop / room) * (this.whole - this.main.clientHeight);
   }
 
-  async use(rows) {
-    this.rows = rows;
+  /** Show rows; captions have the numbers of a column, or of the score. */
+  async use(rows, column) {
+    Object.assign(this, { rows, column });
     await rows.load(0);
     this.selected = 0;
-    this.main.scrollTop = 0;
+    this.main.scrollTop = this.filledAt = 0;
     this.clear();
+    document.querySelector("#nothing").hidden = rows.count > 0;
     await this.show();
   }
 
@@ -41,40 +43,69 @@ export class Grid {
     this.figures.clear();
   }
 
-  async show() {
-    if (!this.rows) return;
+  /** The first and last row in sight, and so many screens before and after. */
+  range(before, after) {
     const { columns, pitch, top, rows } = this;
-    this.canvas.style.height = `${this.height}px`;
-    const first = Math.max(0, Math.floor(top / pitch) - 1) * columns;
-    const last = Math.min(rows.count - 1, (Math.ceil((top + this.main.clientHeight) / pitch) + 1) * columns - 1);
-    const shift = this.main.scrollTop - top;
-    for (const [place, figure] of this.figures) {
-      if (place < first || place > last) { figure.remove(); this.figures.delete(place); } else this.lay(figure, place, columns, shift);
-    }
-    if (last < first) return;
-    this.turn += 1;
-    const turn = this.turn;
-    const found = await rows.between(first, last);
-    if (rows !== this.rows || turn !== this.turn) return;
-    const fresh = [];
-    found.forEach((row, index) => {
-      const place = first + index;
-      if (!this.figures.has(place)) fresh.push(this.add(row, place, columns, shift));
-    });
-    if (!fresh.length) return;
-    const maps = await mapsOf(fresh.map(({ row }) => row.place));
-    for (const figure of fresh) figure.map = maps.get(figure.row.place);
-    this.paint(fresh);
+    const tall = this.main.clientHeight;
+    const first = Math.max(0, Math.floor((top - before * tall) / pitch)) * columns;
+    const last = Math.min(rows.count, Math.ceil((top + (1 + after) * tall) / pitch) * columns) - 1;
+    return [first, last];
   }
 
-  lay(figure, place, columns, shift) {
+  /** Put what is there in its place, and bring what is not. */
+  async show() {
+    if (!this.rows) return;
+    this.canvas.style.height = `${this.height}px`;
+    const [first, last] = this.range(2, 2);
+    for (const [place, figure] of this.figures) {
+      if (place < first || place > last) { figure.remove(); this.figures.delete(place); } else this.lay(figure, place);
+    }
+    this.wanted = true;
+    if (this.isFilling) return; // who fills looks again, so that scrolling on never keeps the grid empty
+    this.isFilling = true;
+    try {
+      while (this.wanted) {
+        this.wanted = false;
+        await this.fill(...this.range(0, 0));
+        const moved = (this.top - this.filledAt) / this.main.clientHeight;
+        this.filledAt = this.top;
+        const ahead = (screens) => (moved < 0 ? this.range(screens, 0) : this.range(0, screens));
+        if (this.wanted || Math.abs(moved) > 2) continue; // after a jump nobody knows yet where it goes on
+        await this.fill(...ahead(1));
+        if (!this.wanted) await this.fetch(...ahead(4));
+      }
+    } finally {
+      this.isFilling = false;
+    }
+  }
+
+  /** Show rows, as soon as they and their maps are known. */
+  async fill(first, last) {
+    const { rows } = this;
+    const found = await this.fetch(first, last);
+    if (rows !== this.rows) return;
+    const fresh = found.flatMap(([row, map], index) => (this.figures.has(first + index) ? [] : [this.add(row, map, first + index)]));
+    if (fresh.length) this.paint(fresh);
+  }
+
+  /** Return rows with their maps, which are then kept. */
+  async fetch(first, last) {
+    if (last < first) return [];
+    const found = await this.rows.between(first, last);
+    const maps = await mapsOf(found.map((row) => row.place));
+    return found.map((row) => [row, maps.get(row.place)]);
+  }
+
+  lay(figure, place) {
+    const { columns } = this;
+    const shift = this.main.scrollTop - this.top;
     figure.style.width = `${this.cell}px`;
     figure.style.left = `${8 + (place % columns) * this.cell}px`;
     figure.style.top = `${8 + Math.floor(place / columns) * this.pitch + shift}px`;
     figure.setAttribute("aria-selected", place === this.selected);
   }
 
-  add(row, place, columns, shift) {
+  add(row, map, place) {
     const figure = document.createElement("figure");
     const canvas = document.createElement("canvas");
     const caption = document.createElement("figcaption");
@@ -85,16 +116,16 @@ export class Grid {
     const strong = document.createElement("b");
     strong.textContent = name;
     if (row.is_right === false) strong.className = "wrong";
-    const number = row.confidence ?? row.score;
+    const number = row[this.column] ?? row.confidence ?? row.score;
     caption.append(strong, typeof number === "number" ? ` ${number.toPrecision(3)}` : "", document.createElement("br"), row.image_id);
     if (row.method) caption.append(` · ${row.method}`);
     figure.setAttribute("aria-label", `${name}, ${row.image_id}, ${row.method ?? row.status}`);
     figure.append(canvas, caption);
-    Object.assign(figure, { row });
+    Object.assign(figure, { row, map });
     figure.addEventListener("click", () => { this.select(place); this.opened(row); });
     this.mark(figure);
     this.figures.set(place, figure);
-    this.lay(figure, place, columns, shift);
+    this.lay(figure, place);
     this.canvas.append(figure);
     return figure;
   }

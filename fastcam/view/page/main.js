@@ -20,7 +20,7 @@ function say(error) {
 const tried = (work) => (...values) => Promise.resolve().then(() => work(...values)).catch(say);
 
 async function useColours(name) {
-  look.colours = new Uint8Array(await (await ask(`/api/colours?name=${name}`)).arrayBuffer());
+  look.colours = new Uint8Array(await (await ask(`/api/colours?colours=${name}`)).arrayBuffer());
 }
 
 async function start() {
@@ -36,11 +36,18 @@ async function start() {
 
   async function changed() {
     const rows = new Rows(filters.where, $("#sort").value, $("#descending").checked);
-    await grid.use(rows);
+    await grid.use(rows, about.columns[$("#sort").value] === "number" ? $("#sort").value : null);
     $("#count").textContent = `${rows.count.toLocaleString()} of ${about.rows.toLocaleString()} maps`;
-    $("#export").href = `/api/export.csv?${rows.query}`;
-    $("#export-page").href = `/api/export.html?${rows.query}`;
     await histogram.show();
+  }
+
+  for (const link of document.querySelectorAll("[data-export]")) {
+    link.addEventListener("click", () => {
+      const query = new URLSearchParams(grid.rows.query);
+      query.set("colours", $("#colours").value);
+      query.set("opacity", $("#opacity").value);
+      link.href = `${link.dataset.export}?${query}`;
+    });
   }
 
   let drawAgain = () => {}; // what the detail shows
@@ -54,7 +61,7 @@ async function start() {
       $("#detail-pictures").replaceChildren(...parts.filter(([, m, p]) => m || p).map(([name, m, p, how]) => picture(name, m, p, how, row.box, side)));
     };
     drawAgain();
-    $("#detail-row").replaceChildren(...SHOWN.filter((name) => row[name] !== null).flatMap((name) => {
+    $("#detail-row").replaceChildren(...[...SHOWN, ...about.measures].filter((name) => row[name] !== null).flatMap((name) => {
       const [term, value] = [document.createElement("dt"), document.createElement("dd")];
       term.textContent = name.replaceAll("_", " ");
       value.textContent = row[name];
