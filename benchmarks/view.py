@@ -2,7 +2,8 @@
 
 A folder of a million rows with maps of 7 x 7 is written, served by ``fastcam view``, and looked at in Chromium (with
 its driver): the time from the address to the first screen, from a filter to its rows, from a jump to the maps there,
-the longest blank while it is scrolled, and the memory of the server. Absolute times, of this machine beside whatever else runs on it.
+the longest blank while it is scrolled, and the memory of the server. Absolute times, of this machine beside whatever
+else runs on it.
 """
 
 import argparse
