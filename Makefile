@@ -11,6 +11,8 @@ FASTAI := fastai fastcore fastdownload fastprogress fasttransform plum-dispatch 
 	itsdangerous python-multipart
 # A trained YOLOv8 in a file of ONNX, for tests and pictures; its own runtime is not needed.
 DETECTOR := nudenet==3.4.2
+# The Pythons that wheels are made for; one of them is what $(PYTHON) is.
+PYTHONS ?= python3.11 python3.12 python3.13
 # The oldest release that is promised, and the torchvision that belongs to it.
 OLDEST := torch==2.10.0 torchvision==0.25.0
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
@@ -87,18 +89,29 @@ docs: $(VENV)/developing  ## build the site from the pages, with every link chec
 
 # The libraries of torch come with torch, whichever is installed.
 NOT_BUNDLED := --exclude 'libtorch*.so' --exclude 'libc10*.so' --exclude 'libgomp*'
-wheel: $(VENV)/developing  ## build dist/fastcam-*.whl for this Python, and try it with the newest and the oldest PyTorch
-	rm -rf build/wheel dist && mkdir -p build/wheel
-	$(call quietly,building the wheel,FASTCAM_BUILD=1 FASTCAM_CUDA=0 $(BIN)/python -m pip wheel . --no-build-isolation --no-deps \
-		-w build/wheel && PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair $(NOT_BUNDLED) -w dist build/wheel/*.whl)
-	@$(MAKE) --no-print-directory smoke OF=newest TORCH=torch
-	@$(MAKE) --no-print-directory smoke OF=oldest TORCH='$(firstword $(OLDEST))'
+wheel: $(VENV)/developing  ## dist/fastcam-*.whl for the Python that PYTHON names, tried with the newest and the oldest PyTorch
+	rm -rf build/wheel && mkdir -p build/wheel dist
+	@$(MAKE) --no-print-directory build/wheel/newest OF=newest TORCH='torch "setuptools>=77" wheel ninja pybind11'
+	$(call quietly,building the wheel,FASTCAM_BUILD=1 FASTCAM_CUDA=0 build/wheel/newest/bin/python -m pip wheel . \
+		--no-build-isolation --no-deps -w build/wheel && PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair \
+		$(NOT_BUNDLED) -w build/wheel/repaired build/wheel/*.whl && cp build/wheel/repaired/*.whl dist)
+	@$(MAKE) --no-print-directory smoke OF=newest
+	@rm -rf build/wheel/newest
+	@$(MAKE) --no-print-directory build/wheel/oldest OF=oldest TORCH='$(firstword $(OLDEST))'
+	@$(MAKE) --no-print-directory smoke OF=oldest
+	@rm -rf build/wheel/oldest
 	@ls -l dist
 
-.PHONY: smoke
+wheels:  ## a wheel for each of PYTHONS
+	rm -rf dist
+	@for each in $(PYTHONS); do $(MAKE) --no-print-directory wheel PYTHON=$$each || exit 1; done
+
+.PHONY: smoke wheels
+build/wheel/$(OF):
+	$(call quietly,installing the $(OF) PyTorch,$(PYTHON) -m venv $@ && $@/bin/python -m pip install $(TORCH))
+
 smoke:
-	$(call quietly,installing the wheel with the $(OF) PyTorch,rm -rf build/wheel/$(OF) && $(PYTHON) -m venv build/wheel/$(OF) && \
-		build/wheel/$(OF)/bin/python -m pip install $(TORCH) dist/*.whl)
+	$(call quietly,installing the wheel with the $(OF) PyTorch,build/wheel/$(OF)/bin/python -m pip install build/wheel/repaired/*.whl)
 	cd build/wheel && $(OF)/bin/python -I ../../tests/smoke.py
 
 cuda: $(VENV)/developing  ## compile the CUDA kernels with nvcc and check what came out; needs no GPU

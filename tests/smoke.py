@@ -1,7 +1,6 @@
 """What an installed wheel must do, run from outside of the sources: ``python -I smoke.py``."""
 
-import subprocess
-import sys
+import importlib.metadata
 import tempfile
 from pathlib import Path
 
@@ -29,8 +28,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         (page,) = found["grad_cam"].save(Path(folder) / "maps.html")
         assert "function draw" in page.read_text()
-    command = [sys.executable, "-m", "pip", "show", "--files", "fastcam"]
-    files = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    files = {str(file) for file in importlib.metadata.files("fastcam") or ()}
     assert "fastcam/view/page/index.html" in files
     print(f"fastcam {fastcam.__version__} with torch {torch.__version__}: {info}")
 

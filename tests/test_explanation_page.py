@@ -5,11 +5,18 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from nbclient import NotebookClient
 from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 import fastcam
 from fastcam.pictures.page import Page
@@ -113,35 +120,61 @@ def test_the_command(tmp_path, monkeypatch):
     assert "--html is a page" in done.stderr
 
 
-@needs_browser
-def test_a_browser_draws_the_overlay(tmp_path):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    model, images = conv_net(), images_for()
-    explanation = fastcam.explain(model, images, "layer_cam", 1, relu=False)
-    height, width = explanation.size
-    photographs = np.broadcast_to(np.linspace(0, 200, width)[:, None], (2, height, width, 3)).astype(np.uint8)
-    explanation.save(tmp_path / "maps.html", photographs)
-    expected = explanation.overlay(photographs)
+@pytest.fixture(scope="module")
+def browser():
     options = webdriver.ChromeOptions()
     for each in ("--headless=new", "--no-sandbox", "--disable-gpu"):
         options.add_argument(each)
     options.binary_location = shutil.which("chromium")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    try:
-        driver.get((tmp_path / "maps.html").as_uri())
-        WebDriverWait(driver, 20).until(lambda d: d.execute_script("return document.body.dataset.ready") == "yes")
-        drawn = driver.execute_script(
-            "return [...document.querySelectorAll('canvas')].map((each) => each.toDataURL('image/png').split(',')[1])"
-        )
-        assert driver.get_log("browser") == []
-    finally:
-        driver.quit()
+    yield driver
+    driver.quit()
+
+
+@needs_browser
+def test_a_browser_draws_the_overlay(tmp_path, browser):
+    model, images = conv_net(), images_for()
+    explanation = fastcam.explain(model, images, "layer_cam", 1, relu=False)
+    height, width = explanation.size
+    photographs = np.broadcast_to(np.linspace(0, 200, width)[:, None], (2, height, width, 3)).astype(np.uint8)
+    explanation.save(tmp_path / "maps.html", photographs)
+    expected = explanation.overlay(photographs)
+    browser.get((tmp_path / "maps.html").as_uri())
+    WebDriverWait(browser, 20).until(lambda d: d.execute_script("return document.body.dataset.ready") == "yes")
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('canvas')].map((each) => each.toDataURL('image/png').split(',')[1])"
+    )
+    assert browser.get_log("browser") == []
     assert len(drawn) == 4  # each photograph, and its map over it
     for row in range(2):
         picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn[2 * row + 1]))).convert("RGB")).astype(int)
         assert picture.shape == expected[row].shape
         assert np.abs(picture - expected[row].astype(int)).mean() < 4  # the photograph is a JPEG there
+
+
+CELL = """
+import fastcam
+from tests.support.conv_net import conv_net, images_for
+fastcam.explain(conv_net(), images_for(), target=[[0, 1]] * 2).show(height=300)
+"""
+
+
+@needs_browser
+def test_a_notebook_shows_it(tmp_path, browser):
+    """Run by a kernel as notebooks are; the page in its frame draws."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": Path(__file__).parents[1]}}).execute()
+    (output,) = [each for each in notebook.cells[0].outputs if each.output_type == "display_data"]
+    (tmp_path / "cell.html").write_text(output.data["text/html"])
+    browser.get(f"file://{tmp_path}/cell.html")
+    frame = browser.find_element(By.TAG_NAME, "iframe")
+    assert frame.size["height"] == 300
+    browser.switch_to.frame(frame)
+    WebDriverWait(browser, 20).until(lambda d: d.execute_script("return document.body.dataset.ready") == "yes")
+    assert len(browser.find_elements(By.TAG_NAME, "canvas")) == 6  # two photographs, each with two maps
+
+
+def test_elsewhere_it_says_what_to_do():
+    with pytest.raises(ValueError, match=r'save\("maps.html"\)'):
+        fastcam.explain(conv_net(), images_for()).show()

@@ -15,6 +15,7 @@ from fastcam import render
 from fastcam.pictures.backgrounds import DrawableImages, given_pictures, own_pictures
 from fastcam.pictures.figures import Index, picture_figure
 from fastcam.pictures.files import file_names, is_nifti, write_nifti
+from fastcam.pictures.notebook import show_page
 from fastcam.pictures.overlays import Overlays, as_array, overlay
 from fastcam.pictures.page import Page
 from fastcam.pictures.signals import checked_signals, signal_figure
@@ -155,6 +156,29 @@ class Drawing:
             for file, picture in zip(files, drawn, strict=True):
                 Image.fromarray(picture).save(file)
         return files
+
+    def show(
+        self,
+        images: DrawableImages | None = None,
+        *,
+        colormap: str = "jet",
+        class_names: ClassNames | None = None,
+        height: int = 480,
+    ) -> None:
+        """Show the page that ``save("maps.html")`` writes below a notebook's cell: maps over images, with sliders.
+
+        The page becomes part of the notebook's file: some 30 kB for an image and its map.
+
+        Args:
+            images: see :meth:`overlay`.
+            colormap: see :meth:`plot`.
+            class_names: see :meth:`plot`.
+            height: of the part of the page that is seen at a time, in pixels.
+
+        Raises:
+            ValueError: outside of a notebook, and for what is no picture.
+        """
+        show_page(self._page(images, colormap, class_names).html(), height)
 
     def plot(
         self,

@@ -1,5 +1,6 @@
 """The C++ program of csrc/examples explains a photograph like Python, without Python in its process."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,59 @@ def test_mistakes(tmp_path, program, photograph, change, sentence):
     assert sentence in done.stderr
     assert "frame #" not in done.stderr
     assert not (tmp_path / "overlay.ppm").exists()
+
+
+@pytest.mark.slow  # compiles libtorch's headers once more
+def test_the_page_is_a_program(tmp_path):
+    """What docs/cpp.md shows, in one function, explains images as Python does."""
+    model, images = small_network("gap"), torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    fastcam.export(model, images, tmp_path / "explainer.pt", method="layer_cam", format="torchscript")
+    page = (SOURCE.parents[1] / "docs" / "cpp.md").read_text()
+    whole, drawing = re.findall(r"```cpp\n(.*?)```", page, re.DOTALL)
+    includes = "".join(line + "\n" for line in whole.splitlines() if line.startswith("#"))
+    body = "".join(line + "\n" for line in (whole + drawing).splitlines() if not line.startswith("#"))
+    body = body.replace("/path/of/the/library.so", str(fastcam.library_path()))
+    body = body.replace('"explainer.pt"', f'"{tmp_path}/explainer.pt"')
+    (tmp_path / "main.cpp").write_text(f"""
+{includes}
+#include <cstdio>
+int main() {{
+  const c10::InferenceMode no_graph;
+  torch::Tensor images = torch::full({{2, 3, {SIDE}, {SIDE}}}, 0.25);
+  images.slice(2, 0, 8) = 0.75;
+  auto picture = torch::zeros({{{SIDE}, {SIDE}, 3}}, torch::kByte), colours = torch::full({{256, 3}}, 7, torch::kByte);
+  torch::Tensor map = torch::zeros({{{SIDE}, {SIDE}}});
+{body}
+  std::printf("%.6f %.6f %d", scores[1].item<double>(), maps[1].mean().item<double>(), drawn.max().item<int>());
+}}
+""")
+    folder = Path(torch.__path__[0])
+    flags = [f"-I{folder}/include", f"-I{folder}/include/torch/csrc/api/include", f"-L{folder}/lib"]
+    flags += [
+        f"-Wl,-rpath,{folder}/lib",
+        "-ltorch",
+        "-ltorch_cpu",
+        "-lc10",
+        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+    ]
+    command = [
+        "c++",
+        "-std=c++20",
+        "-O0",
+        str(tmp_path / "main.cpp"),
+        "-o",
+        str(tmp_path / "main"),
+        "-Wl,--no-as-needed",
+        *flags,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    done = run(tmp_path / "main")
+    assert done.returncode == 0, done.stderr
+    inputs = torch.full((2, 3, SIDE, SIDE), 0.25)
+    inputs[:, :, :8] = 0.75
+    expected = fastcam.explain(model, inputs, "layer_cam")
+    score, mean, most = map(float, done.stdout.split())
+    assert score == pytest.approx(float(expected.scores[1]), abs=1e-5)
+    assert mean == pytest.approx(float(expected.maps[1].mean()), abs=1e-5)
+    assert most == 4  # half of 7, rounded
