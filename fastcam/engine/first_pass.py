@@ -157,7 +157,7 @@ def _run(
     if not settings.is_one_pass:
         layer = scored[0] if scored else None
         clean = scores if differentiable else scores.detach()
-        scorer = Scorer(model, inputs, bound, clean, batches, select, layer, differentiable)
+        scorer = Scorer(model, inputs, bound, clean, batches, select, layer, differentiable, padding.cover)
     activations = captured.activations[: len(chosen)]
     return Pass(
         settings, model, inputs, chosen, activations, output, bound, scores, images, scorer, recorder, padding, notes

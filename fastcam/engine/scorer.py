@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastcam import incremental
+from fastcam import incremental, ops, postprocess
 from fastcam.devices import all_rows
 from fastcam.engine.input_gradients import input_gradients
 from fastcam.model import capture
@@ -33,6 +33,7 @@ class Scorer:
         select: the part of the model's output to score.
         layer: the layer inside the model that is scored instead of its output, or None.
         differentiable: whether the results are differentiable.
+        cover: shares of a layer's axes that the images take; see :class:`.Padding`.
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class Scorer:
     select: Select = None
     layer: capture.Layer | None = None
     differentiable: bool = False
+    cover: postprocess.Cover = None
 
     @property
     def images(self) -> Tensor:
@@ -59,6 +61,14 @@ class Scorer:
     ) -> Iterator[tuple[Block, Result]]:
         """Run the work for variants of every image, or of a range of images, in blocks; see :class:`.Batches`."""
         return self.batches.each(self.images.shape[0] if images is None else images, variants, work, size)
+
+    def masked(self, maps: Tensor, block: Block) -> Tensor:
+        """Return a block's images (n, m, C, *S) under its maps (n, m, *s) of a layer, resized and scaled to [0, 1]."""
+        images = self.images[block.place[0]]
+        if self.cover is None:
+            return ops.mask_images(images, maps)
+        masks = postprocess.resize(maps, images.shape[2:], True, cover=self.cover)
+        return images.unsqueeze(1) * masks.unsqueeze(2)
 
     def score(self, copies: Tensor, block: Block) -> Tensor:
         """Return the scores (n, m, [K]) of the copies (n, m, C, *S) of a block."""

@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastcam import ops
 from fastcam.devices import send
 from fastcam.methods.protocol import Block, Scorer
 from fastcam.methods.registry import method
@@ -42,11 +41,10 @@ def score_cam(activations: Tensor, scorer: Scorer, *, channels: int | None = Non
 
 def _masked_scores(activations: Tensor, scorer: Scorer) -> Tensor:
     """Return scores (N, [K,] C) of the images masked by every channel, upsampled and scaled to [0, 1]."""
-    images = scorer.images
-    maps = activations.to(images.dtype)
+    maps = activations.to(scorer.images.dtype)
 
     def mask(block: Block) -> Tensor:
-        return ops.mask_images(images[block.place[0]], maps[block.place].contiguous())
+        return scorer.masked(maps[block.place].contiguous(), block)
 
     return scorer.scores_of(activations.shape[1], mask)
 

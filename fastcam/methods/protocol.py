@@ -51,6 +51,9 @@ class Scorer(Protocol):
     def score(self, copies: Tensor, block: Block) -> Tensor:
         """Return the scores (n, m, [K]) of a block's copies (n, m, C, *S)."""
 
+    def masked(self, maps: Tensor, block: Block) -> Tensor:
+        """Return a block's images (n, m, C, *S) under its maps (n, m, *s) of a layer, resized and scaled to [0, 1]."""
+
     def scores_of(self, variants: int, make: Callable[[Block], Tensor]) -> Tensor:
         """Return the scores (N, [K,] variants) of the copies that ``make`` returns for every block."""
 

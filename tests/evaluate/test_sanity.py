@@ -104,7 +104,7 @@ def test_a_map_that_ignores_the_model():
 
     try:
         found = evaluate.randomisation(conv_net(), images_for().float(), "the_image")
-        assert found.verdict == "the_image hardly depends on the weights: the rank correlation stays at 1.00 or more"
+        assert found.verdict == "the_image hardly depends on the weights: the rank correlation stays at 1"
     finally:
         del fastcam.methods.registry._methods["the_image"]
 

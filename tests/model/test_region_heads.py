@@ -164,6 +164,21 @@ def test_padding_of_layers_fused_and_of_input_gradients():
     torch.testing.assert_close(found["grad_cam"].raw, expected)
 
 
+def test_padding_of_score_cams_masks():
+    """A channel lies over the part of the image that it saw, scaled by its values there."""
+    model, inputs, layer = detector(), images(1), "backbone.body.layer3"
+    copies, seen = [], []
+    model.register_forward_pre_hook(lambda module, given: copies.extend(image.detach().clone() for image in given[0]))
+    model.get_submodule(layer).register_forward_hook(lambda module, given, output: seen.append(output.detach()))
+    fastcam.explain(model, inputs, "score_cam", targets.Detections(0.0, most=1), layer, channels=3, batch_size=3)
+    maps = seen[0]
+    chosen = maps.flatten(2).var(-1).topk(3, 1).indices[0]
+    masks = torch.nn.functional.interpolate(maps[:, chosen], (64, 96), mode="bilinear")[0, :, :, :80]
+    low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
+    expected = inputs * ((masks - low) / (high - low))[:, None]
+    torch.testing.assert_close(torch.stack(copies[-3:]), expected, rtol=1e-6, atol=1e-8)
+
+
 def test_padding_in_class_maps():
     model = torchvision.models.get_model(
         "retinanet_resnet50_fpn", weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=96
