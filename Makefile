@@ -66,6 +66,7 @@ bench: $(VENV)/developing  ## ops, methods and end to end beside the peers; writ
 	$(BIN)/python -m benchmarks.prepared
 	$(BIN)/python -m benchmarks.dataset
 	$(BIN)/python -m benchmarks.dataset_costs
+	$(BIN)/python -m benchmarks.large_photographs
 	$(BIN)/python -m benchmarks.exported
 	$(BIN)/python -m benchmarks.evaluate
 	$(BIN)/python -m benchmarks.inspect

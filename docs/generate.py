@@ -16,7 +16,7 @@ import method_pages  # noqa: E402
 
 import fastcam  # noqa: E402
 from benchmarks import gallery  # noqa: E402
-from benchmarks.readme import NEEDS  # noqa: E402
+from benchmarks.tables.explaining import NEEDS  # noqa: E402
 
 # Where the pages of the repository lie in the site; those of docs/ keep their names.
 PLACES = {

@@ -9,6 +9,7 @@ import torchvision
 import fastcam
 import fastcam.evaluate
 from benchmarks import readme
+from benchmarks.tables.common import load
 from fastcam.cli import demo
 from fastcam.evaluate import registry
 from tests.support.networks import slim_resnet50
@@ -102,21 +103,19 @@ def test_the_readme_is_short():
 
 
 def rows_of(name, **wanted):
-    rows = readme.load(name)["rows"]
+    rows = load(name)["rows"]
     return next(row for row in rows if all(row.get(key) == value for key, value in wanted.items()))
 
 
 def test_numbers_of_the_readme_are_those_of_the_results():
     """Each is rounded as it is written."""
     of = {
-        row["contestant"]: row
-        for row in readme.load("end_to_end")["rows"]
-        if (row["model"], row["batch"]) == ("resnet50", 8)
+        row["contestant"]: row for row in load("end_to_end")["rows"] if (row["model"], row["batch"]) == ("resnet50", 8)
     }
     assert f"takes {of['fastcam grad_cam']['times_forward']:.2f} forward passes" in TEXT
     detecting = rows_of("detectors", what="fastcam, ten detections")["times_floor"]
     assert f"take {detecting:.1f} of a forward and a backward pass" in TEXT
-    seconds = {row["what"]: row.get("seconds") for row in readme.load("view")["rows"]}
+    seconds = {row["what"]: row.get("seconds") for row in load("view")["rows"]}
     first, filtered = (
         seconds[f"from {what}"] for what in ("the address to the first screen", "a filter to its rows, median")
     )

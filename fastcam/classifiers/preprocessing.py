@@ -99,7 +99,7 @@ class Preprocessing:
 
     def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Return (left, top, right, bottom) of the crop in a photograph (width, height), in its own pixels."""
-        resized = self._resized_size(size)
+        resized = self.resized_size(size)
         left, top = self._corner(resized)
         across, down = size[0] / resized[0], size[1] / resized[1]
         return left * across, top * down, (left + self.size[1]) * across, (top + self.size[0]) * down
@@ -125,7 +125,7 @@ class Preprocessing:
         return np.array(picture.convert("RGB" if len(self.mean) == 3 else "L"))
 
     def _crop_pixels(self, pixels: Pixels) -> Pixels:
-        resized = resize(pixels, self._resized_size((pixels.shape[1], pixels.shape[0])), self.interpolation)
+        resized = resize(pixels, self.resized_size((pixels.shape[1], pixels.shape[0])), self.interpolation)
         height, width = self.size
         left, top = self._corner((resized.shape[1], resized.shape[0]))
         return resized[top : top + height, left : left + width]
@@ -146,8 +146,8 @@ class Preprocessing:
         normalized /= std
         return torch.from_numpy(normalized)
 
-    def _resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return (width, height) after resizing."""
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return (width, height) of a photograph (width, height) after resizing."""
         width, height = size
         side = self.shorter_side
         if not self.keep_aspect:

@@ -87,7 +87,8 @@ def run(
         workers: threads that read and decode; None takes one per core, at most eight.
         limits: limits of the images.
         decoder: of JPEG files, "torchcodec" or "pillow"; None takes torchcodec if it is installed. Pillow reads all
-            other formats.
+            other formats. "scaled" decodes large photographs at 1/2, 1/4 or 1/8, where that is still at least twice
+            what they are resized to: in 0.6 of the time for twelve megapixels, with inputs that differ by some 1/255.
         precision: as for :class:`fastcam.Explainer`.
         compile: as for :class:`fastcam.Explainer`.
         ray: None runs in this process; a :class:`Cluster`, or its address, on the nodes of a Ray cluster.

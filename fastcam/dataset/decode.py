@@ -12,10 +12,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fastcam.classifiers.preprocessing import Pixels, check_pixels, open_photograph, to_rgb
+from fastcam.classifiers.preprocessing import Pixels, Preprocessing, check_pixels, open_photograph, to_rgb
 from fastcam.dataset.jpeg_header import read_header
 
-Decoder: TypeAlias = Literal["torchcodec", "pillow"]
+Decoder: TypeAlias = Literal["torchcodec", "pillow", "scaled"]
+Size: TypeAlias = tuple[int, int]  # (width, height)
+SCALED_MARGIN = 2  # of a scaled photograph over what it is resized to; the rest is left to the antialiased resizing
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values where width and height are exchanged
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,40 @@ def decode_pixels(data: bytes, limits: Limits, decoder: Decoder) -> Pixels:
         with contextlib.suppress(RuntimeError, ValueError):  # Pillow's error message is better
             return decode_jpeg(data, mode="RGB").permute(1, 2, 0).numpy()
     return np.array(decode_image(data, limits))
+
+
+def decode_scaled(data: bytes, limits: Limits, preprocessing: Preprocessing) -> tuple[Pixels, Size]:
+    """Return the pixels of an encoded image, upright, (h, w, 3) uint8, and the size of the whole.
+
+    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, by libjpeg from fewer coefficients of each block: the
+    smallest at which both sides are still twice as long as they are resized to. Where the sides are no multiples of
+    that, the last row or column lies in part beyond the photograph, and the pixels that are returned are resized
+    already. All else is decoded whole.
+
+    Args:
+        data: the encoded image.
+        limits: limits of the image, whole.
+        preprocessing: of the pixels that are returned.
+
+    Raises:
+        ValueError: for data that cannot be decoded or exceed the limits.
+    """
+    with _without_warnings(), open_photograph(io.BytesIO(data), limits.formats) as image:
+        limits.check(image.size, len(data))
+        is_turned = image.getexif().get(_ORIENTATION) in _TURNED
+        whole = _turned(image.size) if is_turned else image.size
+        resized = preprocessing.resized_size(whole)
+        width, height = _turned(resized) if is_turned else resized
+        drafted = image.draft(None, (max(1, SCALED_MARGIN * width), max(1, SCALED_MARGIN * height)))
+        if drafted is not None and drafted[1][2:] != image.size:  # the part of the pixels that the photograph takes
+            resampling = Image.Resampling[preprocessing.interpolation.upper()]
+            return np.array(to_rgb(image.resize((width, height), resampling, drafted[1]))), whole
+        return np.array(to_rgb(image)), whole
+
+
+def _turned(size: Size) -> Size:
+    """Return a size with its sides exchanged."""
+    return size[1], size[0]
 
 
 def _is_jpeg(data: bytes, limits: Limits) -> bool:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastcam.classifiers.preprocessing import Pixels, Preprocessing
-from fastcam.dataset.decode import Decoder, Limits, decode_pixels
+from fastcam.dataset.decode import Decoder, Limits, Size, decode_pixels, decode_scaled
 from fastcam.dataset.records import Span
 from fastcam.dataset.sources import Item, Source
 
@@ -69,15 +69,26 @@ class Loader:
             content = _check_type(image)
             sha256 = hashlib.sha256(_content_bytes(content)).hexdigest()
             read = time.perf_counter()
-            pixels = decode_pixels(content, self.limits, self.decoder) if isinstance(content, bytes) else content
+            pixels, size = self._decoded(content)
             decoded = time.perf_counter()
             tensor = pixels if isinstance(pixels, Tensor) else self.preprocessing(pixels)
             seconds = (read - start, decoded - read, time.perf_counter() - decoded)
-            return LoadedImage(item, label, sha256, tensor, seconds=seconds, size=_size(pixels))
+            return LoadedImage(item, label, sha256, tensor, seconds=seconds, size=None if size is None else size[::-1])
         except Exception as error:  # damaged files, or errors in the code of the user's dataset
             reason = " ".join(str(error).split()) or type(error).__name__
             expected = isinstance(error, ValueError | OSError)
             return LoadedImage(item, label, sha256, None, reason if expected else f"{type(error).__name__}: {reason}")
+
+    def _decoded(self, content: bytes | Tensor | Image.Image) -> tuple[Tensor | Image.Image | Pixels, Size | None]:
+        """Return what is preprocessed, and the size of the whole photograph; None for a sample that is a tensor."""
+        if isinstance(content, Tensor):
+            return content, None
+        if isinstance(content, Image.Image):
+            return content, content.size
+        if self.decoder == "scaled":
+            return decode_scaled(content, self.limits, self.preprocessing)
+        pixels = decode_pixels(content, self.limits, self.decoder)
+        return pixels, (pixels.shape[1], pixels.shape[0])
 
 
 def _check_type(image: object) -> bytes | Tensor | Image.Image:
@@ -92,13 +103,6 @@ def _content_bytes(image: bytes | Tensor | Image.Image) -> bytes:
     if isinstance(image, Tensor):
         return image.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
     return image.tobytes()
-
-
-def _size(pixels: Tensor | Image.Image | Pixels) -> tuple[int, int] | None:
-    """Return (height, width) of a photograph."""
-    if isinstance(pixels, Tensor):
-        return None
-    return (pixels.height, pixels.width) if isinstance(pixels, Image.Image) else pixels.shape[:2]
 
 
 def _label_text(label: object) -> str | None:

@@ -19,6 +19,7 @@ from fastcam.graph.bias_gradients import BiasGradientRecorder
 from fastcam.model import capture, layers
 from fastcam.model.batching import Batches
 from fastcam.model.elements import ModelOutput, Select
+from fastcam.model.few_positions import few_positions
 from fastcam.model.inputs import Inputs, in_fast_layout
 from fastcam.model.padding import Padding, record_padding
 from fastcam.model.region_heads import few_regions
@@ -136,7 +137,7 @@ def _run(
         model.check_biases()
 
     with record_padding(model) as padding:
-        forward = functools.partial(_forward, model, inputs.replace_images(images), settings, recorder)
+        forward = functools.partial(_forward, model, inputs.replace_images(images), target, settings, recorder)
         captured = forward([*chosen, *scored], at_input or differentiable)
         located = target_layers.with_runs(model, chosen, captured, inputs, notes)
         if located != chosen:
@@ -167,6 +168,7 @@ def _run(
 def _forward(
     model: nn.Module,
     inputs: Inputs,
+    target: targets.Target,
     settings: Settings,
     recorder: BiasGradientRecorder | None,
     captured_layers: Sequence[capture.Layer],
@@ -177,6 +179,8 @@ def _forward(
             stack.enter_context(recorder.recording(model))
         if settings.needs_graph and not settings.differentiable and not settings.needs_input_gradients:
             stack.enter_context(few_regions(model, [layer.module for layer in captured_layers]))
+            if isinstance(target, targets.Detections):
+                stack.enter_context(few_positions(model))
         return capture.forward(
             model,
             inputs.arguments,

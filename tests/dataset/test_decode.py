@@ -62,7 +62,7 @@ def test_a_missing_decoder_is_refused(monkeypatch):
     assert default_decoder() == "pillow"
     with pytest.raises(ValueError, match=r"`decoder` torchcodec needs the package, 0\.16 or newer"):
         check_decoder("torchcodec")
-    with pytest.raises(ValueError, match="`decoder` must be one of torchcodec, pillow, got 'cv2'"):
+    with pytest.raises(ValueError, match="`decoder` must be one of torchcodec, pillow, scaled, got 'cv2'"):
         check_decoder("cv2")
 
 
