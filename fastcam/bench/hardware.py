@@ -26,8 +26,9 @@ def hardware() -> Hardware:
 
 def describe(machine: Hardware) -> str:
     """Return one line about the machine."""
+    threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return (
-        f"Measured on {machine['threads']} threads of an {machine['processor']} ({machine['instruction_set']}), "
+        f"Measured on {threads} of an {machine['processor']} ({machine['instruction_set']}), "
         f"PyTorch {machine['torch']}; {'no GPU' if machine['gpu'] is None else machine['gpu']}."
     )
 
