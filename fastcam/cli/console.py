@@ -18,6 +18,7 @@ _OPTIONS = {
     "`trust=True`": "--trust-model",
     "`address`": "--ray",
     "`decoder`": "--decoder",
+    "`devices`": "--device",
     "`classifier`": "--model",
 }
 _NO_LAYER = "the model has no layer named"

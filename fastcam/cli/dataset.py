@@ -71,7 +71,7 @@ def map_(
     target: options.Classes = None,
     classes: options.ClassNames = None,
     num_classes: options.ClassCount = None,
-    device: options.Device = None,
+    device: options.RunDevice = None,
     resolution: Annotated[
         Resolution, typer.Option(help="Size of the layer's map, or of the input.")
     ] = Resolution.native,
@@ -115,7 +115,8 @@ def map_(
         dataset = import_dataset()
         chosen = options.read_lines(ids, "ids") if ids else None
         images = dataset.select(source, where=where, ids=chosen, limit=limit, sample=sample, seed=seed)
-        torch_device = options.find_device(device)
+        # A plan is measured in this process.
+        torch_device, devices = options.find_devices(device, ray) if out else (options.find_device(device), None)
         classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
         settings: dict[str, Any] = {
             "method": methods,
@@ -133,6 +134,7 @@ def map_(
             "precision": precision.value if precision else None,
             "compile": compile,
             "ray": dataset.Cluster(ray, ray_cores) if ray else None,
+            "devices": devices,
             **method_options,
         }
     with interruptible():

@@ -81,7 +81,7 @@ def evaluate(
     target: options.Classes = None,
     classes: options.ClassNames = None,
     num_classes: options.ClassCount = None,
-    device: options.Device = None,
+    device: options.RunDevice = None,
     batch_size: options.RunBatchSize = None,
     shard_size: options.ShardSize = 256,
     workers: options.Workers = None,
@@ -124,7 +124,7 @@ def evaluate(
         if not is_store:
             assert model is not None
             images = dataset.select(source, where=where, limit=limit, sample=sample, seed=seed)
-            torch_device = options.find_device(device)
+            torch_device, devices = options.find_devices(device, ray)
             classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
             given |= {
                 "method": list(dict.fromkeys(method or ["grad_cam"])),
@@ -139,6 +139,7 @@ def evaluate(
                 "precision": precision.value if precision else None,
                 "compile": compile,
                 "ray": dataset.Cluster(ray) if ray else None,
+                "devices": devices,
                 **method_options,
             }
     with interruptible(), report_errors(), show_progress(json_log, "measuring") as reporter:

@@ -72,7 +72,7 @@ def features(
     dtype: Annotated[VectorType, typer.Option(help="Of the vectors.")] = VectorType.float16,
     classes: options.ClassNames = None,
     num_classes: options.ClassCount = None,
-    device: options.Device = None,
+    device: options.RunDevice = None,
     batch_size: options.RunBatchSize = None,
     shard_size: options.ShardSize = 1024,
     workers: options.Workers = None,
@@ -103,7 +103,7 @@ def features(
         dataset, package = import_dataset(), import_features()
         chosen = options.read_lines(ids, "ids") if ids else None
         images = dataset.select(source, where=where, ids=chosen, limit=limit, sample=sample, seed=seed)
-        torch_device = options.find_device(device)
+        torch_device, devices = options.find_devices(device, ray)
         classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
         settings: dict[str, Any] = {
             "layer": layer,
@@ -116,6 +116,7 @@ def features(
             "limits": options.limits(max_megapixels, max_megabytes),
             "decoder": decoder.value if decoder else None,
             "ray": dataset.Cluster(ray, ray_cores) if ray else None,
+            "devices": devices,
         }
     with interruptible(), report_errors(), show_progress(json_log, "reading", "vector") as report:
         done = package.run(images, classifier, out, report=report, **settings)

@@ -92,7 +92,7 @@ def neurons(
     projection: Annotated[str, typer.Option(help=f"What a neuron took: {', '.join(PROJECTIONS)}.")] = PROJECTIONS[0],
     classes: options.ClassNames = None,
     num_classes: options.ClassCount = None,
-    device: options.Device = None,
+    device: options.RunDevice = None,
     batch_size: options.RunBatchSize = None,
     shard_size: options.ShardSize = 1024,
     workers: options.Workers = None,
@@ -118,7 +118,7 @@ def neurons(
             raise ValueError(f"--projection must be one of {', '.join(PROJECTIONS)}, got {projection!r}")
         class_names, dataset = options.read_class_names(classes), import_dataset()
         images = dataset.select(_source(source, out), limit=limit)
-        torch_device = options.find_device(device)
+        torch_device, devices = options.find_devices(device, ray)
         classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
         preprocessing = options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std)
         from fastcam.cli.neuron_sheets import NeuronSheets
@@ -137,6 +137,7 @@ def neurons(
             shard_size=shard_size,
             workers=workers,
             ray=dataset.Cluster(ray, ray_cores) if ray else None,
+            devices=devices,
             report=report,
         )
     with report_errors():

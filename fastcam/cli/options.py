@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; bad usage is reported before
 
     from fastcam.classifiers.models import Classifier
     from fastcam.classifiers.preprocessing import Preprocessing
-    from fastcam.dataset import Limits
+    from fastcam.dataset import Devices, Limits
 
 # The names of the registry, available without importing torch; a test keeps them equal.
 METHODS = (
@@ -91,6 +91,13 @@ Classes = Annotated[
 ClassNames = Annotated[Path | None, typer.Option(help="Class names, one per line.")]
 ClassCount = Annotated[int | None, typer.Option(min=1, help="Number of outputs, if not that of the architecture.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...", show_default="cuda if available")]
+RunDevice = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1, ...; several, as 0,1,2,3, or all GPUs, have a process each.",
+        show_default="all GPUs, or cpu",
+    ),
+]
 MethodOptions = Annotated[
     list[str] | None, typer.Option(help="Option of the methods, as window=32; repeatable.", show_default=False)
 ]
@@ -209,6 +216,25 @@ def find_device(name: str | None) -> "torch.device":
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used: {first_line(error)}") from None
+
+
+def find_devices(names: str | None, ray: str | None) -> "tuple[torch.device, Devices | None]":
+    """Return where the model is loaded, and the devices of a run, if they are several: commas part them.
+
+    Raises:
+        ValueError: for an unavailable device.
+    """
+    import torch
+
+    from fastcam.dataset import Devices
+
+    if names is None and ray is None and torch.cuda.device_count() > 1:
+        names = "all"
+    if names is None or (names != "all" and "," not in names):
+        return find_device(names), None
+    parts = [name.strip() for name in names.split(",")]
+    chosen = "all" if names == "all" else [int(name) if name.isdecimal() else name for name in parts]
+    return torch.device("cpu"), Devices.of(chosen)
 
 
 def read_lines(file: Path, holds: str) -> list[str]:

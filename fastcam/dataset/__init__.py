@@ -14,6 +14,7 @@ except ImportError as error:
 from fastcam.dataset.api import plan, run, verify
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Limits
+from fastcam.dataset.devices import Devices
 from fastcam.dataset.export import to_datasets, to_overlays, to_webdataset, to_zarr
 from fastcam.dataset.fiftyone_format import to_fiftyone
 from fastcam.dataset.reader import Maps, Stats
@@ -29,6 +30,7 @@ __all__ = [
     "Cluster",
     "Commit",
     "DamagedError",
+    "Devices",
     "InterruptedRunError",
     "Limits",
     "Maps",

@@ -4,35 +4,17 @@ import functools
 import json
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
-from fastcam.dataset.attempts import ProgressFile, TrackedSource
 from fastcam.dataset.decode import check_decoder
 from fastcam.dataset.job import Job
-from fastcam.dataset.records import Commit, Span
+from fastcam.dataset.orders import answers_of
 from fastcam.dataset.runner import Runner, default_workers
-from fastcam.dataset.signals import InterruptedRunError
-from fastcam.model.cancellation import stop_event
 
 if TYPE_CHECKING:
     from ray import ObjectRef
-
-
-class Order(TypedDict):
-    """Shards for an actor to make, sent as JSON.
-
-    Attributes:
-        spans: [start, stop] of each shard.
-        one_by_one: whether to make its images one by one; then there is one shard.
-        lethal: positions of images to skip.
-    """
-
-    spans: list[list[int]]
-    one_by_one: bool
-    lethal: list[int]
 
 
 class ShardMaker:
@@ -48,31 +30,8 @@ class ShardMaker:
     def __call__(self, batch: Mapping[str, Sequence[object]]) -> Iterator[dict[str, list[str]]]:
         """Yield an answer, as JSON, for each shard of the orders: its commit record or the error."""
         for text in batch["order"]:
-            try:
-                for commit in self._make(json.loads(str(text))):
-                    yield {"answer": [json.dumps(asdict(commit))]}
-            except InterruptedRunError:
-                pass  # the node is shutting down; other actors make the shards
-            except Exception as error:
-                reason = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
-                answer = {"error": reason, "is_os_error": isinstance(error, OSError), "node": socket.gethostname()}
+            for answer in answers_of(json.loads(str(text)), lambda: self._runner, f"node {socket.gethostname()}"):
                 yield {"answer": [json.dumps(answer)]}
-
-    def _make(self, order: Order) -> Iterator[Commit]:
-        runner = self._runner
-        missing = []
-        for span in (Span(*bounds) for bounds in order["spans"]):
-            if runner.store.is_done(span):  # committed by an actor that died before it could answer
-                yield runner.store.read_commit(span)
-            else:
-                missing.append(span)
-        if order["one_by_one"]:
-            (bounds,) = order["spans"]
-            progress = ProgressFile(runner.store.folder, Span(*bounds))
-            source = TrackedSource(runner.source, progress, order["lethal"])
-            runner = replace(runner, source=source, batch_size=1, workers=0)
-        with stop_event() as stop:
-            yield from runner.make(missing, stop)
 
     @functools.cached_property
     def _runner(self) -> Runner:

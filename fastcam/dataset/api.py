@@ -17,6 +17,7 @@ from fastcam.dataset import table
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Decoder, Limits, check_decoder, default_decoder
 from fastcam.dataset.detection_rows import DetectionRows, detections_of
+from fastcam.dataset.devices import Devices, OnDevices
 from fastcam.dataset.identity import identity
 from fastcam.dataset.job import Job, device_of
 from fastcam.dataset.loading import Loader
@@ -58,6 +59,7 @@ def run(
     precision: Precision | None = None,
     compile: bool = False,
     ray: Cluster | str | None = None,
+    devices: OnDevices | None = None,
     report: Report | None = None,
     **options: Any,
 ) -> Progress:
@@ -92,6 +94,7 @@ def run(
         precision: as for :class:`fastcam.Explainer`.
         compile: as for :class:`fastcam.Explainer`.
         ray: None runs in this process; a :class:`Cluster`, or its address, on the nodes of a Ray cluster.
+        devices: of this machine to run on, each in a process of its own: ["cuda:0", "cuda:1"], [0, 1], or "all" GPUs.
         report: called with the :class:`Progress` after every batch and commit.
         options: options of the method.
 
@@ -124,7 +127,7 @@ def run(
         compile=compile,
         **options,
     )
-    return run_job(job, report or (lambda progress: None), ray)
+    return run_job(job, report or (lambda progress: None), ray, devices)
 
 
 def make_job(
@@ -261,12 +264,17 @@ def job_of(
     )
 
 
-def run_job(job: Job, report: Report, ray: Cluster | str | None) -> Progress:
-    """Run a job in this process, or on the nodes of a Ray cluster."""
+def run_job(job: Job, report: Report, ray: Cluster | str | None, devices: OnDevices | None = None) -> Progress:
+    """Run a job in this process, on the nodes of a Ray cluster, or on several devices of this machine."""
+    if ray is not None and devices is not None:
+        raise ValueError("a run is on the nodes of a Ray cluster or on `devices` of this machine, not on both")
+    place = None if ray is None else Cluster.of(ray)
+    several = None if devices is None else Devices.of(devices)
     maker = job.make_maker()  # raises for invalid settings before anything is written
     with contextlib.closing(job.open_store()) as store:
-        if ray is not None:
-            return Cluster.of(ray).run(job, store, report)
+        for other in (place, several):
+            if other is not None:
+                return other.run(job, store, report)
         return job.make_runner(maker, store, report).run(len(job.source), job.missing_spans(store))
 
 
@@ -279,7 +287,7 @@ def plan(source: SourceLike, model: nn.Module | Classifier, seconds: float = 10.
         source: as for :func:`run`.
         model: as for :func:`run`.
         seconds: when to stop.
-        settings: of :func:`run`; ``report`` and ``ray`` are not possible.
+        settings: of :func:`run`; ``report``, ``ray`` and ``devices`` are not possible.
 
     Returns:
         What was measured after the first batch.
@@ -287,7 +295,7 @@ def plan(source: SourceLike, model: nn.Module | Classifier, seconds: float = 10.
     Raises:
         ValueError, TypeError, RuntimeError, OSError, InterruptedRunError: as :func:`run`.
     """
-    refused = {"out", "report", "ray"} & {name for name, value in settings.items() if value is not None}
+    refused = {"out", "report", "ray", "devices"} & {name for name, value in settings.items() if value is not None}
     if refused:
         raise ValueError(f"a plan is measured in this process and keeps nothing: `{refused.pop()}` is not possible")
     start, stages = time.monotonic(), Stages()

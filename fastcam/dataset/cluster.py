@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import ModuleType
 
-from fastcam.dataset.driver import ActorResources, Driver
 from fastcam.dataset.job import Job, device_of
+from fastcam.dataset.ray_driver import ActorResources, RayDriver
 from fastcam.dataset.runner import Progress, Report
 from fastcam.dataset.signals import interrupt_on_signal
 from fastcam.dataset.store import Store
@@ -63,7 +63,7 @@ class Cluster:
         if device_of(model).type != "cpu":
             job = job.with_model(copy.deepcopy(model).cpu())  # nodes may not have the driver's device
         with self._connect() as ray, interrupt_on_signal():
-            return Driver(job, store, report, *self._plan_actors(ray)).run()
+            return RayDriver(job, store, report, *self._plan_actors(ray)).run()
 
     @contextlib.contextmanager
     def _connect(self) -> Iterator[ModuleType]:

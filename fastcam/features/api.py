@@ -9,6 +9,7 @@ from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset.api import classifier_of, job_of, layer_names, run_job
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Decoder, Limits
+from fastcam.dataset.devices import OnDevices
 from fastcam.dataset.runner import Progress, Report
 from fastcam.dataset.sources import SourceLike
 from fastcam.features.extraction import Pool
@@ -30,6 +31,7 @@ def run(
     limits: Limits | None = None,
     decoder: Decoder | None = None,
     ray: Cluster | str | None = None,
+    devices: OnDevices | None = None,
     report: Report | None = None,
 ) -> Progress:
     """Write a feature vector for every image of a dataset; resume an earlier run that was interrupted.
@@ -52,6 +54,7 @@ def run(
         limits: as for :func:`fastcam.dataset.run`.
         decoder: as for :func:`fastcam.dataset.run`.
         ray: as for :func:`fastcam.dataset.run`.
+        devices: as for :func:`fastcam.dataset.run`.
         report: as for :func:`fastcam.dataset.run`.
 
     Returns:
@@ -79,4 +82,4 @@ def run(
         limits=limits,
         decoder=decoder,
     )
-    return run_job(job, report or (lambda progress: None), ray)
+    return run_job(job, report or (lambda progress: None), ray, devices)

@@ -19,6 +19,7 @@ from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset.api import classifier_of, job_of, layer_names, run_job
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Decoder, Limits
+from fastcam.dataset.devices import OnDevices
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.reader import Maps
 from fastcam.dataset.rows import describe, extended, rows_of_failures, table_of
@@ -170,6 +171,7 @@ def run(
     limits: Limits | None = None,
     decoder: Decoder | None = None,
     ray: Cluster | str | None = None,
+    devices: OnDevices | None = None,
     report: Report | None = None,
 ) -> Progress:
     """Find the k images of a dataset that excite each channel of layers most; resume a run that was interrupted.
@@ -192,6 +194,7 @@ def run(
         limits: as for :func:`fastcam.dataset.run`.
         decoder: as for :func:`fastcam.dataset.run`.
         ray: as for :func:`fastcam.dataset.run`.
+        devices: as for :func:`fastcam.dataset.run`.
         report: as for :func:`fastcam.dataset.run`.
 
     Returns:
@@ -223,7 +226,7 @@ def run(
         limits=limits,
         decoder=decoder,
     )
-    return run_job(job, report or (lambda progress: None), ray)
+    return run_job(job, report or (lambda progress: None), ray, devices)
 
 
 class Neurons:

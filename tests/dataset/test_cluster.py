@@ -20,7 +20,7 @@ from fastcam.cli import app
 from fastcam.dataset.actor import check_reachable
 from fastcam.dataset.attempts import ShardAttempts
 from fastcam.dataset.cluster import Cluster
-from fastcam.dataset.driver import Driver
+from fastcam.dataset.ray_driver import RayDriver
 from fastcam.dataset.records import Span
 from fastcam.evaluate import datasets
 from fastcam.evaluate.annotations import open_annotations
@@ -247,7 +247,7 @@ def test_invalid_addresses_and_cores():
 
 def test_several_shards_per_order_until_a_failure():
     shards = [ShardAttempts(Span(4 * index, 4 * index + 4)) for index in range(100)]
-    driver = Driver(None, None, None, 3, {})
+    driver = RayDriver(None, None, None, 3)
     orders = list(driver._orders(shards))
     assert {len(order["spans"]) for order in orders} == {8, 4}
     spans = [span for order in orders for span in order["spans"]]

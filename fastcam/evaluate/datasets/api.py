@@ -16,6 +16,7 @@ from fastcam.classifiers.models import Classifier
 from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset.api import make_job, run_job
 from fastcam.dataset.cluster import Cluster
+from fastcam.dataset.devices import OnDevices
 from fastcam.dataset.export import read_preprocessing
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.reader import Maps
@@ -44,6 +45,7 @@ def run(
     annotations: Annotations | None = None,
     measure_options: Options | None = None,
     ray: Cluster | str | None = None,
+    devices: OnDevices | None = None,
     report: Report | None = None,
     **settings: Any,
 ) -> Progress:
@@ -63,6 +65,7 @@ def run(
             are background; else all count.
         measure_options: options of the measures by name.
         ray: as for :func:`fastcam.dataset.run`.
+        devices: as for :func:`fastcam.dataset.run`.
         report: as for :func:`fastcam.dataset.run`.
         settings: further arguments of :func:`fastcam.dataset.run`: ``method``, ``target``, ``target_layer``, ...; the
             target "objects" is the classes of the annotated objects.
@@ -86,7 +89,7 @@ def run(
     assert isinstance(job.work, MapWork)
     work = replace(job.work, rows=rows)
     job = replace(job, work=work, identity={**job.identity, **_identity(measures, options, annotations)})
-    return run_job(job, report or (lambda progress: None), ray)
+    return run_job(job, report or (lambda progress: None), ray, devices)
 
 
 def run_on_maps(

@@ -2,12 +2,19 @@
 
 const CHUNK = 100; // rows at a time
 const KEPT = 4000; // maps and photographs
+const KEPT_CHUNKS = 200; // of rows
 
+/** The latest so many things. */
 class Kept extends Map {
+  constructor(most) {
+    super();
+    this.most = most;
+  }
+
   remember(key, value) {
     this.delete(key);
     this.set(key, value);
-    if (this.size > KEPT) this.delete(this.keys().next().value);
+    if (this.size > this.most) this.delete(this.keys().next().value);
     return value;
   }
 }
@@ -24,7 +31,7 @@ export const json = async (address, options) => (await ask(address, options)).js
 export class Rows {
   constructor(where, sort, descending) {
     this.query = new URLSearchParams({ where: JSON.stringify(where), sort, descending: descending ? "1" : "0" });
-    this.chunks = new Map();
+    this.chunks = new Kept(KEPT_CHUNKS);
     this.count = 0;
   }
 
@@ -34,7 +41,7 @@ export class Rows {
       query.set("offset", number * CHUNK);
       query.set("limit", CHUNK);
       const asked = json(`/api/rows?${query}`);
-      this.chunks.set(number, asked);
+      this.chunks.remember(number, asked);
       asked.catch(() => this.chunks.delete(number));
     }
     const found = await this.chunks.get(number);
@@ -65,8 +72,8 @@ function decoded(bytes) {
 
 export const meanMaps = async () => decoded(await (await ask("/api/means")).arrayBuffer());
 
-const maps = new Kept();
-const photographs = new Kept();
+const maps = new Kept(KEPT);
+const photographs = new Kept(KEPT);
 
 /** The maps of rows by place: {shape, low, high, values}; a row without a map has null. */
 export async function mapsOf(places) {
