@@ -142,7 +142,7 @@ def test_keys_and_tags(page, server):
     body.send_keys("3")
     wait(page, lambda: server.table.tagged() != [])
     assert [row["tag"] for row in server.table.page([], "place", False, 0, 4)] == [None, None, 3, None]
-    assert page.find_element(By.CSS_SELECTOR, ".tag").text == "3"
+    wait(page, lambda: page.find_element(By.CSS_SELECTOR, ".tag").text == "3")
     body.send_keys("0")
     wait(page, lambda: server.table.tagged() == [])
 
@@ -151,7 +151,7 @@ def test_the_detail(page):
     page.find_element(By.TAG_NAME, "body").send_keys(Keys.ENTER)
     wait(page, lambda: page.find_element(By.ID, "detail").is_displayed())
     wait(page, lambda: len(page.find_elements(By.CSS_SELECTOR, "#detail-pictures canvas")) == 3)
-    assert len(page.find_elements(By.CSS_SELECTOR, "#detail-others figure")) == 3
+    wait(page, lambda: len(page.find_elements(By.CSS_SELECTOR, "#detail-others figure")) == 3)
     picture = "return document.querySelectorAll('#detail-pictures canvas')[2].toDataURL()"
     before = page.execute_script(picture)
     page.execute_script(
@@ -159,7 +159,7 @@ def test_the_detail(page):
     )
     assert page.execute_script(picture) != before
     assert page.find_element(By.ID, "opacity").get_attribute("value") == "90"
-    assert "#row=0" in page.current_url
+    wait(page, lambda: "#row=0" in page.current_url)
     assert "blue/02.png" in page.find_element(By.ID, "detail-row").text
     page.find_element(By.CSS_SELECTOR, "#detail .close").click()
     wait(page, lambda: not page.find_element(By.ID, "detail").is_displayed())
