@@ -44,8 +44,9 @@ def test_one_convolution(options, rectangle):
 
 
 KINDS = [
-    "retinanet_resnet50_fpn",
-    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    pytest.param("retinanet_resnet50_fpn", marks=pytest.mark.slow),
+    pytest.param("fasterrcnn_resnet50_fpn_v2", marks=pytest.mark.slow),
     pytest.param("fcos_resnet50_fpn", marks=pytest.mark.slow),
     pytest.param("ssdlite320_mobilenet_v3_large", marks=pytest.mark.slow),
 ]
@@ -59,7 +60,8 @@ def test_detectors(kind, monkeypatch):
     model = torchvision.models.get_model(kind, weights=None, weights_backbone=None, num_classes=3, **options)
     model = model.double().eval()
     images = torch.rand(2, 3, 96, 120, generator=torch.Generator().manual_seed(2)).double()
-    layer = "backbone.body.layer3" if "resnet" in kind else "backbone.features.0"
+    layers = {"mobilenet_v3_large_320_fpn": "backbone.body.10", "mobilenet": "backbone.features.0"}
+    layer = next((name for part, name in layers.items() if part in kind), "backbone.body.layer3")
     target = targets.Detections(0.0, most=3)
     found = fastcam.explain(model, images, ["layer_cam", "grad_cam"], target, layer)
     monkeypatch.setattr(module, "_is_plain", lambda convolution: False)
