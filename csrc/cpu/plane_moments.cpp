@@ -1,14 +1,23 @@
+#include <cstring>
+#include <limits>
+
 #include "../common/moments.h"
 
 #include "channel_reduction.h"
 
+#if FASTCAM_X86
+#include <immintrin.h>
+#endif
+
 namespace fastcam {
 namespace {
 
-constexpr int64_t kBlockPositions = 64;  // summed by themselves, so that long sums lose little
-constexpr int64_t kLanes = 64;           // channels taken together
+// Summed by themselves, so that long sums lose little.
+constexpr int64_t kRowsPerBlock = 64, kBlockPositions = 512;
+constexpr int64_t kLanes = 64;  // channels taken together
 
-// Planes that lie side by side: read once from memory, and once more from the cache.
+// Planes that lie side by side, of few positions or on other processors: read once from memory, and once more from the
+// cache.
 struct MomentPlanes {
   template <class T, class Acc>
   static FASTCAM_INLINE void run(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out,
@@ -16,22 +25,32 @@ struct MomentPlanes {
     for (int64_t c = 0; c < channels; ++c) {
       const T* row = a + c * stride;
       Acc sum = 0, zeros = 0, top = -std::numeric_limits<Acc>::infinity();
-#pragma omp simd reduction(+ : sum, zeros) reduction(max : top)
-      for (int64_t p = 0; p < positions; ++p) {
-        const Acc value = static_cast<Acc>(row[p]);
-        sum += value;
-        zeros += value == Acc(0) ? Acc(1) : Acc(0);
-        top = value > top ? value : top;  // not by NaN
+      for (int64_t first = 0; first < positions; first += kBlockPositions) {
+        const int64_t last = std::min(first + kBlockPositions, positions);
+        Acc part = 0;
+#pragma omp simd reduction(+ : part, zeros) reduction(max : top)
+        for (int64_t p = first; p < last; ++p) {
+          const Acc value = static_cast<Acc>(row[p]);
+          part += value;
+          zeros += value == Acc(0) ? Acc(1) : Acc(0);
+          top = value > top ? value : top;  // not by NaN
+        }
+        sum += part;
       }
       const Acc mean = sum / static_cast<Acc>(positions);
       const Acc none = static_cast<Acc>(positions);
       Acc squares = 0, place = none;
-#pragma omp simd reduction(+ : squares) reduction(min : place)
-      for (int64_t p = 0; p < positions; ++p) {
-        const Acc value = static_cast<Acc>(row[p]), difference = value - mean;
-        squares += difference * difference;
-        const Acc here = value == top ? static_cast<Acc>(static_cast<int>(p)) : none;
-        place = here < place ? here : place;
+      for (int64_t first = 0; first < positions; first += kBlockPositions) {
+        const int64_t last = std::min(first + kBlockPositions, positions);
+        Acc part = 0;
+#pragma omp simd reduction(+ : part) reduction(min : place)
+        for (int64_t p = first; p < last; ++p) {
+          const Acc value = static_cast<Acc>(row[p]), difference = value - mean;
+          part += difference * difference;
+          const Acc here = value == top ? static_cast<Acc>(static_cast<int>(p)) : none;
+          place = here < place ? here : place;
+        }
+        squares += part;
       }
       out[c] = mean;
       out[c + step] = squares;
@@ -41,6 +60,89 @@ struct MomentPlanes {
     }
   }
 };
+
+#if FASTCAM_X86
+template <class Acc>
+struct Lanes;
+
+template <>
+struct Lanes<float> {
+  using Number = int32_t;
+  typedef float Values __attribute__((vector_size(32)));
+  typedef int32_t Numbers __attribute__((vector_size(32)));
+  typedef float HalfValues __attribute__((vector_size(16)));
+  typedef int32_t HalfNumbers __attribute__((vector_size(16)));
+};
+
+template <>
+struct Lanes<double> {
+  using Number = int64_t;
+  typedef double Values __attribute__((vector_size(32)));
+  typedef int64_t Numbers __attribute__((vector_size(32)));
+  typedef double HalfValues __attribute__((vector_size(16)));
+  typedef int64_t HalfNumbers __attribute__((vector_size(16)));
+};
+
+struct Sum {
+  template <class T>
+  FASTCAM_INLINE T operator()(T x, T y) const {
+    return x + y;
+  }
+};
+
+struct Largest {
+  template <class T>
+  FASTCAM_INLINE T operator()(T x, T y) const {
+    return x > y ? x : y;
+  }
+};
+
+struct Smallest {
+  template <class T>
+  FASTCAM_INLINE T operator()(T x, T y) const {
+    return x < y ? x : y;
+  }
+};
+
+// All lanes of 16 bytes, joined.
+template <class V, class Join>
+FASTCAM_INLINE auto fold(V lanes, Join join) {
+  if constexpr (sizeof(V) / sizeof(lanes[0]) == 4) {
+    typedef int32_t Order __attribute__((vector_size(16)));
+    lanes = join(lanes, __builtin_shuffle(lanes, Order{2, 3, 0, 1}));
+    return join(lanes, __builtin_shuffle(lanes, Order{1, 0, 3, 2}))[0];
+  } else {
+    typedef int64_t Order __attribute__((vector_size(16)));
+    return join(lanes, __builtin_shuffle(lanes, Order{1, 0}))[0];
+  }
+}
+
+template <class T, class Acc>
+__attribute__((target("avx2,fma,f16c"), flatten, noinline)) void planes_avx2(const T* a, int64_t stride,
+                                                                             int64_t channels, int64_t positions,
+                                                                             Acc* out, int64_t step) {
+#include "moment_planes.h"
+}
+
+template <class T, class Acc>
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=256"), flatten,
+               noinline)) void
+planes_avx512(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out, int64_t step) {
+#include "moment_planes.h"
+}
+#endif
+
+template <class T, class Acc>
+void run_planes(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out, int64_t step) {
+#if FASTCAM_X86
+  static const InstructionSet set = chosen_instruction_set();
+  if (positions >= static_cast<int64_t>(32 / sizeof(Acc)) && positions <= std::numeric_limits<int32_t>::max()) {
+    if (set == InstructionSet::avx512) return planes_avx512(a, stride, channels, positions, out, step);
+    if (set == InstructionSet::avx2) return planes_avx2(a, stride, channels, positions, out, step);
+  }
+#endif
+  run<MomentPlanes>(a, stride, channels, positions, out, step);
+}
 
 // Channels that lie side by side.
 struct MomentRows {
@@ -60,8 +162,8 @@ struct MomentRows {
       shift[c] = shift_of(static_cast<Acc>(a[c]));
       top[c] = -std::numeric_limits<Acc>::infinity();
     }
-    for (int64_t first = 0; first < positions; first += kBlockPositions) {
-      const int64_t last = std::min(first + kBlockPositions, positions);
+    for (int64_t first = 0; first < positions; first += kRowsPerBlock) {
+      const int64_t last = std::min(first + kRowsPerBlock, positions);
       Acc part[kLanes] = {}, part_squares[kLanes] = {};
       for (int64_t p = first; p < last; ++p) {
         const T* row = a + p * stride;
@@ -99,8 +201,14 @@ void moment_chunks(const T* a, const Strides& strides, int64_t row_stride, const
   torch::stable::parallel_for(0, sizes.images * chunks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / chunks, first = i % chunks * kLanes;
-      run<Kernel>(a + n * strides.image + first * strides.channel, row_stride, std::min(kLanes, sizes.channels - first),
-                  sizes.positions, out + n * sizes.channels + first, step);
+      const int64_t channels = std::min(kLanes, sizes.channels - first);
+      const T* some = a + n * strides.image + first * strides.channel;
+      Acc* moments = out + n * sizes.channels + first;
+      if constexpr (std::is_same_v<Kernel, MomentPlanes>) {
+        run_planes(some, row_stride, channels, sizes.positions, moments, step);
+      } else {
+        run<Kernel>(some, row_stride, channels, sizes.positions, moments, step);
+      }
     }
   });
 }
