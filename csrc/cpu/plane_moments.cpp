@@ -5,7 +5,9 @@
 
 #include "channel_reduction.h"
 
-#if FASTCAM_X86
+// Clang's vectors have other built-in functions; it compiles the loops alone.
+#define FASTCAM_VECTORS (FASTCAM_X86 && !defined(__clang__))
+#if FASTCAM_VECTORS
 #include <immintrin.h>
 #endif
 
@@ -61,7 +63,7 @@ struct MomentPlanes {
   }
 };
 
-#if FASTCAM_X86
+#if FASTCAM_VECTORS
 template <class Acc>
 struct Lanes;
 
@@ -134,7 +136,7 @@ planes_avx512(const T* a, int64_t stride, int64_t channels, int64_t positions, A
 
 template <class T, class Acc>
 void run_planes(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out, int64_t step) {
-#if FASTCAM_X86
+#if FASTCAM_VECTORS
   static const InstructionSet set = chosen_instruction_set();
   if (positions >= static_cast<int64_t>(32 / sizeof(Acc)) && positions <= std::numeric_limits<int32_t>::max()) {
     if (set == InstructionSet::avx512) return planes_avx512(a, stride, channels, positions, out, step);

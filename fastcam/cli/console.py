@@ -1,6 +1,7 @@
 """The console shared by the commands: output, progress bar and error messages."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import typer
@@ -56,7 +57,7 @@ def report_errors() -> Iterator[None]:
     except typer.Exit:  # a subclass of RuntimeError
         raise
     except (ValueError, TypeError, RuntimeError, OSError) as error:
-        message = " ".join(str(error).split())
+        message = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split()))
         if _NO_LAYER in message:
             message += "; `fastcam layers MODEL` lists them"
         for argument, option in _OPTIONS.items():

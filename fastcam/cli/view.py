@@ -36,6 +36,7 @@ def view(
             raise ValueError(f'fastcam view needs {error.name}: pip install "fastcam[view]"') from None
         table = page.Table(maps, scores or ())
         photographs, tags = page.Photographs(table, source), page.Tags(table)
+        photographs.check()
         token = secrets.token_urlsafe(24)
         with socket.socket() as listening:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -43,7 +44,9 @@ def view(
                 listening.bind((HOST, port))
                 listening.listen()  # who opens the address at once waits, instead of being refused
             except OSError as error:
-                raise ValueError(f"port {port} cannot be listened on: {error.strerror}; leave out --port") from None
+                raise ValueError(
+                    f"port {port} cannot be listened on: {error.strerror}; name another, or none for a free one"
+                ) from None
             number = listening.getsockname()[1]
             address = f"http://{HOST}:{number}/?token={token}"
             typer.echo(f"{table.count():,} maps at {address}\nCtrl-C ends it")

@@ -40,6 +40,8 @@ def to_fiftyone(maps: Maps, out: str | Path, source: SourceLike) -> int:
     """
     folder, names, count = Path(out), maps.class_names, 0
     images = source_of_maps(maps, source)
+    if folder.exists():
+        raise FileExistsError(17, "the folder already exists", str(out))
     folder.mkdir(parents=True)
     about = {"media_type": "image", "info": {"fastcam": maps.identity}}
     (folder / "metadata.json").write_text(json.dumps(about))

@@ -1,5 +1,6 @@
 """What the page draws: the stored maps as numbers, and the photographs as the model saw them."""
 
+import contextlib
 import io
 import json
 import threading
@@ -109,6 +110,22 @@ class Photographs:
         self._kept: OrderedDict[tuple[int, str, int], bytes] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Refuse a source that is not the one of any of the folders of maps.
+
+        Raises:
+            ValueError: for such a source.
+        """
+        if self.source is None:
+            return
+        digest = self.source.digest()
+        for store, maps in enumerate(self.table.stores):
+            first = next(iter(maps), None)
+            with contextlib.suppress(LookupError):
+                if digest == maps.identity.get("source") or (first is not None and self._item(store, 0, first)):
+                    return
+        raise ValueError("`source` is not the one that the maps were made of: their images are not in it")
 
     def picture(self, place: int, side: int) -> bytes:
         """Return the photograph of a row as a JPEG, cropped as its model saw it, with sides of at most ``side``.

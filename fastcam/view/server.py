@@ -144,14 +144,18 @@ class _Routes:
     def export_page(self, request: Request) -> Response:
         """The first of the chosen rows as a page in one file, which opens without this server."""
         rows, colours = self._chosen(request.query_params, MOST_MAPS), self._colormap(request.query_params)
-        text = exports.as_page(self.table, rows, self.maps, self.photographs, colours)
+        text = exports.as_page(
+            self.table, rows, self.maps, self.photographs, colours, self._number_of_order(request.query_params)
+        )
         return Response(text, media_type="text/html; charset=utf-8", headers=_named("maps.html"))
 
     def export_sheet(self, request: Request) -> Response:
         """The first of the chosen rows as a sheet of pictures."""
         rows, colours = self._chosen(request.query_params, MOST_ON_SHEET), self._colormap(request.query_params)
         opacity = min(100, _number(request.query_params.get("opacity", "50"))) / 100
-        data = exports.as_sheet(rows, self.maps, self.photographs, colours, opacity)
+        data = exports.as_sheet(
+            rows, self.maps, self.photographs, colours, opacity, self._number_of_order(request.query_params)
+        )
         return Response(data, media_type="image/png", headers=_named("maps.png"))
 
     def _conditions(self, query: QueryParams) -> list[Condition]:
@@ -162,6 +166,11 @@ class _Routes:
         """Return rows that a query asks for, in its order."""
         sort, is_descending = query.get("sort", "place"), query.get("descending") == "1"
         return self.table.page(self._conditions(query), sort, is_descending, offset, limit)
+
+    def _number_of_order(self, query: QueryParams) -> str | None:
+        """Return the column of numbers by which rows are ordered, if they are."""
+        sort = query.get("sort", "place")
+        return sort if self.table.columns.get(sort) == "number" and sort != "score" else None
 
     def _colormap(self, query: QueryParams) -> str:
         """Return the colour map that a query names."""

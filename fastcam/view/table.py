@@ -40,7 +40,10 @@ class Table:
 
     def __init__(self, folders: Sequence[str | Path], scores: Sequence[str | Path] = ()) -> None:
         self.stores = [Maps(folder) for folder in folders]
-        self.names = [Path(folder).resolve().name for folder in folders]
+        resolved = [Path(folder).resolve() for folder in folders]
+        if len(set(resolved)) < len(resolved):
+            raise ValueError("a folder of maps is given twice")
+        self.names = [folder.name for folder in resolved]
         self._database = duckdb.connect(":memory:", config={"threads": "2"})
         for number, maps in enumerate(self.stores):
             if not maps.commits:
@@ -69,11 +72,15 @@ class Table:
                 image_id, label, target, predicted, score, method, layer, status, {optional},
                 CAST($names AS VARCHAR[])[target + 1] AS target_name,
                 CAST($names AS VARCHAR[])[predicted + 1] AS predicted_name,
-                {plain.format("label")} = {plain.format("predicted_name")} AS is_right
+                if(list_contains($plain_names, {plain.format("label")}),
+                    {plain.format("label")} = {plain.format("predicted_name")}, NULL) AS is_right
             FROM read_parquet($files, filename = true, file_row_number = true)
         """
         begin = "CREATE TABLE rows AS" if number == 0 else "INSERT INTO rows"
-        self._database.execute(f"{begin} {select}", {"files": files, "names": maps.class_names})
+        names = maps.class_names
+        plain_names = [name.replace("_", " ").lower() for name in names]
+        values = {"files": files, "names": names, "plain_names": plain_names}
+        self._database.execute(f"{begin} {select}", values)
 
     def close(self) -> None:
         """Give the memory back."""

@@ -334,7 +334,7 @@ def test_objects_of_the_explained_class(tmp_path):
 def test_rows_travel_without_the_model(tmp_path, monkeypatch):
     """They are sent to the nodes of a cluster, beside a model that may have been moved off its GPU."""
     sent = []
-    monkeypatch.setattr(datasets.api, "run_job", lambda job, report, ray: sent.append(job.work.rows))
+    monkeypatch.setattr(datasets.api, "run_job", lambda job, report, ray, devices: sent.append(job.work.rows))
     model = torch.nn.Sequential(network(), torch.nn.Linear(5, 5000))
     classifier = Classifier(model, PREPROCESSING, ("cats", "dogs"))
     datasets.run(folder(tmp_path / "in", 1), classifier, tmp_path / "out", ["complexity"], shard_size=4)

@@ -249,5 +249,7 @@ def test_a_sheet_of_the_chosen_rows(server):
     values = MapValues(server.table).scaled(place)
     cell = np.asarray(Image.fromarray(values).resize((224, 224), Image.Resampling.BILINEAR))
     np.testing.assert_allclose(sheet[:224, :224, 0], cell * 255, atol=1)
+    page = ask(server, path="/api/export.html?sort=entropy")[1].decode()
+    assert ", entropy 0." in page  # the numbers of the order
     for wrong in ("colours=../x", "opacity=-1", "opacity=x"):
         assert ask(server, path=f"/api/export.png?{wrong}")[0] == 400

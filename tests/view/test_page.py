@@ -135,6 +135,32 @@ def test_the_order_of_a_measure(page, server):
     wait(page, lambda: "sparseness" in page.find_element(By.ID, "detail-row").text)
 
 
+def test_captions_say_what_made_a_map(page):
+    wait(page, lambda: len(shown(page)) > 3)
+    for figure in page.find_elements(By.CSS_SELECTOR, "#grid figure")[:4]:
+        caption = figure.find_element(By.TAG_NAME, "figcaption")
+        assert "_cam" in caption.text
+        height = "return [arguments[0].scrollHeight, arguments[0].clientHeight]"
+        assert int.__le__(*page.execute_script(height, caption))  # nothing of it is cut off
+
+
+def test_a_reload_keeps_what_is_chosen(page, server):
+    Select(page.find_element(By.ID, "sort")).select_by_value("sparseness")
+    assert page.find_element(By.ID, "histogram-column").get_attribute("value") == "sparseness"
+    low = page.find_elements(By.CSS_SELECTOR, "#histogram-ends input")[0]
+    low.send_keys("0.01", Keys.TAB)
+    wait(page, lambda: len(page.find_elements(By.CSS_SELECTOR, "fieldset")) == 1)
+    wait(page, lambda: "sparseness" in page.current_url)
+    before = count(page)
+    page.refresh()
+    wait(page, lambda: page.execute_script("return document.body.dataset.ready") == "yes")
+    assert count(page) == before
+    assert page.find_element(By.ID, "sort").get_attribute("value") == "sparseness"
+    page.get(f"{server.address}/#row=999999")
+    page.refresh()
+    wait(page, lambda: "there is no row 999999" in page.find_element(By.ID, "message").text)
+
+
 def test_keys_and_tags(page, server):
     body = page.find_element(By.TAG_NAME, "body")
     body.send_keys(Keys.ARROW_RIGHT)

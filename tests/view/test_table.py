@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import fastcam.dataset
-from fastcam.view import Table, Tags
+from fastcam.view import Photographs, Table, Tags
 from fastcam.view.conditions import COLUMNS, MOST, OPERATORS, Condition, read_conditions, where
 from fastcam.view.pictures import MapValues
 from tests.view.served import NAMES, classifier, maps_of, photographs
@@ -181,6 +181,30 @@ def test_what_conditions_are_made_of():
         read_conditions([{"column": "tag", "operator": "is there"}] * (MOST + 1))
     with pytest.raises(ValueError, match="list"):
         read_conditions({"column": "tag"})
+
+
+def test_labels_that_are_no_classes_are_neither_right_nor_wrong(tmp_path):
+    source = photographs(tmp_path / "p")
+    (source / "lime").rename(source / "others")
+    table = Table([maps_of(source, tmp_path / "maps")])
+    found = {(row["label"], row["is_right"]) for row in table.page([], "place", False, 0, 100)}
+    table.close()
+    assert found == {("red", True), ("red", False), ("blue", True), ("others", None), ("red", None)}
+
+
+def test_a_folder_given_twice(folders):
+    with pytest.raises(ValueError, match="given twice"):
+        Table([folders[0], folders[0]])
+
+
+def test_another_source_is_refused(folders, tmp_path):
+    table = Table(folders)
+    source = folders[0].parent / "photos"
+    Photographs(table, str(source)).check()
+    Photographs(table, None).check()
+    with pytest.raises(ValueError, match="`source` is not the one"):
+        Photographs(table, str(source / "red")).check()
+    table.close()
 
 
 def test_the_database_reads_no_file_any_more(table, tmp_path):

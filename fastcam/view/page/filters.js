@@ -106,7 +106,9 @@ export class Histogram {
 
   /** Filter by the limits that were typed; one that was not is left open. */
   typed() {
-    this.filters.range(this.column.value, ...this.ends.map((end) => (end.value === "" ? null : Number(end.value))));
+    const limits = this.ends.map((end) => (end.value === "" ? null : Number(end.value)));
+    if (!limits.includes(null)) limits.sort((a, b) => a - b);
+    this.filters.range(this.column.value, ...limits);
   }
 
   draw(from = 0, to = 0) {

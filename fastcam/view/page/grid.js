@@ -3,12 +3,13 @@
 import { mapsOf, photographOf } from "/page/data.js";
 import { draw } from "/page/drawing.js";
 
-const CAPTION = 44; // pixels below a picture
+const CAPTION = 60; // pixels below a picture
 const TALLEST = 16_000_000; // that browsers scroll; beyond, a step of the bar is more than a pixel of the grid
 
 export class Grid {
-  constructor(hasPhotographs, look, opened, chosen) {
-    Object.assign(this, { hasPhotographs, look, opened, chosen, size: 160, selected: 0, figures: new Map(), wanted: false, isFilling: false, filledAt: 0 });
+  constructor(about, look, opened, chosen) {
+    const [hasPhotographs, folders] = [about.photographs, about.stores.map((store) => store.name)];
+    Object.assign(this, { hasPhotographs, folders, look, opened, chosen, size: 160, selected: 0, figures: new Map(), wanted: false, isFilling: false, filledAt: 0 });
     this.main = document.querySelector("#grid");
     this.canvas = document.querySelector("#canvas");
     this.main.addEventListener("scroll", () => this.show());
@@ -117,9 +118,12 @@ export class Grid {
     strong.textContent = name;
     if (row.is_right === false) strong.className = "wrong";
     const number = row[this.column] ?? row.confidence ?? row.score;
-    caption.append(strong, typeof number === "number" ? ` ${number.toPrecision(3)}` : "", document.createElement("br"), row.image_id);
-    if (row.method) caption.append(` · ${row.method}`);
-    figure.setAttribute("aria-label", `${name}, ${row.image_id}, ${row.method ?? row.status}`);
+    const made = [row.method, this.folders.length > 1 ? this.folders[row.store] : null].filter(Boolean).join(" · ");
+    const first = document.createElement("div");
+    first.append(strong, typeof number === "number" ? ` ${number.toPrecision(3)}` : "");
+    caption.append(first, ...[made, row.image_id].map((text) => Object.assign(document.createElement("div"), { textContent: text })));
+    figure.title = [name, made, row.image_id].filter(Boolean).join(", ");
+    figure.setAttribute("aria-label", figure.title);
     figure.append(canvas, caption);
     Object.assign(figure, { row, map });
     figure.addEventListener("click", () => { this.select(place); this.opened(row); });

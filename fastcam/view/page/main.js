@@ -30,7 +30,7 @@ async function start() {
   for (const name of about.colormaps) $("#colours").append(new Option(name));
   $("#sort").append(new Option("order of the dataset", "place"), ...Object.keys(about.columns).map((name) => new Option(name.replaceAll("_", " "), name)));
   await useColours(about.colormaps[0]);
-  const grid = new Grid(about.photographs, look, tried((row) => open(row)), () => {});
+  const grid = new Grid(about, look, tried((row) => open(row)), () => {});
   const filters = new Filters(about, tried(() => changed()));
   const histogram = new Histogram(about, filters);
 
@@ -39,6 +39,21 @@ async function start() {
     await grid.use(rows, about.columns[$("#sort").value] === "number" ? $("#sort").value : null);
     $("#count").textContent = `${rows.count.toLocaleString()} of ${about.rows.toLocaleString()} maps`;
     await histogram.show();
+    remember();
+  }
+
+  /** Keep what is chosen in the address, so that a reload and a link lead back to it. */
+  function remember(place = null) {
+    const [where, sort, descending] = ["where", "sort", "descending"].map((name) => grid.rows.query.get(name));
+    const kept = { where: where === "[]" ? null : where, sort: sort === "place" ? null : sort, descending: descending === "1" ? 1 : null, row: place };
+    const said = new URLSearchParams(Object.entries(kept).filter(([, value]) => value !== null));
+    history.replaceState(null, "", `/${said.size ? `#${said}` : ""}`);
+  }
+
+  function recall(said) {
+    if (about.columns[said.get("sort")]) $("#sort").value = said.get("sort");
+    $("#descending").checked = said.get("descending") === "1";
+    for (const condition of JSON.parse(said.get("where") ?? "[]")) if (about.columns[condition.column]) filters.add(condition);
   }
 
   for (const link of document.querySelectorAll("[data-export]")) {
@@ -61,22 +76,24 @@ async function start() {
       $("#detail-pictures").replaceChildren(...parts.filter(([, m, p]) => m || p).map(([name, m, p, how]) => picture(name, m, p, how, row.box, side)));
     };
     drawAgain();
-    $("#detail-row").replaceChildren(...[...SHOWN, ...about.measures].filter((name) => row[name] !== null).flatMap((name) => {
+    row.folder = about.stores[row.store].name;
+    $("#detail-row").replaceChildren(...["folder", ...SHOWN, ...about.measures].filter((name) => row[name] !== null).flatMap((name) => {
       const [term, value] = [document.createElement("dt"), document.createElement("dd")];
       term.textContent = name.replaceAll("_", " ");
-      value.textContent = row[name];
+      value.textContent = typeof row[name] === "number" ? Number(row[name].toPrecision(6)) : row[name];
       return [term, value];
     }));
     const where = [{ column: "image_id", operator: "is", value: row.image_id }];
     const others = (await new Rows(where, "place", false).load(0)).filter((each) => each.place !== row.place);
     const ofOthers = await mapsOf(others.map((each) => each.place));
     $("#detail-others").replaceChildren(...others.map((each) => {
-      const name = [each.method, each.target_name ?? each.target, each.detection].filter((part) => part !== null).join(", ");
+      const folder = about.stores.length > 1 ? about.stores[each.store].name : null;
+      const name = [each.method, each.target_name ?? each.target, each.detection, folder].filter((part) => part !== null).join(", ");
       const figure = picture(name, ofOthers.get(each.place), photograph, look, each.box, 150);
       figure.addEventListener("click", tried(() => open(each)));
       return figure;
     }));
-    history.replaceState(null, "", `#row=${row.place}`);
+    remember(row.place);
     if (!$("#detail").open) $("#detail").showModal();
   }
 
@@ -106,7 +123,10 @@ async function start() {
     grid.mark(figure);
   }
 
-  $("#sort").addEventListener("change", tried(changed));
+  $("#sort").addEventListener("change", tried(() => {
+    if (about.columns[$("#sort").value] === "number") $("#histogram-column").value = $("#sort").value;
+    return changed();
+  }));
   $("#descending").addEventListener("change", tried(changed));
   $("#size").addEventListener("input", () => { grid.size = Number($("#size").value); grid.clear(); grid.show(); });
   for (const slider of document.querySelectorAll("[data-look]")) {
@@ -123,7 +143,7 @@ async function start() {
   $("#means-button").addEventListener("click", tried(means));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => histogram.draw());
   $("#help-button").addEventListener("click", () => $("#help").showModal());
-  $("#detail").addEventListener("close", () => history.replaceState(null, "", "/"));
+  $("#detail").addEventListener("close", () => remember());
   document.addEventListener("keydown", tried(async (event) => {
     if (event.target.closest("input, select, button, dialog[open]") && !/^[0-9]$/.test(event.key)) return;
     if (event.target.closest("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -132,11 +152,12 @@ async function start() {
     else if (event.key === "Enter" && grid.chosenFigure) await open(grid.chosenFigure.row);
     else if (/^[0-9]$/.test(event.key)) await tag(event.key === "0" ? null : Number(event.key));
   }));
+  const said = new URLSearchParams(location.hash.slice(1));
+  await tried(() => recall(said))();
   await changed();
-  const linked = /^#row=(\d+)$/.exec(location.hash);
-  if (linked) {
-    const [row] = await json(`/api/rows?places=${linked[1]}`).then((found) => found.rows);
-    if (row) await open(row);
+  if (said.has("row")) {
+    const [row] = await json(`/api/rows?places=${said.get("row")}`).then((found) => found.rows);
+    if (row) await open(row); else say(new Error(`there is no row ${said.get("row")}`));
   }
   document.body.dataset.ready = "yes";
 }
