@@ -1,4 +1,4 @@
-"""What is special about devices: data are sent without waiting for what they still do, and GPUs round products."""
+"""What is special about devices: data are sent without waiting, GPUs round products, and some cannot be used."""
 
 import functools
 
@@ -39,3 +39,13 @@ def uses_tf32(device: torch.device) -> bool:
     """Whether factors of products in float32 are rounded to the 11 bits of TF32, as GPUs do for convolutions."""
     is_allowed = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
     return device.type == "cuda" and is_allowed and torch.cuda.get_device_capability(device)[0] >= 8
+
+
+def unusable(name: str, error: Exception) -> str:
+    """Return why a device cannot be used, from PyTorch's error."""
+    reason = str(error).strip().split("\n", maxsplit=1)[0]
+    if reason.startswith("Expected one of"):  # a list of all that PyTorch was ever built for
+        reason = "there is no such kind; cpu, cuda, cuda:1 and mps are some"
+    elif "no NVIDIA driver" in reason:
+        reason = "there is no NVIDIA driver"
+    return f"device {name!r} cannot be used: {reason}"

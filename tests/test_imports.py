@@ -76,14 +76,14 @@ ALLOWED = {
     "preparation ragged reshape scale targets",
     "__init__": "_public render",
     "bench": "__init__ classifiers explainer methods model ops render",
-    "dataset": "__init__ classifiers explainer explanation model postprocess preparation render targets",
+    "dataset": "__init__ classifiers devices explainer explanation model postprocess preparation render targets",
     "evaluate": "classifiers dataset devices engine explainer explanation foreground methods model ops preparation "
     "ragged render targets",
     "features": "classifiers dataset explainer inspect model render",
     "view": "dataset pictures render",
     "compat": "evaluate explainer graph methods model ops render targets",
-    "cli": "__init__ artefacts bench classifiers dataset evaluate explainer explanation features inspect model ops "
-    "pictures render targets view",
+    "cli": "__init__ artefacts bench classifiers dataset devices evaluate explainer explanation features inspect model "
+    "ops pictures render targets view",
 }
 
 

@@ -113,7 +113,7 @@ def evaluate(
         if is_store and model is not None:
             raise ValueError(f"{source!r} holds maps already: leave out --model, or give the images")
         if not is_store and model is None:
-            raise ValueError("--model is missing: the maps of images are made with it")
+            raise ValueError(f"--model is missing: {source!r} holds no maps, and those of images are made with it")
         if not is_store and model is not None:
             options.check_methods(method or [])
             options.check_model(model, weights)

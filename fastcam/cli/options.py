@@ -10,7 +10,7 @@ import typer
 
 import fastcam
 from fastcam.classifiers.specification import check_specification, check_weights_file
-from fastcam.cli.console import first_line, print_error
+from fastcam.cli.console import print_error
 
 if TYPE_CHECKING:  # torch takes seconds to import; bad usage is reported before
     import torch
@@ -210,12 +210,14 @@ def find_device(name: str | None) -> "torch.device":
     """
     import torch
 
+    from fastcam.devices import unusable
+
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used: {first_line(error)}") from None
+        raise ValueError(unusable(name, error)) from None
 
 
 def find_devices(names: str | None, ray: str | None) -> "tuple[torch.device, Devices | None]":

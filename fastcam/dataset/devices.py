@@ -22,6 +22,7 @@ from fastcam.dataset.records import JsonObject
 from fastcam.dataset.runner import Progress, Report, Runner, default_workers
 from fastcam.dataset.signals import interrupt_on_signal
 from fastcam.dataset.store import Store
+from fastcam.devices import unusable
 
 END_SECONDS = 30  # that a process may take to drop the shard in work
 
@@ -59,8 +60,7 @@ class Devices:
             try:
                 torch.zeros(1, device=name)
             except (RuntimeError, AssertionError) as error:
-                reason = str(error).strip().split("\n", maxsplit=1)[0]
-                raise ValueError(f"device {name!r} cannot be used: {reason}") from None
+                raise ValueError(unusable(name, error)) from None
         return cls(names)
 
     def run(self, job: Job, store: Store, report: Report) -> Progress:
