@@ -79,7 +79,7 @@ def test_images_without_a_map_are_code_1(work):
         (["photos", *SMALL, "--out", "x"], "--measure is missing: one or several of sparseness"),
         (["photos", *SMALL, "--measure", "insertions", "--out", "x"], "--measure must be one of"),
         (["photos", *SMALL, "--measure", "insertion"], "--out is missing: a folder for the values"),
-        (["photos", "--measure", "insertion", "--out", "x"], "--model is missing: 'photos' holds no maps, and those of images are made with it"),
+        (["photos", "--measure", "insertion", "--out", "x"], "--model is missing: 'photos' holds no maps"),
         (["photos", *SMALL, "--measure", "box_iou", "--out", "x"], "box_iou compares maps with objects"),
         (["photos", *SMALL, "--measure", "box_iou", "--boxes", "a", "--masks", "b", "--out", "x"], "give one of them"),
         (["photos", *SMALL, "--measure", "box_iou", "--boxes", "none.csv", "--out", "x"], "annotations are a folder"),
