@@ -176,7 +176,10 @@ def load_classifier(
 
     classifier = models.load(model, weights, class_names=class_names, num_classes=num_classes, trust=trust)
     if classifier.random_weights:
-        print_error("warning: the weights are random, so the results are meaningless; load trained ones with --weights")
+        print_error(
+            "warning: the weights are random, so the results are meaningless and others in every run; "
+            "load trained ones with --weights"
+        )
     classifier.model.to(device)
     return classifier
 

@@ -186,7 +186,8 @@ def test_random_weights_are_told(work):
     square(work / "photo.png", "red")
     done = run("explain", "photo.png", "--model", "torchvision:squeezenet1_1", "--size", 64)
     assert sentence(done, 0) == (
-        "fastcam: warning: the weights are random, so the results are meaningless; load trained ones with --weights"
+        "fastcam: warning: the weights are random, so the results are meaningless and others in every run; "
+        "load trained ones with --weights"
     )
     assert pixels("explanations/photo.grad_cam.png").shape == (32, 32, 3)  # of the photograph
 
