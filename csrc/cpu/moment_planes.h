@@ -20,16 +20,7 @@ for (int64_t c = 0; c < channels; ++c) {
       const bool overlaps = p + kCount > positions;
       const int64_t from = overlaps ? positions - kCount : p;
       V value;
-      if constexpr (std::is_same_v<T, Acc>) {
-        std::memcpy(&value, row + from, sizeof(value));
-      } else if constexpr (std::is_same_v<T, torch::headeronly::BFloat16>) {
-        uint16_t narrow __attribute__((vector_size(16)));
-        std::memcpy(&narrow, row + from, sizeof(narrow));
-        const I bits = __builtin_convertvector(narrow, I) << 16;
-        std::memcpy(&value, &bits, sizeof(value));
-      } else {
-        value = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + from)));
-      }
+      FASTCAM_LOAD(value, row + from);
       V difference = value - shift;
       I is_zero = value == Acc(0), is_more = value > top;  // -1 where it holds; not by NaN
       if (overlaps) {

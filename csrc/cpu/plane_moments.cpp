@@ -119,18 +119,43 @@ FASTCAM_INLINE auto fold(V lanes, Join join) {
   }
 }
 
+// A vector of accumulators from as many values in memory.
+#define FASTCAM_LOAD(value, from)                                                     \
+  if constexpr (std::is_same_v<T, Acc>) {                                             \
+    std::memcpy(&(value), from, sizeof(value));                                       \
+  } else if constexpr (std::is_same_v<T, torch::headeronly::BFloat16>) {              \
+    uint16_t narrow __attribute__((vector_size(16)));                                 \
+    std::memcpy(&narrow, from, sizeof(narrow));                                       \
+    const I bits = __builtin_convertvector(narrow, I) << 16;                          \
+    std::memcpy(&(value), &bits, sizeof(value));                                      \
+  } else {                                                                            \
+    value = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))); \
+  }
+#define FASTCAM_AVX2 __attribute__((target("avx2,fma,f16c"), flatten, noinline))
+#define FASTCAM_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=256"), flatten, noinline))
+
 template <class T, class Acc>
-__attribute__((target("avx2,fma,f16c"), flatten, noinline)) void planes_avx2(const T* a, int64_t stride,
-                                                                             int64_t channels, int64_t positions,
-                                                                             Acc* out, int64_t step) {
+FASTCAM_AVX2 void planes_avx2(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out, int64_t step) {
 #include "moment_planes.h"
 }
 
 template <class T, class Acc>
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=256"), flatten,
-               noinline)) void
-planes_avx512(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out, int64_t step) {
+FASTCAM_AVX512 void planes_avx512(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out,
+                                  int64_t step) {
 #include "moment_planes.h"
+}
+
+template <class T, class Acc>
+FASTCAM_AVX2 int64_t rows_avx2(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out,
+                               int64_t step) {
+#include "moment_rows.h"
+}
+
+template <class T, class Acc>
+FASTCAM_AVX512 int64_t rows_avx512(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out,
+                                   int64_t step) {
+#include "moment_rows.h"
 }
 #endif
 
@@ -196,6 +221,19 @@ struct MomentRows {
   }
 };
 
+template <class T, class Acc>
+void run_rows(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out, int64_t step) {
+  int64_t done = 0;
+#if FASTCAM_VECTORS
+  static const InstructionSet set = chosen_instruction_set();
+  if (positions <= std::numeric_limits<int32_t>::max()) {
+    if (set == InstructionSet::avx512) done = rows_avx512(a, stride, channels, positions, out, step);
+    if (set == InstructionSet::avx2) done = rows_avx2(a, stride, channels, positions, out, step);
+  }
+#endif
+  if (done < channels) run<MomentRows>(a + done, stride, channels - done, positions, out + done, step);
+}
+
 template <class Kernel, class T, class Acc>
 void moment_chunks(const T* a, const Strides& strides, int64_t row_stride, const Sizes& sizes, Acc* out) {
   const int64_t chunks = (sizes.channels + kLanes - 1) / kLanes, step = sizes.images * sizes.channels;
@@ -209,7 +247,7 @@ void moment_chunks(const T* a, const Strides& strides, int64_t row_stride, const
       if constexpr (std::is_same_v<Kernel, MomentPlanes>) {
         run_planes(some, row_stride, channels, sizes.positions, moments, step);
       } else {
-        run<Kernel>(some, row_stride, channels, sizes.positions, moments, step);
+        run_rows(some, row_stride, channels, sizes.positions, moments, step);
       }
     }
   });
