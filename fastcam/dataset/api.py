@@ -268,13 +268,11 @@ def run_job(job: Job, report: Report, ray: Cluster | str | None, devices: OnDevi
     """Run a job in this process, on the nodes of a Ray cluster, or on several devices of this machine."""
     if ray is not None and devices is not None:
         raise ValueError("a run is on the nodes of a Ray cluster or on `devices` of this machine, not on both")
-    place = None if ray is None else Cluster.of(ray)
-    several = None if devices is None else Devices.of(devices)
+    place = Devices.of(devices) if devices is not None else Cluster.of(ray) if ray is not None else None
     maker = job.make_maker()  # raises for invalid settings before anything is written
     with contextlib.closing(job.open_store()) as store:
-        for other in (place, several):
-            if other is not None:
-                return other.run(job, store, report)
+        if place is not None:
+            return place.run(job, store, report)
         return job.make_runner(maker, store, report).run(len(job.source), job.missing_spans(store))
 
 

@@ -53,7 +53,7 @@ class Devices:
             devices = range(torch.cuda.device_count())
             if not devices:
                 raise ValueError('`devices` "all" is every GPU, and there is none')
-        if isinstance(devices, str) or not devices:
+        if isinstance(devices, str) or not isinstance(devices, Sequence) or not devices:
             raise ValueError(f'`devices` must be a list of devices, or "all" for every GPU, got {devices!r}')
         names = tuple(str(f"cuda:{each}" if isinstance(each, int) else each) for each in devices)
         for name in names:
@@ -101,9 +101,18 @@ class LocalDriver(Driver):
     def answers(self, orders: list[Order]) -> Iterator[JsonObject]:
         """Yield the processes' answers; there are none for the shards of processes that died."""
         waiting = deque(orders)
-        processes = [_Process.start(self._sent, name, len(self.names)) for name in self.names[: len(orders)]]
-        working = {each.connection: each for each in processes if each.send(waiting)}
+        processes: list[_Process] = []
+        working: dict[Connection, _Process] = {}
+
+        def start(device: str) -> None:
+            process = _Process.start(self._sent, device, len(self.names))
+            processes.append(process)
+            working[process.connection] = process
+            process.send(waiting)
+
         try:
+            for name in self.names[: len(orders)]:
+                start(name)
             while working:
                 for connection in wait(list(working)):
                     assert isinstance(connection, Connection)
@@ -113,10 +122,7 @@ class LocalDriver(Driver):
                     except (EOFError, OSError):  # it died, and another one takes its place
                         del working[connection]
                         if waiting:
-                            process = _Process.start(self._sent, process.device, len(self.names))
-                            processes.append(process)
-                            working[process.connection] = process
-                            process.send(waiting)
+                            start(process.device)
                         continue
                     if answer is not None:
                         yield answer

@@ -55,6 +55,8 @@ def _add_input_gradient(found: Tensor, gradient: Tensor, convolution: Any) -> No
     for axis, (first, _) in enumerate(spans):  # without what falls upon the padding
         place = first * stride[axis] - padding[axis]
         before, after = max(0, -place), min(whole.shape[axis + 1], found.shape[axis + 1] - place)
+        if after <= before:
+            return
         whole = whole.narrow(axis + 1, before, after - before)
         found = found.narrow(axis + 1, place + before, after - before)
     found += whole

@@ -154,7 +154,7 @@ def test_what_is_refused(tmp_path):
         run(source, tmp_path / "out", devices=[7])
     with pytest.raises(ValueError, match="there is none"):
         run(source, tmp_path / "out", devices="all")
-    for wrong in ("cuda", [], ()):
+    for wrong in ("cuda", [], (), 2):
         with pytest.raises(ValueError, match="`devices` must be a list of devices"):
             run(source, tmp_path / "out", devices=wrong)
     with pytest.raises(ValueError, match="not on both"):

@@ -20,9 +20,10 @@ OPTIONS = [
     {"kernel_size": (5, 3), "padding": (2, 0), "stride": (2, 3)},
     {"kernel_size": 3, "padding": 4, "dilation": 2, "groups": 2, "bias": False},
     {"kernel_size": 2, "stride": 3, "padding": 1},
+    {"kernel_size": 1, "padding": 3},
 ]
 # First and last rows and columns of the positions with a gradient; the whole, a corner, an edge, one, none.
-RECTANGLES = [(0, 99, 0, 99), (0, 1, 0, 1), (3, 4, 0, 99), (2, 3, 1, 4), (0, 0, 0, 0)]
+RECTANGLES = [(0, 99, 0, 99), (0, 1, 0, 1), (3, 4, 0, 99), (2, 3, 1, 4), (0, 0, 0, 0), (16, 99, 13, 99)]
 
 
 @pytest.mark.parametrize("rectangle", RECTANGLES)
