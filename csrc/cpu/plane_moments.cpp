@@ -131,9 +131,6 @@ FASTCAM_INLINE auto fold(V lanes, Join join) {
   } else {                                                                            \
     value = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))); \
   }
-#define FASTCAM_AVX2 __attribute__((target("avx2,fma,f16c"), flatten, noinline))
-#define FASTCAM_AVX512 \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=256"), flatten, noinline))
 
 template <class T, class Acc>
 FASTCAM_AVX2 void planes_avx2(const T* a, int64_t stride, int64_t channels, int64_t positions, Acc* out, int64_t step) {

@@ -9,15 +9,17 @@
 namespace fastcam {
 
 #if FASTCAM_X86
+#define FASTCAM_AVX2 __attribute__((target("avx2,fma,f16c"), flatten, noinline))
+#define FASTCAM_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=256"), flatten, noinline))
+
 template <class Kernel, class... Args>
-__attribute__((target("avx2,fma,f16c"), flatten, noinline)) void run_avx2(const Args&... args) {
+FASTCAM_AVX2 void run_avx2(const Args&... args) {
   Kernel::run(args...);
 }
 
 template <class Kernel, class... Args>
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=256"), flatten,
-               noinline)) void
-run_avx512(const Args&... args) {
+FASTCAM_AVX512 void run_avx512(const Args&... args) {
   Kernel::run(args...);
 }
 #endif
