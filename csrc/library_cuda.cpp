@@ -7,6 +7,8 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 
+#include "common/imputation.h"
+#include "common/imputed_images.h"
 #include "common/masking.h"
 #include "common/occlusion.h"
 #include "common/operands.h"
@@ -43,6 +45,8 @@ struct Launch {
 #endif
 
 using cuda::PlaneNeed;
+
+constexpr int64_t kImputationBytes = 1 << 30;  // of workspace, unless a single plane takes more
 
 cuda::Dtype dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -227,6 +231,38 @@ Tensor gather_patches(Tensor clean, Tensor images, Tensor patches, Tensor origin
   return found.out;
 }
 
+Tensor impute_neighbours(Tensor images, Tensor missing, double tolerance) {
+  const ImputationOperands found = imputation_operands(images, missing, tolerance);
+  const Tensor& out = found.out;
+  if (out.numel() == 0) return out;
+  const bool wide = images.scalar_type() == ScalarType::Double;
+  const int64_t elements = wide ? imputation_size<double>(found.lines(), found.columns())
+                                : imputation_size<float>(found.lines(), found.columns());
+  const int64_t fitting = kImputationBytes / (elements * (wide ? 8 : 4));
+  const int64_t most = std::min<int64_t>(found.planes(), 2 * cuda::device_limits().multiprocessors);
+  const int64_t blocks = std::max<int64_t>(1, std::min(most, fitting));
+  const Tensor workspace = torch::stable::new_empty(images, {blocks * elements}, accumulation_dtype(images));
+  torch::stable::fill_(workspace, 0.0);
+  const Launch launch(out);
+  cuda::impute_neighbours({dtype_of(images),
+                           images.const_data_ptr(),
+                           found.missing.const_data_ptr<bool>(),
+                           out.mutable_data_ptr(),
+                           workspace.mutable_data_ptr(),
+                           images.size(0),
+                           images.size(1),
+                           found.lines(),
+                           found.columns(),
+                           {images.stride(0), images.stride(1), images.stride(2), images.stride(3)},
+                           {out.stride(0), out.stride(1), out.stride(2), out.stride(3)},
+                           blocks,
+                           elements,
+                           tolerance},
+                          launch.stream);
+  launch.check();
+  return out;
+}
+
 Tensor overlay(Tensor images, Tensor maps, Tensor colors, double alpha) {
   check_overlay(images, maps, colors, alpha);
   images = torch::stable::contiguous(images);
@@ -256,6 +292,7 @@ void implement_ops(Library& m) {
   m.impl("occlude", TORCH_BOX(&occlude));
   m.impl("mask_images", TORCH_BOX(&mask_images));
   m.impl("gather_patches", TORCH_BOX(&gather_patches));
+  m.impl("impute_neighbours", TORCH_BOX(&impute_neighbours));
   m.impl("overlay", TORCH_BOX(&overlay));
 }
 

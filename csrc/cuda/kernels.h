@@ -166,6 +166,20 @@ struct Gathering {
 // without waiting for the device.
 void gather_patches(const Gathering& gathering, Stream stream);
 
+// Planes (images, channels, lines, columns), strides in elements, with missing pixels (images, lines, columns) filled
+// in; a block takes `workspace_elements` of the workspace, zeros at first, for one plane after the other.
+struct Imputing {
+  Dtype dtype;
+  const void* images;
+  const bool* missing;
+  void *out, *workspace;  // the workspace in the accumulation dtype
+  int64_t image_count, channels, lines, columns;
+  int64_t strides[4], out_strides[4];
+  int64_t blocks, workspace_elements;
+  double tolerance;
+};
+void impute_neighbours(const Imputing& imputing, Stream stream);
+
 // Colours (256, 3) of maps over images (count, 3) of bytes.
 void overlay(Dtype dtype, const uint8_t* images, const void* maps, const uint8_t* colors, float alpha, int64_t count,
              uint8_t* out, Stream stream);

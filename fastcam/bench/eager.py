@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastcam.ops import reference
+from fastcam.ops.impute_neighbours import TOLERANCE
+
 
 def grad_cam(a: Tensor, g: Tensor) -> Tensor:
     """Return the channels weighted by their mean gradients."""
@@ -69,6 +72,11 @@ def gather_patches(
         window[:, y - top : y - top + patch.shape[1], x - left : x - left + patch.shape[2]] = patch
         gathered.append(window)
     return torch.stack(gathered)
+
+
+def impute_neighbours(images: Tensor, missing: Tensor) -> Tensor:
+    """Return images with missing pixels as the means of their neighbours, each channel's equations solved together."""
+    return reference.impute_neighbours(images, missing, TOLERANCE)
 
 
 def overlay(images: Tensor, maps: Tensor, colors: Tensor, alpha: float) -> Tensor:

@@ -104,6 +104,7 @@ def op_cases(device: torch.device | str = "cpu", batches: int | None = None, onl
             _occlusion(4 * fill, 8 if fill == 1 else 169),
             *_masks(4 * fill),
             *_gathers(64 * fill),
+            _imputation(8 * fill),
             _overlay(32 * fill),
         ]
     return [case for case in cases if not only or case.op in only]
@@ -194,6 +195,20 @@ def _gathers(count: int) -> list[OpCase]:
             )
         )
     return cases
+
+
+def _imputation(count: int) -> OpCase:
+    """Half of every image under a map of 7x7 positions."""
+    images, maps = torch.rand(count, 3, 224, 224), torch.rand(count, 7, 7)
+    missing = ops.upsample_normalize(maps, (224, 224)) > 0.5
+    inputs = (images, missing)
+    return OpCase(
+        "impute_neighbours",
+        f"{count}x3x224x224",
+        partial(ops.impute_neighbours, *inputs),
+        partial(eager.impute_neighbours, *inputs),
+        inputs,
+    )
 
 
 def _overlay(count: int) -> OpCase:

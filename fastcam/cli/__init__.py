@@ -26,6 +26,7 @@ from fastcam.cli import (
     stats,
     view,
 )
+from fastcam.cli.option_groups import grouped
 
 app = typer.Typer(
     help="Saliency maps for PyTorch vision models.",
@@ -33,18 +34,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(epilog=explain.EXIT_CODES)(explain.explain)
-app.command(epilog=detect.EXIT_CODES)(detect.detect)
-app.command(epilog=layers.EXIT_CODES)(layers.layers)
-app.command("map", epilog=dataset.MAP_CODES)(dataset.map_)
-app.command(epilog=evaluate.EXIT_CODES)(evaluate.evaluate)
-app.command(epilog=inspect.EXIT_CODES)(inspect.activations)
-app.command(epilog=inspect.EXIT_CODES)(inspect.neurons)
-app.command(epilog="Exit codes: 0 all fine; 2 bad usage, or a layer without filters.")(inspect.filters)
-app.command(epilog=features.FEATURES_CODES)(features.features)
-app.command(epilog=features.CODES)(features.neighbours)
+app.command(epilog=explain.EXIT_CODES)(grouped(explain.explain))
+app.command(epilog=detect.EXIT_CODES)(grouped(detect.detect))
+app.command(epilog=layers.EXIT_CODES)(grouped(layers.layers))
+app.command("map", epilog=dataset.MAP_CODES)(grouped(dataset.map_))
+app.command(epilog=evaluate.EXIT_CODES)(grouped(evaluate.evaluate))
+app.command(epilog=inspect.EXIT_CODES)(grouped(inspect.activations))
+app.command(epilog=inspect.EXIT_CODES)(grouped(inspect.neurons))
+app.command(epilog="Exit codes: 0 all fine; 2 bad usage, or a layer without filters.")(grouped(inspect.filters))
+app.command(epilog=features.FEATURES_CODES)(grouped(features.features))
+app.command(epilog=features.CODES)(grouped(features.neighbours))
 app.command(epilog=features.CODES)(mosaic.mosaic)
-app.command(epilog=randomisation.EXIT_CODES)(randomisation.randomisation)
+app.command(epilog=randomisation.EXIT_CODES)(grouped(randomisation.randomisation))
 app.command(
     epilog="Exit codes: 0 ended by Ctrl-C; 2 no folder of maps, a source that cannot be read, or a port in use."
 )(view.view)

@@ -17,6 +17,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastcam.cli import options
 from fastcam.cli.console import print_error, report_errors
+from fastcam.cli.option_groups import (
+    ClassifierOptions,
+    InputOptions,
+    MethodOptions,
+    PreparedOptions,
+    ReadingOptions,
+    RunOptions,
+    SubsetOptions,
+)
 
 if TYPE_CHECKING:
     from fastcam.classifiers.models import Classifier
@@ -63,41 +72,19 @@ class Format(StrEnum):
 def map_(
     source: options.Source,
     model: options.Model,
+    network: ClassifierOptions,
+    maps: MethodOptions,
+    images: SubsetOptions,
+    geometry: InputOptions,
+    reading: ReadingOptions,
+    running: RunOptions,
+    prepared: PreparedOptions,
     out: Annotated[Path | None, typer.Option(help="Output folder; the same command resumes in it.")] = None,
-    weights: options.Weights = None,
-    trust_model: options.Trust = False,
-    method: options.Methods = None,
-    layer: options.Layers = None,
-    target: options.Classes = None,
-    classes: options.ClassNames = None,
-    num_classes: options.ClassCount = None,
-    device: options.RunDevice = None,
     resolution: Annotated[
         Resolution, typer.Option(help="Size of the layer's map, or of the input.")
     ] = Resolution.native,
     dtype: Annotated[MapType, typer.Option(help="Of the maps; uint8 is scaled to 0..255.")] = MapType.float16,
-    batch_size: options.RunBatchSize = None,
-    shard_size: options.ShardSize = 1024,
-    workers: options.Workers = None,
-    max_megapixels: options.Megapixels = 50,
-    max_megabytes: options.Megabytes = 64,
-    decoder: options.JpegDecoder = None,
-    option: options.MethodOptions = None,
-    precision: options.Prepare = None,
-    compile: options.Compile = False,
     reshape: options.Tokens = None,
-    size: options.Size = None,
-    shorter_side: options.ShorterSide = None,
-    mean: options.Colours = None,
-    std: options.Colours = None,
-    ray: options.Ray = None,
-    ray_cores: options.RayCores = None,
-    json_log: options.JsonLog = False,
-    where: options.Where = None,
-    ids: options.Ids = None,
-    limit: options.Limit = None,
-    sample: options.Sample = None,
-    seed: options.SampleSeed = 0,
     plan: Annotated[
         bool, typer.Option("--plan", help="Measure for ten seconds what each stage can do here; write no maps.")
     ] = False,
@@ -108,73 +95,66 @@ def map_(
             raise ValueError(
                 "--plan writes no maps: leave out --out" if plan else "--out is missing: a folder for the maps"
             )
-        methods = list(dict.fromkeys(method or ["grad_cam"]))
-        options.check_methods(methods)
-        options.check_model(model, weights)
-        method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
+        methods, method_options = maps.methods(), maps.settings()
+        network.check(model)
         dataset = import_dataset()
-        chosen = options.read_lines(ids, "ids") if ids else None
-        images = dataset.select(source, where=where, ids=chosen, limit=limit, sample=sample, seed=seed)
-        # A plan is measured in this process.
-        torch_device, devices = options.find_devices(device, ray) if out else (options.find_device(device), None)
-        classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
+        chosen = images.select(source)
+        device = options.find_device(running.device) if plan else running.device_of_model()
+        classifier = network.load(model, device)
         settings: dict[str, Any] = {
             "method": methods,
-            "target": target or ["top1"],
-            "target_layer": tuple(layer) if layer else None,
+            "target": maps.target or ["top1"],
+            "target_layer": maps.target_layer(),
             "reshape_transform": options.reshape_transform(reshape),
-            "preprocessing": _preprocessing_of(classifier, target, size, shorter_side, mean, std),
+            "preprocessing": _preprocessing_of(classifier, maps.target, geometry),
             "resolution": resolution.value,
             "dtype": dtype.value,
-            "batch_size": batch_size,
-            "shard_size": shard_size,
-            "workers": workers,
-            "limits": options.limits(max_megapixels, max_megabytes),
-            "decoder": decoder.value if decoder else None,
-            "precision": precision.value if precision else None,
-            "compile": compile,
-            "ray": dataset.Cluster(ray, ray_cores) if ray else None,
-            "devices": devices,
+            **reading.settings(),
+            **running.settings(),
+            **prepared.settings(),
             **method_options,
         }
     with interruptible():
         if out is None:
             with report_errors():
-                typer.echo(_describe_plan(dataset.plan(images, classifier, **settings)))
+                here = settings | {"devices": None}  # a plan is measured in this process
+                typer.echo(_describe_plan(dataset.plan(chosen, classifier, **here)))
             return
-        with report_errors(), show_progress(json_log) as report:
-            done = dataset.run(images, classifier, out, report=report, **settings)
+        with report_errors(), show_progress(running.json_log) as report:
+            done = dataset.run(chosen, classifier, out, report=report, **settings)
     with report_errors():
-        maps = dataset.open(out)
-        failed = sum(commit.failed for commit in maps.commits)
-    if not json_log:
+        written = dataset.open(out)
+        failed = sum(commit.failed for commit in written.commits)
+    if not running.json_log:
         earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
         slowest = f", limited by {done.stages.limit}" if done.stages.limit else ""
         speed = f"; {done.rate:.1f} images a second{slowest}" if done.new else ""
         typer.echo(f"{done.total} images in {out}: {failed} without a map{earlier}{speed}")
         if failed:
-            typer.echo(describe_failed(maps, failed, "map"))
-        for line in _describe_causes(maps):
+            typer.echo(describe_failed(written, failed, "map"))
+        for line in _describe_causes(written):
             typer.echo(line)
     raise typer.Exit(1 if failed else 0)
 
 
 def _preprocessing_of(
-    classifier: "Classifier",
-    target: Sequence[str] | None,
-    size: int | None,
-    shorter_side: int | None,
-    mean: tuple[float, float, float] | None,
-    std: tuple[float, float, float] | None,
+    classifier: "Classifier", target: Sequence[str] | None, geometry: InputOptions
 ) -> "Preprocessing":
     """Return the preprocessing with the user's values; for detections whole photographs with colours from 0 to 1."""
     from fastcam.dataset.detection_rows import detections_of
 
     if detections_of(target or []) is None:
-        return options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std)
-    side = size or DETECTOR_SIZE
-    whole = replace(classifier.preprocessing, shorter_side=side, size=(side, side), keep_aspect=False)
-    return options.override_preprocessing(whole, size, shorter_side, mean or (0.0, 0.0, 0.0), std or (1.0, 1.0, 1.0))
+        return geometry.change(classifier.preprocessing)
+    side = geometry.size or DETECTOR_SIZE
+    whole = replace(
+        classifier.preprocessing,
+        shorter_side=side,
+        size=(side, side),
+        keep_aspect=False,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+    return geometry.change(whole)
 
 
 def _describe_plan(stages: "Stages") -> str:

@@ -1,9 +1,10 @@
 """``fastcam detect``: what a detector finds in photographs, and why."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 from rich.markup import escape
@@ -12,6 +13,7 @@ from rich.table import Table
 import fastcam
 from fastcam.cli import options, outputs, photographs
 from fastcam.cli.console import output, print_error, progress_bar, report_errors, status_text
+from fastcam.cli.option_groups import ClassifierOptions, LayerMethodOptions
 
 if TYPE_CHECKING:
     from fastcam.cli.detection_run import Found
@@ -20,6 +22,16 @@ EXIT_CODES = (
     "Exit codes: 0 all fine, also where nothing was detected; 1 some images could not be read or have a non-finite "
     "map, the others are done; 2 bad usage or nothing to do; 130 ended by Ctrl-C."
 )
+
+
+@dataclass(frozen=True)
+class DetectionMethodOptions(LayerMethodOptions):
+    """Methods of detections: another one is usual, see docs/detectors.md."""
+
+    usual: ClassVar[str] = "layer_cam"
+    method: Annotated[
+        list[str] | None, typer.Option(help="See `fastcam methods`; repeatable.", show_default="layer_cam")
+    ] = None
 
 
 class Following(StrEnum):
@@ -32,12 +44,8 @@ class Following(StrEnum):
 def detect(
     images: Annotated[list[str], typer.Argument(help="Files, folders (searched recursively) or globs.")],
     model: options.Model,
-    weights: options.Weights = None,
-    trust_model: options.Trust = False,
-    method: Annotated[
-        list[str] | None, typer.Option(help="See `fastcam methods`; repeatable.", show_default="layer_cam")
-    ] = None,
-    layer: options.Layers = None,
+    network: ClassifierOptions,
+    maps: DetectionMethodOptions,
     above: Annotated[float, typer.Option(min=0, max=1, help="Confidence of the detections.")] = 0.5,
     most: Annotated[int, typer.Option(min=1, help="Detections of a photograph.")] = 10,
     label: Annotated[
@@ -49,10 +57,7 @@ def detect(
     out: Annotated[
         Path, typer.Option(help="Folder for the pictures, PHOTO.png and PHOTO.N.METHOD.png, and detections.csv.")
     ] = Path("detections"),
-    classes: options.ClassNames = None,
-    num_classes: options.ClassCount = None,
     device: options.Device = None,
-    option: options.MethodOptions = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
     colormap: Annotated[str, typer.Option(help="jet, or any name known to matplotlib.")] = "jet",
     max_megapixels: options.Megapixels = 50,
@@ -69,24 +74,20 @@ def detect(
     colours from 0 to 1 unless --mean and --std say otherwise.
     """
     with report_errors():
-        names = list(dict.fromkeys(method or ["layer_cam"]))
-        options.check_methods(names)
-        options.check_model(model, weights)
-        method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
+        names, method_options = maps.methods(), maps.settings()
+        network.check(model)
         paths = photographs.check(photographs.find(images, out))
         outputs.check_folder(out)
         fastcam.render.colors(colormap)  # raises for an unknown name
         torch_device = options.find_device(device)
-        classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
+        classifier = network.load(model, torch_device)
         from fastcam.cli.detection_run import DetectionRun, Failure, Frame, chosen_labels, write_table
 
         known = classifier.given_names or classifier.own_names
         target = fastcam.targets.Detections(
             above, most, labels=chosen_labels(label, known) if label else None, following=following.value
         )
-        explainer = fastcam.Explainer(
-            classifier.model, names, tuple(layer) if layer else None, fuse="mean", **method_options
-        )
+        explainer = fastcam.Explainer(classifier.model, names, maps.target_layer(), fuse="mean", **method_options)
         frame = Frame(size, mean or (0.0, 0.0, 0.0), std or (1.0, 1.0, 1.0), torch_device)
         run = DetectionRun(explainer, target, frame, known, out, colormap, alpha, round(max_megapixels * 1e6))
         found: list[Found] = []

@@ -12,6 +12,15 @@ from rich.table import Table
 from fastcam.cli import options
 from fastcam.cli.console import output, report_errors
 from fastcam.cli.dataset import import_dataset, interruptible, show_progress
+from fastcam.cli.option_groups import (
+    ClassifierOptions,
+    InputOptions,
+    MethodOptions,
+    PreparedOptions,
+    ReadingOptions,
+    RunOptions,
+    SubsetOptions,
+)
 
 if TYPE_CHECKING:
     from fastcam.evaluate.annotations import Annotations
@@ -34,9 +43,9 @@ MEASURES = (
     "average_gain",
     "sufficiency",
     "comprehensiveness",
+    "completeness_gap",
     "infidelity",
     "faithfulness_correlation",
-    "completeness_gap",
     "pointing_game",
     "energy_pointing_game",
     "rank_accuracy",
@@ -53,12 +62,20 @@ MEASURES = (
     "prediction_stability",
 )
 REPORT_NAME = "report.html"
+SHARD_SIZE = 256  # of values, unless the user says otherwise
 
 
 def evaluate(
     source: Annotated[
         str, typer.Argument(help="Images, as for `fastcam map`; a folder of maps; with --report a folder of values.")
     ],
+    network: ClassifierOptions,
+    maps: MethodOptions,
+    images: SubsetOptions,
+    geometry: InputOptions,
+    reading: ReadingOptions,
+    running: RunOptions,
+    prepared: PreparedOptions,
     measure: Annotated[list[str] | None, typer.Option(help="See `fastcam measures`; with commas or repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; the same command resumes in it.")] = None,
     boxes: Annotated[
@@ -74,30 +91,6 @@ def evaluate(
     ] = None,
     report: Annotated[bool, typer.Option("--report", help=f"Print the means, and write {REPORT_NAME}.")] = False,
     model: Annotated[str | None, typer.Option(help="As for `fastcam map`; not needed for a folder of maps.")] = None,
-    weights: options.Weights = None,
-    trust_model: options.Trust = False,
-    method: options.Methods = None,
-    layer: options.Layers = None,
-    target: options.Classes = None,
-    classes: options.ClassNames = None,
-    num_classes: options.ClassCount = None,
-    device: options.RunDevice = None,
-    batch_size: options.RunBatchSize = None,
-    shard_size: options.ShardSize = 256,
-    workers: options.Workers = None,
-    option: options.MethodOptions = None,
-    precision: options.Prepare = None,
-    compile: options.Compile = False,
-    size: options.Size = None,
-    shorter_side: options.ShorterSide = None,
-    mean: options.Colours = None,
-    std: options.Colours = None,
-    ray: options.Ray = None,
-    json_log: options.JsonLog = False,
-    where: options.Where = None,
-    limit: options.Limit = None,
-    sample: options.Sample = None,
-    seed: options.SampleSeed = 0,
 ) -> None:
     """Measure how far maps tell the truth: of images and a model, or of stored maps; run it again to resume."""
     if report:
@@ -114,43 +107,38 @@ def evaluate(
             raise ValueError(f"{source!r} holds maps already: leave out --model, or give the images")
         if not is_store and model is None:
             raise ValueError(f"--model is missing: {source!r} holds no maps, and those of images are made with it")
-        if not is_store and model is not None:
-            options.check_methods(method or [])
-            options.check_model(model, weights)
-        method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
-        dataset, datasets = import_dataset(), _import_datasets()
-        annotations = _annotations(boxes, masks, not zero_based)
-        given: dict[str, Any] = {"annotations": annotations, "measure_options": measure_options}
-        if not is_store:
-            assert model is not None
-            images = dataset.select(source, where=where, limit=limit, sample=sample, seed=seed)
-            torch_device, devices = options.find_devices(device, ray)
-            classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
-            given |= {
-                "method": list(dict.fromkeys(method or ["grad_cam"])),
-                "target": target or ["top1"],
-                "target_layer": tuple(layer) if layer else None,
-                "preprocessing": options.override_preprocessing(
-                    classifier.preprocessing, size, shorter_side, mean, std
-                ),
-                "batch_size": batch_size,
-                "shard_size": shard_size,
-                "workers": workers,
-                "precision": precision.value if precision else None,
-                "compile": compile,
-                "ray": dataset.Cluster(ray) if ray else None,
-                "devices": devices,
+        if model is not None:
+            methods, method_options = maps.methods(), maps.settings()
+            network.check(model)
+        import_dataset()
+        datasets = _import_datasets()
+        settings: dict[str, Any] = {
+            "annotations": _annotations(boxes, masks, not zero_based),
+            "measure_options": measure_options,
+        }
+        if model is not None:
+            chosen = images.select(source)
+            classifier = network.load(model, running.device_of_model())
+            settings |= {
+                "method": methods,
+                "target": maps.target or ["top1"],
+                "target_layer": maps.target_layer(),
+                "preprocessing": geometry.change(classifier.preprocessing),
+                "shard_size": SHARD_SIZE,
+                **reading.settings(),
+                **running.settings(),
+                **prepared.settings(),
                 **method_options,
             }
-    with interruptible(), report_errors(), show_progress(json_log, "measuring") as reporter:
+    with interruptible(), report_errors(), show_progress(running.json_log, "measuring") as reporter:
         if is_store:
-            done = datasets.run_on_maps(source, out, names, report=reporter, **given)
+            done = datasets.run_on_maps(source, out, names, report=reporter, **settings)
         else:
-            done = datasets.run(images, classifier, out, names, report=reporter, **given)
+            done = datasets.run(chosen, classifier, out, names, report=reporter, **settings)
     with report_errors():
         evaluations = datasets.open(out)
         failed = sum(commit.failed for commit in evaluations.maps.commits)
-        if not json_log:
+        if not running.json_log:
             typer.echo(f"{done.total} images in {out}: {failed} without a map")
             typer.echo(datasets.table(evaluations))
     raise typer.Exit(1 if failed else 0)

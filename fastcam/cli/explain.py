@@ -13,6 +13,7 @@ from rich.table import Table
 import fastcam
 from fastcam.cli import options, outputs, photographs
 from fastcam.cli.console import output, print_error, progress_bar, report_errors, status_text
+from fastcam.cli.option_groups import ClassifierOptions, InputOptions, MethodOptions, PreparedOptions
 
 if TYPE_CHECKING:
     from fastcam.cli.folder_run import FolderRun, Result
@@ -46,11 +47,10 @@ EXIT_CODES = (
 def explain(
     images: Annotated[list[str], typer.Argument(help="Files, folders (searched recursively) or globs.")],
     model: options.Model,
-    weights: options.Weights = None,
-    trust_model: options.Trust = False,
-    method: options.Methods = None,
-    layer: options.Layers = None,
-    target: options.Classes = None,
+    network: ClassifierOptions,
+    maps: MethodOptions,
+    geometry: InputOptions,
+    prepared: PreparedOptions,
     out: Annotated[Path, typer.Option(help="Folder for the overlays, named PHOTO.METHOD.png.")] = Path("explanations"),
     sheet: Annotated[Path | None, typer.Option(help="PNG file for one contact sheet of all pictures.")] = None,
     caption: Annotated[
@@ -62,23 +62,14 @@ def explain(
     html: Annotated[
         Path | None, typer.Option(help="One page of all photographs and maps, with sliders, to be opened from disk.")
     ] = None,
-    classes: options.ClassNames = None,
-    num_classes: options.ClassCount = None,
     device: options.Device = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
-    option: options.MethodOptions = None,
-    precision: options.Prepare = None,
-    compile: options.Compile = False,
     score: Annotated[Score, typer.Option(help="Score of a class to explain.")] = Score.logit,
     fuse: Annotated[Fusion, typer.Option(help="How to join the maps of several layers.")] = Fusion.mean,
     reshape: options.Tokens = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colour in the overlay.")] = 0.5,
     colormap: Annotated[str, typer.Option(help="jet, or any name known to matplotlib.")] = "jet",
     max_megapixels: options.Megapixels = 50,
-    size: options.Size = None,
-    shorter_side: options.ShorterSide = None,
-    mean: options.Colours = None,
-    std: options.Colours = None,
 ) -> None:
     """Explain photographs: write overlays over them, and print a table of predictions.
 
@@ -86,10 +77,8 @@ def explain(
     the map shows nothing, and says why. Ctrl-C ends after the copies that are being run, a second one at once.
     """
     with report_errors():
-        names = list(dict.fromkeys(method or ["grad_cam"]))
-        options.check_methods(names)
-        options.check_model(model, weights)
-        method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
+        names, method_options = maps.methods(), maps.settings()
+        network.check(model)
         found = photographs.find(images, out)
         paths = photographs.check([path for path in found if sheet is None or path.resolve() != sheet.resolve()])
         outputs.check_folder(out)
@@ -99,17 +88,15 @@ def explain(
             raise ValueError(f"--html is a page: a file named .html, got {str(html)!r}")
         fastcam.render.colors(colormap)  # raises for an unknown name
         torch_device = options.find_device(device)
-        classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
-        preprocessing = options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std)
-        classifier = replace(classifier, preprocessing=preprocessing)
+        classifier = network.load(model, torch_device)
+        classifier = replace(classifier, preprocessing=geometry.change(classifier.preprocessing))
         explainer = fastcam.Explainer(
             classifier.model,
             names,
-            tuple(layer) if layer else None,
+            maps.target_layer(),
             fuse=fuse.value,
             reshape_transform=options.reshape_transform(reshape),
-            precision=precision.value if precision else None,
-            compile=compile,
+            **prepared.settings(),
             **method_options,
         )
         from fastcam.classifiers.class_choice import ClassChoice
@@ -120,7 +107,7 @@ def explain(
         run = FolderRun(
             classifier,
             explainer,
-            ClassChoice(tuple(target or ())),
+            ClassChoice(tuple(maps.target or ())),
             torch_device,
             out,
             Style(colormap, alpha, crop, caption),

@@ -13,6 +13,14 @@ from rich.table import Table
 from fastcam.cli import options, outputs
 from fastcam.cli.console import output, progress_bar, report_errors
 from fastcam.cli.dataset import describe_failed, import_dataset, interruptible, show_progress
+from fastcam.cli.option_groups import (
+    ClassifierOptions,
+    InputOptions,
+    ReadingOptions,
+    RunOptions,
+    SubsetOptions,
+    WeightOptions,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -63,34 +71,16 @@ def features(
     source: options.Source,
     model: options.Model,
     out: Annotated[Path, typer.Option(help="Output folder; the same command resumes in it.")],
-    weights: options.Weights = None,
-    trust_model: options.Trust = False,
+    network: ClassifierOptions,
+    images: SubsetOptions,
+    geometry: InputOptions,
+    reading: ReadingOptions,
+    running: RunOptions,
     layer: Annotated[
         str | None, typer.Option(help="See `fastcam layers`.", show_default="the last hidden layer")
     ] = None,
     pool: Annotated[Pool, typer.Option(help="Of the positions of the layer's map.")] = Pool.mean,
     dtype: Annotated[VectorType, typer.Option(help="Of the vectors.")] = VectorType.float16,
-    classes: options.ClassNames = None,
-    num_classes: options.ClassCount = None,
-    device: options.RunDevice = None,
-    batch_size: options.RunBatchSize = None,
-    shard_size: options.ShardSize = 1024,
-    workers: options.Workers = None,
-    max_megapixels: options.Megapixels = 50,
-    max_megabytes: options.Megabytes = 64,
-    decoder: options.JpegDecoder = None,
-    size: options.Size = None,
-    shorter_side: options.ShorterSide = None,
-    mean: options.Colours = None,
-    std: options.Colours = None,
-    ray: options.Ray = None,
-    ray_cores: options.RayCores = None,
-    json_log: options.JsonLog = False,
-    where: options.Where = None,
-    ids: options.Ids = None,
-    limit: options.Limit = None,
-    sample: options.Sample = None,
-    seed: options.SampleSeed = 0,
 ) -> None:
     """Write a feature vector for every image of a dataset, for `fastcam neighbours` and `fastcam mosaic`.
 
@@ -98,32 +88,24 @@ def features(
     after an interruption.
     """
     with report_errors():
-        options.check_model(model, weights)
-        class_names = options.read_class_names(classes)
+        network.check(model)
         dataset, package = import_dataset(), import_features()
-        chosen = options.read_lines(ids, "ids") if ids else None
-        images = dataset.select(source, where=where, ids=chosen, limit=limit, sample=sample, seed=seed)
-        torch_device, devices = options.find_devices(device, ray)
-        classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
+        chosen = images.select(source)
+        classifier = network.load(model, running.device_of_model())
         settings: dict[str, Any] = {
             "layer": layer,
             "pool": pool.value,
             "dtype": dtype.value,
-            "preprocessing": options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std),
-            "batch_size": batch_size,
-            "shard_size": shard_size,
-            "workers": workers,
-            "limits": options.limits(max_megapixels, max_megabytes),
-            "decoder": decoder.value if decoder else None,
-            "ray": dataset.Cluster(ray, ray_cores) if ray else None,
-            "devices": devices,
+            "preprocessing": geometry.change(classifier.preprocessing),
+            **reading.settings(),
+            **running.settings(),
         }
-    with interruptible(), report_errors(), show_progress(json_log, "reading", "vector") as report:
-        done = package.run(images, classifier, out, report=report, **settings)
+    with interruptible(), report_errors(), show_progress(running.json_log, "reading", "vector") as report:
+        done = package.run(chosen, classifier, out, report=report, **settings)
     with report_errors():
         rows = dataset.open(out)
         failed = sum(commit.failed for commit in rows.commits)
-        if not json_log:
+        if not running.json_log:
             earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
             speed = f"; {done.rate:.1f} images a second" if done.new else ""
             typer.echo(f"{done.total} images in {out}: {failed} without a vector{earlier}{speed}")
@@ -136,6 +118,7 @@ def features(
 
 def neighbours(
     folder: Folder,
+    network: WeightOptions,
     query: Annotated[list[str], typer.Option(help="A picture, or the id of an image of the dataset; repeatable.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each.")] = 6,
     metric: Distance = Metric.cosine,
@@ -147,9 +130,6 @@ def neighbours(
     model: Annotated[
         str | None, typer.Option(help="As for `fastcam features`; needed for a picture that is not in the dataset.")
     ] = None,
-    weights: options.Weights = None,
-    trust_model: options.Trust = False,
-    num_classes: options.ClassCount = None,
     device: options.Device = None,
     source: PictureSource = None,
     side: Annotated[int, typer.Option(min=16, help="Of the pictures, in pixels.")] = 128,
@@ -163,15 +143,14 @@ def neighbours(
         if out is not None:
             check_picture(out)
         if model is not None:
-            options.check_model(model, weights)
+            network.check(model)
         if source is not None:
             import_dataset().select(source)
         package = import_features()
         found = package.open(folder)
         classifier = None
         if model is not None:
-            torch_device = options.find_device(device)
-            classifier = options.load_classifier(model, weights, [], num_classes, torch_device, trust_model)
+            classifier = network.load(model, options.find_device(device))
         asked = [_query(package, found, text, classifier) for text in query]
         near = package.neighbours_of(found, asked, k, metric.value, approximate)
         if not near.indices.shape[1]:

@@ -13,6 +13,14 @@ from rich.table import Table
 from fastcam.cli import options, outputs, photographs
 from fastcam.cli.console import output, print_error, progress_bar, report_errors
 from fastcam.cli.dataset import import_dataset, interruptible, show_progress
+from fastcam.cli.option_groups import (
+    ClassifierOptions,
+    InputOptions,
+    ReadingOptions,
+    RunOptions,
+    SubsetOptions,
+    WeightOptions,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,29 +50,28 @@ PROJECTIONS = ("guided_backprop", "deconvnet", "saliency", "none")
 def activations(
     images: Photographs,
     model: options.Model,
-    weights: options.Weights = None,
-    trust_model: options.Trust = False,
+    network: WeightOptions,
+    geometry: InputOptions,
     layer: Layers = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for pictures of stages and channels: PHOTO.stages.png, PHOTO.LAYER.png.")
     ] = None,
-    num_classes: options.ClassCount = None,
     device: options.Device = None,
     batch_size: BatchSize = 8,
-    size: options.Size = None,
-    shorter_side: options.ShorterSide = None,
-    mean: options.Colours = None,
-    std: options.Colours = None,
 ) -> None:
     """Tell what the channels of layers do over photographs: mean, median, deviation, zeros, and dead channels.
 
     A channel is dead if it was zero at every position of every photograph; one more photograph may excite it.
     """
     with report_errors():
-        options.check_model(model, weights)
+        network.check(model)
         if out is not None:
             outputs.check_folder(out)
-        pass_ = _Pass.of(images, out, model, weights, num_classes, device, trust_model, size, shorter_side, mean, std)
+        paths = photographs.find(images, out or Path("no folder of ours"))
+        if not paths:
+            raise ValueError("no pictures were found")
+        classifier = network.load(model, options.find_device(device))
+        pass_ = _Pass(classifier, geometry.change(classifier.preprocessing), paths)
         survey = pass_.run(layer, batch_size, 0)
         output().print(_table(survey))
         if out is not None:
@@ -75,8 +82,11 @@ def activations(
 def neurons(
     source: Sources,
     model: options.Model,
-    weights: options.Weights = None,
-    trust_model: options.Trust = False,
+    network: ClassifierOptions,
+    images: SubsetOptions,
+    geometry: InputOptions,
+    reading: ReadingOptions,
+    running: RunOptions,
     layer: Layers = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the sheets, LAYER.png, and neurons.csv; the same command resumes in it.")
@@ -90,20 +100,6 @@ def neurons(
         typer.Option(help="Draw the channels that add most to this class, by index or name; a folder holds one class."),
     ] = None,
     projection: Annotated[str, typer.Option(help=f"What a neuron took: {', '.join(PROJECTIONS)}.")] = PROJECTIONS[0],
-    classes: options.ClassNames = None,
-    num_classes: options.ClassCount = None,
-    device: options.RunDevice = None,
-    batch_size: options.RunBatchSize = None,
-    shard_size: options.ShardSize = 1024,
-    workers: options.Workers = None,
-    size: options.Size = None,
-    shorter_side: options.ShorterSide = None,
-    mean: options.Colours = None,
-    std: options.Colours = None,
-    ray: options.Ray = None,
-    ray_cores: options.RayCores = None,
-    json_log: options.JsonLog = False,
-    limit: options.Limit = None,
 ) -> None:
     """Find the images that excite each channel most, and draw what its strongest unit saw of them.
 
@@ -111,34 +107,30 @@ def neurons(
     what it took from them. neurons.csv and neurons.parquet have all channels of all layers.
     """
     with report_errors():
-        options.check_model(model, weights)
+        network.check(model)
         outputs.check_folder(out)
-        chosen = None if channels is None else _numbers(channels)
+        drawn = None if channels is None else _numbers(channels)
         if projection not in PROJECTIONS:
             raise ValueError(f"--projection must be one of {', '.join(PROJECTIONS)}, got {projection!r}")
-        class_names, dataset = options.read_class_names(classes), import_dataset()
-        images = dataset.select(_source(source, out), limit=limit)
-        torch_device, devices = options.find_devices(device, ray)
-        classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
-        preprocessing = options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std)
+        import_dataset()
+        chosen = images.select(_source(source, out))
+        classifier = network.load(model, running.device_of_model())
+        preprocessing = geometry.change(classifier.preprocessing)
         from fastcam.cli.neuron_sheets import NeuronSheets
         from fastcam.dataset.summary import problems
         from fastcam.features import neurons as package
-    with interruptible(), report_errors(), show_progress(json_log, "looking inside", "result") as report:
+    with interruptible(), report_errors(), show_progress(running.json_log, "looking inside", "result") as report:
         package.run(
-            images,
+            chosen,
             classifier,
             out,
             layers=layer,
             k=k,
             target=target,
             preprocessing=preprocessing,
-            batch_size=batch_size,
-            shard_size=shard_size,
-            workers=workers,
-            ray=dataset.Cluster(ray, ray_cores) if ray else None,
-            devices=devices,
             report=report,
+            **reading.settings(),
+            **running.settings(),
         )
     with report_errors():
         found = package.Neurons(out)
@@ -149,11 +141,11 @@ def neurons(
             raise ValueError("none of the pictures can be read")
         if target is not None and not found.class_images:
             raise ValueError(f"the model sees {target!r} in none of the images: what it uses cannot be told")
-        sheets = NeuronSheets(found, classifier, preprocessing, images, None if projection == "none" else projection)
+        sheets = NeuronSheets(found, classifier, preprocessing, chosen, None if projection == "none" else projection)
         sheets.write_rows(out)
         for name in found.top:
-            count = sheets.write(name, chosen, out / f"{name}.png")
-            missing = [str(channel) for channel in chosen or () if channel >= len(found.top[name])]
+            count = sheets.write(name, drawn, out / f"{name}.png")
+            missing = [str(channel) for channel in drawn or () if channel >= len(found.top[name])]
             if missing:
                 print_error(f"layer {name!r} has channels 0 to {len(found.top[name]) - 1}, not {', '.join(missing)}")
             if count:
@@ -163,19 +155,17 @@ def neurons(
 
 def filters(
     model: options.Model,
-    weights: options.Weights = None,
-    trust_model: options.Trust = False,
+    network: WeightOptions,
     layer: Annotated[str | None, typer.Option(help="A convolution.", show_default="the first one")] = None,
     out: Annotated[Path, typer.Option(help="PNG file.")] = Path("filters.png"),
-    num_classes: options.ClassCount = None,
 ) -> None:
     """Draw the filters of a layer: in colour those that see colours."""
     with report_errors():
-        options.check_model(model, weights)
+        network.check(model)
         outputs.check_folder(out.absolute().parent, "the folder of --out")
         import torch
 
-        classifier = options.load_classifier(model, weights, [], num_classes, torch.device("cpu"), trust_model)
+        classifier = network.load(model, torch.device("cpu"))
         from fastcam.inspect import pictures
 
         _save(pictures.filters(classifier.model, layer), out)
@@ -192,26 +182,6 @@ class _Pass:
     paths: list[Path]
     failed: int = 0
     _read: list[Path] = field(default_factory=list)  # by the number of the image
-
-    @classmethod
-    def of(
-        cls,
-        images: Sequence[str],
-        out: Path | None,
-        model: str,
-        weights: Path | None,
-        num_classes: int | None,
-        device: str | None,
-        trust: bool,
-        *changes: object,
-    ) -> "_Pass":
-        """Load the model; the last arguments are those of ``override_preprocessing``."""
-        paths = photographs.find(images, out or Path("no folder of ours"))
-        if not paths:
-            raise ValueError("no pictures were found")
-        classifier = options.load_classifier(model, weights, [], num_classes, options.find_device(device), trust)
-        preprocessing = options.override_preprocessing(classifier.preprocessing, *changes)  # type: ignore[arg-type]
-        return cls(classifier, preprocessing, paths)
 
     def run(self, layers: list[str] | None, batch_size: int, k: int) -> "Survey":
         """Return the survey of all photographs that can be read."""

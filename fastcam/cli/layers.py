@@ -8,6 +8,7 @@ from rich.table import Table
 
 from fastcam.cli import options
 from fastcam.cli.console import output, print_error, report_errors
+from fastcam.cli.option_groups import WeightOptions
 
 if TYPE_CHECKING:
     from fastcam.cli.layer_list import ListedLayer
@@ -17,9 +18,7 @@ EXIT_CODES = "Exit codes: 0 all fine; 2 an unknown model, weights that do not fi
 
 def layers(
     model: Annotated[str, typer.Argument(help="As --model of explain, such as torchvision:resnet18.")],
-    weights: options.Weights = None,
-    trust_model: options.Trust = False,
-    num_classes: options.ClassCount = None,
+    network: WeightOptions,
     size: options.Size = None,
 ) -> None:
     """List the layers of a model with the shapes of their outputs, the possible --layer, and the default.
@@ -28,12 +27,13 @@ def layers(
     of the model's input size.
     """
     with report_errors():
-        options.check_model(model, weights)
+        network.check(model)
         from fastcam.classifiers import models
         from fastcam.cli import layer_list
 
-        classifier = models.load(model, weights, num_classes=num_classes, trust=trust_model)
-        preprocessing = options.override_preprocessing(classifier.preprocessing, size, None, None, None)
+        # Its weights may be random: shapes do not depend on them.
+        classifier = models.load(model, network.weights, num_classes=network.num_classes, trust=network.trust_model)
+        preprocessing = classifier.preprocessing.changed(size=size)
         listed, reason = layer_list.of(classifier.model, (len(preprocessing.mean), *preprocessing.size))
     output().print(_table(listed))
     if reason:

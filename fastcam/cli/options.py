@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # torch takes seconds to import; bad usage is reported before
     from torch import Tensor
 
     from fastcam.classifiers.models import Classifier
-    from fastcam.classifiers.preprocessing import Preprocessing
     from fastcam.dataset import Devices, Limits
 
 # The names of the registry, available without importing torch; a test keeps them equal.
@@ -74,62 +73,12 @@ class Decoder(StrEnum):
 Model = Annotated[
     str, typer.Option(help="torchvision:NAME, timm:NAME, package.module:factory, or a TorchScript or .pt2 file.")
 ]
-Trust = Annotated[
-    bool, typer.Option("--trust-model", help="Load a model file that contains code, which then runs: trust its author.")
-]
-Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors, .pth, .pt or .ckpt, tensors only.")]
-Methods = Annotated[list[str] | None, typer.Option(help="See `fastcam methods`; repeatable.", show_default="grad_cam")]
-Layers = Annotated[list[str] | None, typer.Option(help="See `fastcam layers`; repeatable.", show_default="found")]
-Classes = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Class index or name, top3 for the highest 3, label of a dataset, objects for the annotated, "
-        "detections>0.5 of a detector in `fastcam map`; repeatable.",
-        show_default="top1",
-    ),
-]
-ClassNames = Annotated[Path | None, typer.Option(help="Class names, one per line.")]
-ClassCount = Annotated[int | None, typer.Option(min=1, help="Number of outputs, if not that of the architecture.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...", show_default="cuda if available")]
-RunDevice = Annotated[
-    str | None,
-    typer.Option(
-        help="cpu, cuda, cuda:1, ...; several, as 0,1,2,3, or all GPUs, have a process each.",
-        show_default="all GPUs, or cpu",
-    ),
-]
-MethodOptions = Annotated[
-    list[str] | None, typer.Option(help="Option of the methods, as window=32; repeatable.", show_default=False)
-]
-Prepare = Annotated[
-    Precision | None, typer.Option(help="Prepare the model: faster, the same maps.", show_default="not prepared")
-]
-Compile = Annotated[bool, typer.Option(help="Prepare and compile the model; takes up to a minute.")]
 Tokens = Annotated[Reshape | None, typer.Option(help="Grid of tokens, where none is found.")]
 Size = Annotated[int | None, typer.Option(min=1, help="Input of N x N pixels; --shorter-side is scaled accordingly.")]
-ShorterSide = Annotated[int | None, typer.Option(min=1, help="Resize to this before cropping.")]
 Source = Annotated[
     str, typer.Argument(help="Folder, .tar (WebDataset), .parquet or .txt list, a glob or an fsspec URL of such.")
 ]
-RunBatchSize = Annotated[int | None, typer.Option(min=1, help="Images per batch.", show_default="8, GPU 64")]
-ShardSize = Annotated[int, typer.Option(min=1, help="Images per Parquet file.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")]
-Megabytes = Annotated[float, typer.Option(min=0.001, help="Larger files are not read.")]
-JpegDecoder = Annotated[
-    Decoder | None,
-    typer.Option(
-        help="Of JPEG files; scaled decodes photographs of 1,000 pixels and more at 1/2 to 1/8.",
-        show_default="torchcodec where installed",
-    ),
-]
-Ray = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Ray cluster, host:port; auto for a local one.")]
-RayCores = Annotated[int | None, typer.Option(min=1, help="Cores per actor without a GPU.", show_default="8")]
-JsonLog = Annotated[bool, typer.Option("--json-log", help="A JSON line per shard on standard output.")]
-Where = Annotated[str | None, typer.Option(help="Only these images: \"label == 'cat' and '2024' in path\"; also id.")]
-Ids = Annotated[Path | None, typer.Option(help="Only these images: a file with an id per line.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many of them.")]
-Sample = Annotated[int | None, typer.Option(min=1, help="Only so many of them, at random.")]
-SampleSeed = Annotated[int, typer.Option(help="Of the sample.")]
 Megapixels = Annotated[float, typer.Option(min=0.001, help="Larger images are not decoded.")]
 Colours = Annotated[tuple[float, float, float] | None, typer.Option(help="Per channel, 0 to 1.")]
 
@@ -261,14 +210,3 @@ def read_class_names(file: Path | None) -> list[str]:
         ValueError: for a file that cannot be read.
     """
     return [] if file is None else read_lines(file, "class names")
-
-
-def override_preprocessing(
-    preprocessing: "Preprocessing",
-    size: int | None,
-    shorter_side: int | None,
-    mean: tuple[float, float, float] | None,
-    std: tuple[float, float, float] | None,
-) -> "Preprocessing":
-    """Return the preprocessing with the user's values in place of its own."""
-    return preprocessing.changed(size=size, shorter_side=shorter_side, mean=mean, std=std)

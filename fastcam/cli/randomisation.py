@@ -9,6 +9,7 @@ from rich.table import Table
 
 from fastcam.cli import options, outputs, photographs
 from fastcam.cli.console import output, print_error, report_errors
+from fastcam.cli.option_groups import ClassifierOptions, InputOptions, MethodOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,11 +26,9 @@ EXIT_CODES = (
 def randomisation(
     images: Annotated[list[str], typer.Argument(help="Files, folders (searched recursively) or globs.")],
     model: options.Model,
-    weights: options.Weights = None,
-    trust_model: options.Trust = False,
-    method: options.Methods = None,
-    layer: options.Layers = None,
-    target: options.Classes = None,
+    network: ClassifierOptions,
+    maps: MethodOptions,
+    geometry: InputOptions,
     randomise: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,14 +41,7 @@ def randomisation(
     limit: Annotated[int, typer.Option(min=1, help="Only the first so many images.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="PNG or PDF file for the similarities over the layers.")] = None,
-    classes: options.ClassNames = None,
-    num_classes: options.ClassCount = None,
     device: options.Device = None,
-    option: options.MethodOptions = None,
-    size: options.Size = None,
-    shorter_side: options.ShorterSide = None,
-    mean: options.Colours = None,
-    std: options.Colours = None,
 ) -> None:
     """Make the model's weights random, layer by layer, and tell whether the maps notice (arXiv:1810.03292).
 
@@ -57,25 +49,23 @@ def randomisation(
     with the maps of the trained model, means over the images.
     """
     with report_errors():
-        names = list(dict.fromkeys(method or ["grad_cam"]))
-        options.check_methods(names)
-        options.check_model(model, weights)
-        method_options, class_names = options.parse_method_options(option or []), options.read_class_names(classes)
+        names, method_options = maps.methods(), maps.settings()
+        network.check(model)
         if plot is not None:
             outputs.check_folder(plot.absolute().parent, "the folder of --plot")
         paths = photographs.find(images, plot or Path())[:limit]
         torch_device = options.find_device(device)
-        classifier = options.load_classifier(model, weights, class_names, num_classes, torch_device, trust_model)
-        preprocessing = options.override_preprocessing(classifier.preprocessing, size, shorter_side, mean, std)
+        classifier = network.load(model, torch_device)
+        preprocessing = geometry.change(classifier.preprocessing)
         batch, failed = _read(paths, preprocessing)
         from fastcam.classifiers.class_choice import ClassChoice
 
-        chosen = ClassChoice(tuple(target or ())).target(replace(classifier, preprocessing=preprocessing))
+        chosen = ClassChoice(tuple(maps.target or ())).target(replace(classifier, preprocessing=preprocessing))
         given: dict[str, Any] = {
             "order": "independent" if independent else "cascading",
             "layers": randomise or None,
             "seed": seed,
-            "target_layer": tuple(layer) if layer else None,
+            "target_layer": maps.target_layer(),
             **method_options,
         }
         from fastcam import evaluate

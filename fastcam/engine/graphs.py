@@ -7,17 +7,17 @@ seen for the second time, and used if its results agree with those of the explan
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, fields, replace
-from typing import TypeGuard, cast
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from fastcam import targets
 from fastcam.engine.assembly import Explanations
+from fastcam.engine.graph_calls import Call, CallKey
 from fastcam.engine.model_state import ModelState, has_hooks, side_effects
 from fastcam.engine.notes import warn
 from fastcam.engine.recorders import Recorder, Recording, recorder_for
@@ -27,11 +27,10 @@ from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
 from fastcam.model.running import is_training
 from fastcam.targets.binding import Bound
-from fastcam.targets.class_indices import Classes, ClassIndices, class_indices
+from fastcam.targets.class_indices import ClassIndices
 
 MAX_GRAPHS = 8  # kept by an explainer; of more, the one that was not used for longest goes
 TOLERANCE = 1e-2  # of maps in [0, 1], and relative for scores: libraries may choose other algorithms for a graph
-_SCORES = (targets.Logit, targets.Probability, targets.LogProbability)  # which their classes define
 
 Explain = Callable[[Inputs, targets.Target], Explanations]
 
@@ -63,13 +62,13 @@ class Graphs:
         self, settings: Settings, recorder_for: Callable[[torch.device], Recorder | None] = recorder_for
     ) -> None:
         self.settings, self.recorder_for = settings, recorder_for
-        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._entries: OrderedDict[CallKey, _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
     def explain(self, model: nn.Module, inputs: Inputs, target: targets.Target, explain: Explain) -> Explanations:
         """Return what ``explain`` does, replayed if it was recorded."""
         recorder = self.recorder_for(inputs.images.device)
-        call = None if recorder is None else _Call.of(inputs, target)
+        call = None if recorder is None else Call.of(inputs, target)
         if recorder is None or call is None or not self._is_recordable(model):
             return explain(inputs, target)
         state = ModelState.of(model)
@@ -95,14 +94,14 @@ class Graphs:
         settings = self.settings
         return settings.is_one_pass and not settings.differentiable and not is_training(model) and not has_hooks(model)
 
-    def _remember(self, key: "_Key", entry: "_Entry") -> None:
+    def _remember(self, key: CallKey, entry: "_Entry") -> None:
         self._entries[key] = entry
         self._entries.move_to_end(key)
         while len(self._entries) > MAX_GRAPHS:
             self._entries.popitem(last=False)
 
     @staticmethod
-    def _record(recorder: Recorder, model: nn.Module, call: "_Call", entry: "_Entry", explain: Explain) -> Explanations:
+    def _record(recorder: Recorder, model: nn.Module, call: Call, entry: "_Entry", explain: Explain) -> Explanations:
         """Explain without a graph, and record the same."""
         before = side_effects(model, call.inputs.images.device)
         expected = explain(call.inputs, call.target)
@@ -119,93 +118,6 @@ class Graphs:
         else:
             entry.refuse("the recorded explanation differs from the one before it")
         return expected
-
-
-@dataclass(frozen=True)
-class _Key:
-    """Of what a graph depends, besides the model: calls of one key differ in the values of tensors alone."""
-
-    shape: tuple[int, ...]
-    target: str
-    others: tuple[Hashable, ...]
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of an explainer.
-
-    Attributes:
-        key: which other calls one graph serves.
-        tensors: the images, and the tensors among the model's other arguments.
-        score: the target without its classes.
-        classes: the target's class indices; None where it has none.
-    """
-
-    key: _Key
-    inputs: Inputs
-    target: targets.Target
-    tensors: list[Tensor]
-    score: targets.Logit
-    classes: Classes | None
-
-    @classmethod
-    def of(cls, inputs: Inputs, target: targets.Target) -> "_Call | None":
-        """Return the call; None for a target that is a function of its own, or arguments of unknown kind."""
-        score = target if isinstance(target, targets.Logit) and type(target) in _SCORES else targets.Logit()
-        classes = score.classes if score is target else target
-        if isinstance(classes, targets.Score) or not _are_classes(classes):
-            return None
-        name = _form(classes)
-        leaves, structure = tree_flatten((inputs.images, inputs.others))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        plain = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
-        if name is None or not all(isinstance(leaf, str | int | float | None) for leaf in plain):
-            return None
-        layouts = [(leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in tensors]
-        places = (inputs.position, inputs.shared, inputs.channel_axis, str(structure), *plain)
-        others = (*layouts, *places, type(score), _numerics(inputs.images.device))
-        key = _Key(tuple(inputs.images.shape), name, others)
-        return cls(key, inputs, target, tensors, score, classes if "indices" in name else None)
-
-    def indices(self, output: ModelOutput) -> ClassIndices | None:
-        """Return the class indices for an output (N, classes); None for a target without any."""
-        return None if self.classes is None else class_indices(output, self.classes, len(self.inputs))
-
-    def with_tensors(self, tensors: list[Tensor]) -> Inputs:
-        """Return the inputs with other tensors in the places of the call's."""
-        leaves, structure = tree_flatten((self.inputs.images, self.inputs.others))
-        given = iter(tensors)
-        images, others = tree_unflatten(
-            [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
-        )
-        return replace(self.inputs, images=images, others=others)
-
-
-def _are_classes(target: targets.Target) -> TypeGuard[Classes | None]:
-    return not callable(target) and not (isinstance(target, list | tuple) and any(map(callable, target)))
-
-
-def _form(classes: Classes | None) -> str | None:
-    """Return the form of class indices, one for all images as one for each; None for what is none."""
-    if classes is None or isinstance(classes, str):
-        return classes or "highest"
-    try:
-        shape = tuple(classes.shape) if isinstance(classes, Tensor) else np.shape(classes)
-    except ValueError:  # lists of several lengths
-        return None
-    return f"indices (N, {shape[1]})" if len(shape) > 1 else "indices (N,)"
-
-
-def _numerics(device: torch.device) -> tuple[Hashable, ...]:
-    """Return the modes that decide which kernels PyTorch calls."""
-    return (
-        torch.is_autocast_enabled(device.type),
-        torch.get_autocast_dtype(device.type),
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cudnn.benchmark,
-        torch.are_deterministic_algorithms_enabled(),
-    )
 
 
 def _agree(replayed: Explanations, expected: Explanations) -> bool:
@@ -298,7 +210,7 @@ class _Graph:
     results: _Results
 
     @classmethod
-    def record(cls, recorder: Recorder, call: _Call, expected: Explanations, explain: Explain) -> "_Graph":
+    def record(cls, recorder: Recorder, call: Call, expected: Explanations, explain: Explain) -> "_Graph":
         """Record a call, whose explanations without a graph are known."""
         first = expected if isinstance(expected, Explanation) else next(iter(expected.values()))
         results: list[_Results] = []
@@ -315,7 +227,7 @@ class _Graph:
             recording = recorder(run)
         return cls(recording, inputs, static, first.output, results[0])
 
-    def replay(self, call: _Call) -> Explanations:
+    def replay(self, call: Call) -> Explanations:
         """Return the explanations of a call of the same key."""
         indices = call.indices(self.output)
         with torch.inference_mode(False), torch.no_grad(), self.recording.in_turn():

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from fastcam import targets
 from fastcam.evaluate import (  # noqa: F401 - register the measures
     concentration,
+    curves,
     faithfulness,
+    faithfulness_regions,
     localisation,
     robustness,
     stability,

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fastcam import ops
 from fastcam.devices import send
 from fastcam.evaluate.baselines import Baseline
 from fastcam.evaluate.case import Case
-from fastcam.evaluate.imputation import impute
 from fastcam.methods.baselines import normal_noise
 
 
@@ -67,7 +67,9 @@ class Imputed(Copy):
         """Return the images with some positions guessed."""
         images = case.batch.images_of(rows)
         missing = _in_range(case.ranks[rows], self.start, self.stop)
-        guessed = impute(images, missing)
+        if images.dim() != 4:
+            raise ValueError(f"ROAD guesses the pixels of images (N, C, H, W), got {tuple(images.shape)}")
+        guessed = ops.impute_neighbours(images, missing)
         return torch.where(missing.unsqueeze(1), guessed + self.noise * normal_noise(images, self.seed), images)
 
 

@@ -1,15 +1,15 @@
 """The function that makes the feature vectors of a dataset."""
 
 from pathlib import Path
+from typing import Unpack
 
 from torch import nn
 
 from fastcam.classifiers.models import Classifier
-from fastcam.classifiers.preprocessing import Preprocessing
-from fastcam.dataset.api import classifier_of, job_of, layer_names, run_job
+from fastcam.dataset.api import run_job
 from fastcam.dataset.cluster import Cluster
-from fastcam.dataset.decode import Decoder, Limits
 from fastcam.dataset.devices import OnDevices
+from fastcam.dataset.job_arguments import Feeding, classifier_of, job_of, layer_names
 from fastcam.dataset.runner import Progress, Report
 from fastcam.dataset.sources import SourceLike
 from fastcam.features.extraction import Pool
@@ -24,15 +24,10 @@ def run(
     layer: str | nn.Module | None = None,
     pool: Pool = "mean",
     dtype: VectorType = "float16",
-    preprocessing: Preprocessing | None = None,
-    batch_size: int | None = None,
-    shard_size: int = 1024,
-    workers: int | None = None,
-    limits: Limits | None = None,
-    decoder: Decoder | None = None,
     ray: Cluster | str | None = None,
     devices: OnDevices | None = None,
     report: Report | None = None,
+    **feeding: Unpack[Feeding],
 ) -> Progress:
     """Write a feature vector for every image of a dataset; resume an earlier run that was interrupted.
 
@@ -47,15 +42,11 @@ def run(
             which is the last hidden layer of a classifier.
         pool: what is done with the positions of a map, or of tokens: "mean", "max", or "none" to keep them all.
         dtype: "float16", or "float32" for layers with values beyond 65,504.
-        preprocessing: as for :func:`fastcam.dataset.run`.
-        batch_size: as for :func:`fastcam.dataset.run`.
-        shard_size: images per Parquet file.
-        workers: as for :func:`fastcam.dataset.run`.
-        limits: as for :func:`fastcam.dataset.run`.
-        decoder: as for :func:`fastcam.dataset.run`.
         ray: as for :func:`fastcam.dataset.run`.
         devices: as for :func:`fastcam.dataset.run`.
         report: as for :func:`fastcam.dataset.run`.
+        feeding: ``preprocessing``, ``batch_size``, ``shard_size``, ``workers``, ``limits`` and ``decoder``, as for
+            :func:`fastcam.dataset.run`.
 
     Returns:
         The progress at the end.
@@ -65,7 +56,7 @@ def run(
         OSError: if the folder cannot be written; committed shards are kept.
         ValueError, TypeError, RuntimeError: for invalid arguments or a failed run; committed shards are kept.
     """
-    classifier = classifier_of(model, preprocessing)
+    classifier = classifier_of(model, feeding.get("preprocessing"))
     name = layer_names(classifier.model, layer)
     if name is not None and not isinstance(name, str):
         raise TypeError(f"`layer` must be one module of the model or its name, got {name!r}")
@@ -75,11 +66,6 @@ def run(
         out,
         FeatureWork(name, pool, dtype),
         {"features": {"layer": name, "pool": pool, "dtype": dtype}},
-        preprocessing=preprocessing,
-        batch_size=batch_size,
-        shard_size=shard_size,
-        workers=workers,
-        limits=limits,
-        decoder=decoder,
+        **feeding,
     )
     return run_job(job, report or (lambda progress: None), ray, devices)

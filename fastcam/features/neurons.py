@@ -2,158 +2,28 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fastcam.classifiers.class_choice import ClassChoice, class_count
 from fastcam.classifiers.models import Classifier
-from fastcam.classifiers.preprocessing import Preprocessing
-from fastcam.dataset.api import classifier_of, job_of, layer_names, run_job
+from fastcam.dataset.api import run_job
 from fastcam.dataset.cluster import Cluster
-from fastcam.dataset.decode import Decoder, Limits
 from fastcam.dataset.devices import OnDevices
-from fastcam.dataset.loading import LoadedImage
+from fastcam.dataset.job_arguments import Feeding, classifier_of, job_of, layer_names
 from fastcam.dataset.reader import Maps
-from fastcam.dataset.rows import describe, extended, rows_of_failures, table_of
 from fastcam.dataset.runner import Progress, Report
 from fastcam.dataset.sources import SourceLike
-from fastcam.inspect.contributions import contributions
+from fastcam.features.neuron_work import NeuronWork
 from fastcam.inspect.recording import Layers, resolve
-from fastcam.inspect.survey import Survey, Surveyor
 from fastcam.inspect.top import TopActivations
-
-METHOD = "neurons"  # in the column of the method, which is null where an image failed
-FIELDS = [
-    pa.field("channel", pa.int32()),
-    pa.field("rank", pa.int32()),
-    pa.field("value", pa.float64()),
-    pa.field("place", pa.int64()),  # in the flattened map
-    pa.field("size", pa.list_(pa.int32())),  # of the maps: channels, then those of the map
-]
-
-
-@dataclass(frozen=True)
-class NeuronWork:
-    """The k images of every shard that excite each channel most.
-
-    Attributes:
-        layers: their names; None for the last layer of every resolution.
-        k: images of a channel.
-        target: a class, as users write it, whose contributions of channels are summed; None for none.
-    """
-
-    layers: tuple[str, ...] | None
-    k: int
-    target: str | None = None
-
-    def start(self, classifier: Classifier, batch_size: int) -> "NeuronMaker":
-        """Return what surveys images in this process."""
-        surveyor = Surveyor(classifier.model, self.layers, self.k)
-        return NeuronMaker(surveyor, classifier, self.target)
-
-
-@dataclass
-class NeuronMaker:
-    """Surveys the layers of a model, shard by shard.
-
-    Attributes:
-        surveyor: of the current shard.
-        classifier: the model.
-        target: as of :class:`NeuronWork`.
-    """
-
-    surveyor: Surveyor
-    classifier: Classifier
-    target: str | None = None
-    _images: list[tuple[LoadedImage, int, int | None]] = field(init=False, default_factory=list)
-    _sums: dict[str, npt.NDArray[np.float64]] = field(init=False, default_factory=dict)
-    _summed: int = field(init=False, default=0)
-    _size: tuple[int, ...] = field(init=False, default=())
-
-    def begin(self) -> None:
-        """Begin a shard."""
-        self.surveyor.survey, self._images, self._sums, self._summed, self._size = Survey(), [], {}, 0, ()
-
-    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> pa.Table:
-        """Return no row: those of the highest activations are there at the end of the shard."""
-        seen = self.surveyor.survey
-        output = self.surveyor(inputs)
-        try:
-            self._add_contributions(inputs, output)
-        except Exception:
-            self.surveyor.survey = seen  # the images are tried again
-            raise
-        is_classes = isinstance(output, Tensor) and output.dim() == 2
-        predicted = output.argmax(1).tolist() if is_classes else [None] * len(images)
-        known = [replace(image, tensor=None) for image in images]
-        self._images += zip(known, numbers, predicted, strict=True)
-        self._size = tuple(inputs.shape[2:])
-        return _empty()
-
-    def _add_contributions(self, inputs: Tensor, output: Tensor) -> None:
-        """Sum what the channels add to the chosen class, over the images in which the model sees it."""
-        if self.target is None:
-            return
-        names = self.classifier.class_names(class_count(output))
-        (index,) = ClassChoice((self.target,)).indices(output[:1], names)[0]
-        found = inputs[output.argmax(1) == index]
-        if not len(found):
-            return
-        layers = list(self.surveyor.survey)
-        sums = {
-            name: contributions(self.classifier.model, found, name, index).double().sum(0).cpu().numpy()
-            for name in layers
-        }
-        for name, values in sums.items():
-            self._sums[name] = self._sums.get(name, np.zeros(len(values))) + values
-        self._summed += len(found)
-
-    def of_failures(self, images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
-        """Return a row for every image."""
-        return extended(rows_of_failures(images, numbers, reasons), FIELDS, {})
-
-    def finish(self) -> tuple[Sequence[pa.Table], Mapping[str, object]]:
-        """Return the rows of the highest activations, and what the channels add to the class."""
-        rows = [self._rows(name, seen.top) for name, seen in self.surveyor.survey.items()]
-        stored: dict[str, object] = {"size": list(self._size)}
-        if self.target is not None:
-            sums = {name: values.tolist() for name, values in self._sums.items()}
-            stored["contributions"] = {"images": self._summed, "sums": sums}
-        return rows, stored
-
-    def _rows(self, layer: str, top: TopActivations) -> pa.Table:
-        values, images, places = (each.cpu().numpy() for each in (top.values, top.images, top.places))
-        channel, rank = np.nonzero(images >= 0)
-        chosen = images[channel, rank]
-        seen = [self._images[number] for number in chosen]
-        count = len(seen)
-        columns = {
-            **describe([image for image, _, _ in seen], [number for _, number, _ in seen]),
-            "predicted": pa.array([predicted for _, _, predicted in seen], pa.int32()),
-            "method": pa.array([METHOD] * count, pa.string()),
-            "layer": pa.array([layer] * count, pa.string()),
-            "status": pa.array(["ok"] * count, pa.string()),
-        }
-        own = {
-            "channel": pa.array(channel, pa.int32()),
-            "rank": pa.array(rank, pa.int32()),
-            "value": pa.array(values[channel, rank], pa.float64()),
-            "place": pa.array(places[channel, rank], pa.int64()),
-            "size": pa.array([[len(top), *top.size]] * count, pa.list_(pa.int32())),
-        }
-        return extended(table_of(columns, count), FIELDS, own)
-
-
-def _empty() -> pa.Table:
-    return extended(table_of({}, 0), FIELDS, {})
 
 
 def run(
@@ -164,15 +34,10 @@ def run(
     layers: Layers | None = None,
     k: int = 12,
     target: str | int | None = None,
-    preprocessing: Preprocessing | None = None,
-    batch_size: int | None = None,
-    shard_size: int = 1024,
-    workers: int | None = None,
-    limits: Limits | None = None,
-    decoder: Decoder | None = None,
     ray: Cluster | str | None = None,
     devices: OnDevices | None = None,
     report: Report | None = None,
+    **feeding: Unpack[Feeding],
 ) -> Progress:
     """Find the k images of a dataset that excite each channel of layers most; resume a run that was interrupted.
 
@@ -187,15 +52,11 @@ def run(
         k: images of a channel.
         target: a class by index or name: over the images in which the model sees it, what each channel adds to its
             score is summed.
-        preprocessing: as for :func:`fastcam.dataset.run`.
-        batch_size: as for :func:`fastcam.dataset.run`.
-        shard_size: images per Parquet file.
-        workers: as for :func:`fastcam.dataset.run`.
-        limits: as for :func:`fastcam.dataset.run`.
-        decoder: as for :func:`fastcam.dataset.run`.
         ray: as for :func:`fastcam.dataset.run`.
         devices: as for :func:`fastcam.dataset.run`.
         report: as for :func:`fastcam.dataset.run`.
+        feeding: ``preprocessing``, ``batch_size``, ``shard_size``, ``workers``, ``limits`` and ``decoder``, as for
+            :func:`fastcam.dataset.run`.
 
     Returns:
         The progress at the end.
@@ -209,7 +70,7 @@ def run(
         raise ValueError(f"`k` must be a positive whole number, got {k!r}")
     if re.fullmatch(r"top\d*|label|objects", str(target).lower()):
         raise ValueError(f"`target` must be one class for all images, by index or name, got {target!r}")
-    classifier = classifier_of(model, preprocessing)
+    classifier = classifier_of(model, feeding.get("preprocessing"))
     named = [layers] if isinstance(layers, str | nn.Module) else layers
     names = None if named is None else tuple(layer.name for layer in resolve(classifier.model, named))
     chosen = None if target is None else str(target)
@@ -219,12 +80,7 @@ def run(
         out,
         NeuronWork(names, k, chosen),
         {"neurons": {"layers": layer_names(classifier.model, names), "k": k, "target": chosen}},
-        preprocessing=preprocessing,
-        batch_size=batch_size,
-        shard_size=shard_size,
-        workers=workers,
-        limits=limits,
-        decoder=decoder,
+        **feeding,
     )
     return run_job(job, report or (lambda progress: None), ray, devices)
 

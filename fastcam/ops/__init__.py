@@ -4,6 +4,7 @@ from fastcam.ops.channel_mean import channel_mean
 from fastcam.ops.gather_patches import gather_patches
 from fastcam.ops.grad_cam import grad_cam
 from fastcam.ops.grad_cam_pp import grad_cam_pp
+from fastcam.ops.impute_neighbours import impute_neighbours
 from fastcam.ops.layer_cam import layer_cam
 from fastcam.ops.mask_images import mask_images
 from fastcam.ops.occlude import occlude
@@ -18,6 +19,7 @@ __all__ = [
     "gather_patches",
     "grad_cam",
     "grad_cam_pp",
+    "impute_neighbours",
     "layer_cam",
     "mask_images",
     "occlude",

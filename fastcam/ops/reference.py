@@ -19,6 +19,7 @@ from fastcam.ops.numerics import (
     map_shape,
     rectify,
 )
+from fastcam.ops.reference_imputation import solution_of
 
 MOMENTS = 5  # numbers of every plane
 
@@ -123,6 +124,13 @@ def new_copies(images: Tensor, count: int) -> Tensor:
     if not is_channels_last(images):
         return images.new_empty(shape)
     return images.new_empty([*shape[:2], *shape[3:], shape[2]]).movedim(-1, 2)
+
+
+def impute_neighbours(images: Tensor, missing: Tensor, tolerance: float) -> Tensor:
+    """Images with the missing pixels as the means of their neighbours; see :func:`fastcam.ops.impute_neighbours`."""
+    filled = solution_of(images.to(accumulation_dtype(images.dtype)), missing, tolerance)
+    out = new_copies(images, 1).squeeze(1)
+    return torch.where(missing.unsqueeze(1), filled.to(images.dtype), images, out=out) if images.numel() else out
 
 
 def window_mask(windows: Tensor, size: Sequence[int]) -> Tensor:

@@ -28,6 +28,7 @@ MOST_REGISTERS = {
     "mask_planes": 112,
     "occlude_planes": 72,
     "gather_windows": 64,
+    "impute_planes": 128,
     "overlay_pixels": 64,
 }
 # How the hot loops read memory: into registers, or past them into shared memory.

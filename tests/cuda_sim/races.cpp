@@ -3,9 +3,11 @@
 //   races [float32 | float64 | float16 | bfloat16]   of one dtype, or of all
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <utility>
 #include <vector>
 
+#include "../../csrc/common/imputation.h"
 #include "../../csrc/cuda/kernels.h"
 
 using namespace fastcam;
@@ -83,6 +85,29 @@ void mask(Dtype dtype, int64_t planes, int64_t values, bool normalize) {
               nullptr);
 }
 
+void impute(Dtype dtype) {
+  auto images = memory(3 * 2 * 13 * 9), out = memory(3 * 2 * 13 * 9);
+  const int64_t elements = dtype == Dtype::float64 ? imputation_size<double>(13, 9) : imputation_size<float>(13, 9);
+  std::vector<uint64_t> workspace(2 * elements);
+  std::unique_ptr<bool[]> missing(new bool[3 * 13 * 9]);
+  for (int i = 0; i < 3 * 13 * 9; ++i) missing[i] = i % 11 > 3;
+  impute_neighbours({dtype,
+                     images.data(),
+                     missing.get(),
+                     out.data(),
+                     workspace.data(),
+                     3,
+                     2,
+                     13,
+                     9,
+                     {2 * 13 * 9, 13 * 9, 9, 1},
+                     {2 * 13 * 9, 13 * 9, 9, 1},
+                     2,
+                     elements,
+                     1e-3},
+                    nullptr);
+}
+
 void move_elements(int64_t element_size, int64_t planes, int64_t inside) {
   auto images = memory(2 * 3 * 9 * 11), baseline = memory(3 * 9 * 11), copies = memory(2 * 4 * 3 * 9 * 11);
   const std::vector<int64_t> windows{0, 0, 3, 3, 2, 5, 4, 4, -1, 8, 5, 9, 3, 3, 0, 2};
@@ -119,6 +144,7 @@ int main(int count, char** arguments) {
     resample(dtype, true);
     mask(dtype, 3, 1, true);
     mask(dtype, 1, 3, false);
+    impute(dtype);
     auto pixels = memory(200), maps = memory(500), colors = memory(96), out = memory(200);
     overlay(dtype, reinterpret_cast<uint8_t*>(pixels.data()), maps.data(), reinterpret_cast<uint8_t*>(colors.data()),
             0.5F, 500, reinterpret_cast<uint8_t*>(out.data()), nullptr);

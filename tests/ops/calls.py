@@ -82,6 +82,9 @@ class ThroughWrapper:
         origins, starts = windows[:, 0], windows[:, 1] - 3
         return ops.gather_patches(a, windows[:, 1, 0] % 2, patches, origins, starts, (6, 5), 0.5)
 
+    def impute_neighbours(a, g, k, windows):
+        return ops.impute_neighbours(a, g[:, 0] > 0.3, 1e-13 if a.dtype == torch.float64 else 1e-6)
+
     def overlay(a, g, k, windows):
         pixels = 100 * (a > 0).to(torch.uint8) + 50
         return ops.overlay(pixels, g[..., 0], torch.arange(768, device=a.device).reshape(256, 3).to(torch.uint8), 0.3)
@@ -148,6 +151,11 @@ class Bare:
         origins, starts = windows[:, 0], windows[:, 1] - 3
         return torch.ops.fastcam.gather_patches(a, windows[:, 1, 0] % 2, patches, origins, starts, [6, 5], 0.5)
 
+    def impute_neighbours(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        return torch.ops.fastcam.impute_neighbours(
+            a.detach(), g[:, 0] > 0.3, 1e-13 if a.dtype == torch.float64 else 1e-6
+        )
+
     def overlay(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
         pixels = 100 * (a > 0).to(torch.uint8) + 50
         colors = torch.arange(768, device=a.device).reshape(256, 3).to(torch.uint8)
@@ -168,6 +176,7 @@ SAME_AS_INPUT = (
     "mask_images",
     "mask_volumes",
     "gather_patches",
+    "impute_neighbours",
 )  # in dtype
 DIFFERENTIABLE_IN = {
     "channel_mean": [0],
@@ -177,6 +186,7 @@ DIFFERENTIABLE_IN = {
     "upsample_volume": [1],
     "mask_images": [0, 2],
     "mask_volumes": [0, 2],
+    "impute_neighbours": [],
     "overlay": [],
 }  # the others in a and g or k
 
@@ -207,6 +217,7 @@ def expected(name, a, g, k, windows):
         "mask_images": lambda: formulas.masked(a, k[:, :, 0, :4, :2]),
         "mask_volumes": lambda: formulas.masked(a.unsqueeze(2), k[:, :, :2, :3], normalize=False),
         "gather_patches": lambda: gathered_patches(a, g, windows).double(),
+        "impute_neighbours": lambda: formulas.imputed(a, g[:, 0] > 0.3),
         "overlay": lambda: overlaid(a, g).double(),
     }
     return formula[name]()

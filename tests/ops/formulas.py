@@ -127,3 +127,29 @@ def overlaid(images, maps, colors, alpha):
             pixel = int(images[(*place, c)])
             out[(*place, c)] = rounded(pixel + share * (int(color[c]) - pixel))
     return out
+
+
+def imputed(images, missing):
+    """Images with missing pixels filled in: one times the weights of its neighbours is their weighted sum."""
+    images, filled = images.double(), images.double().clone()
+    height, width = missing.shape[1:]
+    for n, hole in enumerate(missing):
+        places = hole.nonzero().tolist()
+        numbers = {tuple(place): number for number, place in enumerate(places)}
+        matrix = torch.zeros(len(places), len(places), dtype=torch.float64)
+        right = torch.zeros(len(places), images.shape[1], dtype=torch.float64)
+        for row, (y, x) in enumerate(places):
+            for down, across in ((j, i) for j in (-1, 0, 1) for i in (-1, 0, 1) if (j, i) != (0, 0)):
+                near, weight = (y + down, x + across), 1 / 6 if 0 in (down, across) else 1 / 12
+                if not (0 <= near[0] < height and 0 <= near[1] < width):
+                    continue
+                matrix[row, row] += weight
+                if near in numbers:
+                    matrix[row, numbers[near]] -= weight
+                else:
+                    right[row] += weight * images[n, :, near[0], near[1]]
+        if places and len(places) < height * width:
+            filled[n, :, hole] = torch.linalg.solve(matrix, right).T
+        elif places:
+            filled[n] = 0
+    return filled

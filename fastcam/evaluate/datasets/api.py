@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from fastcam.classifiers.models import Classifier
 from fastcam.classifiers.preprocessing import Preprocessing
-from fastcam.dataset.api import make_job, run_job
+from fastcam.dataset.api import run_job
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.devices import OnDevices
 from fastcam.dataset.export import read_preprocessing
+from fastcam.dataset.job_arguments import make_job
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.reader import Maps
 from fastcam.dataset.records import Commit, JsonObject

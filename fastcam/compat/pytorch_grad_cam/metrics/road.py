@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastcam import ops
 from fastcam.compat.pytorch_grad_cam._types import Array, Targets
 from fastcam.compat.pytorch_grad_cam.metrics.perturbation_confidence import (
     AveragerAcrossThresholds,
@@ -16,7 +17,6 @@ from fastcam.compat.pytorch_grad_cam.metrics.perturbation_confidence import (
     RemoveMostRelevantFirst,
     changes_of,
 )
-from fastcam.evaluate.imputation import impute
 
 TOLERANCE = 1e-6  # of the equations, which the peer solves by elimination: errors below 1e-4 of the values
 Offset = tuple[tuple[int, int], float]
@@ -52,7 +52,7 @@ class NoisyLinearImputer:
     def fill(self, images: Tensor, missing: Tensor) -> Tensor:
         """Return the filled images (N, C, H, W), for their missing pixels (N, H, W) bool, on the images' device."""
         if self.weighting == neighbors_weights:
-            filled = impute(images, missing, TOLERANCE)
+            filled = ops.impute_neighbours(images, missing, TOLERANCE)
         else:
             filled = torch.stack([self._solved(*each) for each in zip(images.cpu(), missing.cpu(), strict=True)])
             filled = filled.to(images)

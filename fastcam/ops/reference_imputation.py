@@ -1,38 +1,23 @@
-"""Missing pixels from their neighbours: the linear imputation of ROAD (arXiv:2202.00449), solved on the device.
-
-Each missing pixel is the mean of its 8 neighbours in the image, the direct ones with weight 1/6 and the diagonal ones
-with 1/12; other missing pixels are unknowns. The equations of all images are solved together by conjugate gradients. A
-hole of many pixels would need as many steps as it is wide; corrections on coarser and coarser grids make that a few.
-"""
+"""The linear imputation of ROAD (arXiv:2202.00449) in plain PyTorch: the equations of all planes, solved together."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastcam.ops.numerics import accumulation_dtype
-
 MAX_STEPS = 500
-TOLERANCE = 3e-4  # with errors far below the noise that ROAD adds
 
 
-def impute(images: Tensor, missing: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-    """Return the images with their missing pixels filled in.
+def solution_of(values: Tensor, missing: Tensor, tolerance: float) -> Tensor:
+    """Return the missing pixels (N, C, H, W) of planes; known pixels are 0 there.
 
     Args:
-        images: (N, C, H, W).
-        missing: (N, H, W) bool. An image of which nothing is known becomes zero.
-        tolerance: of the residual, as a share of what is known.
-
-    Raises:
-        ValueError: for images without two axes.
+        values: (N, C, H, W).
+        missing: (N, H, W) bool.
+        tolerance: of the residual of a plane, as a share of what is known.
     """
-    if images.dim() != 4:
-        raise ValueError(f"the imputation of ROAD is for images (N, C, H, W), got {tuple(images.shape)}")
-    dtype = accumulation_dtype(images.dtype)
-    grid = _Grid(missing.unsqueeze(1).to(dtype), images.shape[1])
-    known = images.to(dtype).masked_fill(missing.unsqueeze(1), 0)
-    filled = grid.solve(grid.neighbours(known) * grid.missing, tolerance)
-    return torch.where(missing.unsqueeze(1), filled.to(images.dtype), images)
+    grid = _Grid(missing.unsqueeze(1).to(values.dtype), values.shape[1])
+    known = values.masked_fill(missing.unsqueeze(1), 0)
+    return grid.solve(grid.neighbours(known) * grid.missing, tolerance)
 
 
 class _Grid:
@@ -53,7 +38,6 @@ class _Grid:
         self._across = missing.new_empty(count, channels, height + 2, width)
         self._around = missing.new_empty(count, channels, height, width)
         self._total = self.neighbours(torch.ones_like(self._around))[:, :1].clone()  # less than 1 at the border
-        self._steps = missing / self._total
         self._image, self._left, self._correction = (torch.empty_like(self._around) for _ in range(3))
         self._coarser = self._next(channels) if min(height, width) > 2 else None
 
@@ -84,10 +68,10 @@ class _Grid:
     def correct(self, residual: Tensor) -> Tensor:
         """Return nearly the solution for a residual, by a symmetric, positive operator; valid until the next call.
 
-        It is one V-cycle with a Jacobi step before and after: with these weights a step leaves a third of what a
-        coarser grid cannot show, without damping.
+        It is one V-cycle with a Jacobi step before and after: with these weights a step of 1 leaves a third of what a
+        coarser grid cannot show.
         """
-        values = torch.mul(residual, self._steps, out=self._correction)
+        values = self._correction.copy_(residual)
         if self._coarser is not None:
             _halve(torch.sub(residual, self.apply(values), out=self._left), self._columns, -1)
             _halve(self._columns, self._cells, -2)
@@ -95,7 +79,7 @@ class _Grid:
             _double(coarse, self._columns, -2)
             _double(self._columns, self._left, -1)
             values.addcmul_(self._left, self.missing)
-        return values.addcmul_(torch.sub(residual, self.apply(values), out=self._left), self._steps)
+        return values.add_(torch.sub(residual, self.apply(values), out=self._left))
 
     def solve(self, right: Tensor, tolerance: float) -> Tensor:
         """Return the solution (N, C, H, W) for right sides that are zero where pixels are known."""
