@@ -210,9 +210,7 @@ class Explainer(Generic[Result]):
         """
         result = self._explain_each(images, target) if ragged.is_ragged(images) else self._explain_batch(images, target)
         if out is not None:
-            if not isinstance(result, Explanation):
-                raise ValueError(f"`out` takes the maps of one method and layer, got {len(result)} of them")
-            result.write_maps(out)
+            single_result(result).write_maps(out)
         return cast("Result", result)
 
     def _explain_each(self, images: Images, target: targets.Target) -> Explanations:
@@ -329,6 +327,17 @@ class Explainer(Generic[Result]):
         """Explain all images in one forward pass."""
         batches = self._batches(inputs, self._measured_size or image_groups.usual_copies(inputs.images))
         return explain(first_pass(self.model, inputs, target, self.settings, batches, notes), inputs.images)
+
+
+def single_result(result: Explanations) -> Explanation:
+    """Return the one explanation whose maps can be written into ``out``.
+
+    Raises:
+        ValueError: if there are several.
+    """
+    if not isinstance(result, Explanation):
+        raise ValueError(f"`out` takes the maps of one method and layer, got {len(result)} of them")
+    return result
 
 
 def _warn_of_training(model: nn.Module) -> None:

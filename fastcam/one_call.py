@@ -1,14 +1,15 @@
 """Explanations in one call."""
 
-from collections.abc import Sequence
-from typing import overload
+from collections.abc import Mapping, Sequence
+from typing import cast, overload
 
 from torch import Tensor, nn
 
 from fastcam import targets
 from fastcam.engine.assembly import Explanations
+from fastcam.engine.class_maps import class_maps
 from fastcam.engine.settings import Reshape
-from fastcam.explainer import Explainer, Methods, OneMethod
+from fastcam.explainer import Explainer, Methods, OneMethod, single_result
 from fastcam.explanation import Explanation
 from fastcam.methods.registry import Reduction
 from fastcam.model.batching import BatchSize
@@ -87,7 +88,8 @@ def explain(
 ) -> Explanations:
     """Compute the maps of a batch in one call; the arguments are those of :class:`fastcam.Explainer` and of its call.
 
-    All but ``graph``, which later calls of the same explainer replay.
+    All but ``graph``, which later calls of the same explainer replay. And with the method "cam" a ``classifier``, with
+    its ``classes``: the maps of :func:`fastcam.class_maps`, of any linear classifiers inside the model.
 
     Example:
         >>> explanation = fastcam.explain(model, images)
@@ -95,6 +97,26 @@ def explain(
     """
     if "graph" in options:
         raise TypeError("`graph` is for the later calls of a fastcam.Explainer: explain() makes one call")
+    if "classifier" in options:
+        unused = {
+            "target_layer": target_layer,
+            "reduce": reduce,
+            "reshape_transform": reshape_transform,
+            "select": select,
+            "layer_output": layer_output,
+            "differentiable": differentiable,
+            "precision": precision,
+            "compile": compile,
+            "layer_run": layer_run,
+            "explain_input": explain_input,
+            "shared": shared,
+            "channel_axis": channel_axis,
+        }
+        _check_classifier(method, unused, options)
+        result = class_maps(model, images, target=target, fuse=fuse, relu=bool(relu), **options)  # type: ignore[arg-type]
+        if out is not None:
+            single_result(result).write_maps(out)
+        return cast("Explanations", result)
     explainer = Explainer(
         model,
         method,
@@ -119,3 +141,20 @@ def explain(
         **options,
     )
     return explainer(images, target, out=out)
+
+
+def _check_classifier(method: OneMethod | Methods, unused: Mapping[str, object], options: Mapping[str, object]) -> None:
+    """Refuse what does not belong to the maps of a classifier.
+
+    Raises:
+        TypeError: for another method, an option that is none, or an argument that says nothing of such maps.
+    """
+    name = method if isinstance(method, str) else getattr(method, "name", method)
+    if name != "cam":
+        raise TypeError(f'`classifier` is an option of the one method "cam", got {name!r}')
+    unknown = set(options) - {"classifier", "classes"}
+    if unknown:
+        raise TypeError(f"cam of a classifier has no option {min(unknown)!r}; known: classes, classifier")
+    for argument, value in unused.items():
+        if value not in (None, False, ()):
+            raise TypeError(f"`{argument}` says nothing of the maps of a classifier: what it reads is their layer")

@@ -80,7 +80,7 @@ def _cases() -> dict[str, tuple[object, ...]]:
         "occlude": (activations, torch.stack([places, places + 2], 1), torch.tensor(0.5)),
         "mask_images": (activations, gradients[:, :3, :4, :3]),
         "gather_patches": (activations, torch.tensor([1, 0]), gradients[..., :3, :2], places, places - 2, (6, 5)),
-        "impute_neighbours": (activations, gradients[:, 0] > 0),
+        "impute_neighbours": (activations, gradients[:, 0] > 0, 3e-4),
         "overlay": (pixels, gradients[:, 0], colors, 0.5),
     }
 

@@ -22,7 +22,7 @@ _OTHER_NAMES = {
     "target_category": "target",
     "targets": "target",
     "class_idx": "target",
-    "classifier": "fastcam.class_maps, which makes CAM of any classifier inside a model",
+    "classifier": 'fastcam.explain(..., "cam", classifier=), or fastcam.class_maps',
     "additional_forward_args": "images, a tuple of the model's arguments",
     "n_steps": "steps",
     "internal_batch_size": "batch_size",

@@ -42,12 +42,12 @@ from fastcam.evaluate.calls import (
     sparseness,
     sufficiency,
 )
-from fastcam.evaluate.randomisation import Randomisation, plot_randomisations, randomisation
+from fastcam.evaluate.random_weights import Randomisation, plot_randomisations, randomisation
 from fastcam.evaluate.registry import Measure, get_measure, list_measures, measure
 from fastcam.evaluate.results import Evaluation, Measured
 from fastcam.evaluate.seeds import SeedScore, write_seeds
 from fastcam.evaluate.seeds import seeds as segmentation_seeds
-from fastcam.evaluate.stability import Stability, stability
+from fastcam.evaluate.stability_curves import Stability, stability
 
 __all__ = [
     "AnomalyFolder",

@@ -63,7 +63,7 @@ def run(
         boxes: for every image a tensor (M, 4) of left, top, right, bottom in pixels of the images, the end exclusive;
             or a list of such tensors, one for each target.
             Either of masks and boxes serves measures that need the other: a filled box, and the box around a mask.
-        ignored: (N, *S) bool, positions that are neither object nor background.
+        ignored: (N, *S) bool, or (N, K, *S) with one for each target: positions neither of objects nor of background.
         options: options of the measures, by name.
         select: the part of the output that is scored, as for :class:`fastcam.Explainer`.
         shared: as for :class:`fastcam.Explainer`.

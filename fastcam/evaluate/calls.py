@@ -13,7 +13,7 @@ from fastcam.evaluate import (  # noqa: F401 - register the measures
     faithfulness_regions,
     localisation,
     robustness,
-    stability,
+    stability_curves,
 )
 from fastcam.evaluate.api import run
 from fastcam.evaluate.registry import Measure, get_measure

@@ -248,3 +248,33 @@ def test_classifiers_of_other_numbers_of_classes():
     with pytest.raises(ValueError, match="the classifiers tell 4, 7 classes apart: name the class"):
         fastcam.class_maps(model, images(), names)
     assert len(fastcam.class_maps(model, images(), names, 3)) == 2
+
+
+def test_explain_takes_a_classifier():
+    model, names = Pyramid().double().eval(), [f"heads.{level}.cls_pred" for level in range(3)]
+    found = fastcam.explain(model, images(), "cam", [1, 3], classifier=names)
+    expected = fastcam.class_maps(model, images(), names, [1, 3], fuse="mean")
+    torch.testing.assert_close(found.maps, expected.maps)
+    apart = fastcam.explain(model, images(), "cam", 2, classifier=names, fuse=None, relu=True, classes=2 * 2)
+    for name, level in fastcam.class_maps(model, images(), names, 2, relu=True).items():
+        torch.testing.assert_close(apart[name].native, level.native)
+    maps = torch.empty(2, 16, 20, dtype=torch.double)
+    one = fastcam.explain(model, images(), "cam", 2, classifier=model.heads[0].cls_pred, out=maps)
+    torch.testing.assert_close(one.native, fastcam.class_maps(model, images(), names[0], 2).native)
+    torch.testing.assert_close(maps, one.maps)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "told"),
+    [
+        ("grad_cam", {}, "`classifier` is an option of the one method \"cam\", got 'grad_cam'"),
+        (["cam"], {}, r"`classifier` is an option of the one method \"cam\", got \['cam'\]"),
+        ("cam", {"window": 8}, "cam of a classifier has no option 'window'; known: classes, classifier"),
+        ("cam", {"target_layer": "body"}, "`target_layer` says nothing of the maps of a classifier"),
+    ],
+)
+def test_mistakes_of_explain(method, options, told):
+    with pytest.raises(TypeError, match=told):
+        fastcam.explain(Pyramid().double().eval(), images(), method, 1, classifier="heads.0.cls_pred", **options)
+    with pytest.raises(TypeError, match=r'did you mean fastcam.explain\(..., "cam", classifier=\)'):
+        fastcam.Explainer(Pyramid(), "cam", classifier="heads.0.cls_pred")

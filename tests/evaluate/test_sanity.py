@@ -57,7 +57,7 @@ def test_cascading_and_independent_randomisation():
     torch.testing.assert_close(cascading.to_last[-1], torch.ones(4).double())
     # The first step: the classifier alone, explained for the classes of the trained model.
     random = conv_net().double()
-    from fastcam.evaluate.randomisation import _randomise
+    from fastcam.evaluate.random_weights import _randomise
 
     _randomise(random, "classifier", 3)
     weight, was = random.classifier.weight, model.classifier.weight
@@ -70,7 +70,7 @@ def test_cascading_and_independent_randomisation():
 
 
 def test_equal_shapes_get_other_weights():
-    from fastcam.evaluate.randomisation import _randomise
+    from fastcam.evaluate.random_weights import _randomise
 
     model = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Linear(6, 6))
     for name in ("0", "1"):

@@ -206,6 +206,8 @@ def check_measures(measures: Sequence[str], options: Options, has_annotations: b
     if not measures:
         raise ValueError("`measures` must name at least one measure")
     for name in measures:
+        if not isinstance(name, str):
+            raise TypeError(f"the measures of a dataset are names, by which its rows are read again; got {name!r}")
         found = get_measure(name)
         found.check_options(options.get(name, {}))
         if {"masks", "boxes"} & set(found.needs) and not has_annotations:
