@@ -134,16 +134,20 @@ def divide(graph: fx.GraphModule, step: Step) -> Parts:
     finals, index, results, collected = returned[:3], returned[3], returned[4 : 4 + count], returned[4 + count :]
     in_step, after = _users_of([index], graph), _users_of(collected, graph)
     inner, outer = _needed(results, [index]), _needed(finals, collected)
+    images = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    # What follows from the parameters alone, such as their transposes, every part makes for itself: a loop of
+    # AOTInductor frees a view of a parameter that it is given in every turn.
+    of_images = _users_of(images, graph) | set(images)
     values = [
         node
         for node in graph.graph.nodes
-        if node.op not in ("get_attr", "output")
+        if node in of_images
+        and node.op != "output"
         and isinstance(node.meta.get("val"), Tensor)
         and node not in in_step | after | {index, *collected}
         and any(user in inner & in_step or user in outer & after for user in _tensor_users(node, graph))
     ]
     values += [node for node in finals if node not in after and node not in values]
-    images = [node for node in graph.graph.nodes if node.op == "placeholder"]
     return Parts(
         _extract(graph, values, [images]),
         _extract(graph, results, [index, values]),

@@ -220,6 +220,19 @@ MUTANTS = [
         "if (aligned && count >= Pack<T>::size) return *reinterpret_cast<const Pack<T>*>(source);",
         "",
     ),
+    Mutant(
+        "no barrier after a pass over a grid",
+        "cuda/impute_neighbours.cu",
+        "f(i / columns, i % columns);\n    __syncthreads();",
+        "f(i / columns, i % columns);",
+    ),
+    Mutant(
+        "all blocks have the same grids",
+        "cuda/impute_neighbours.cu",
+        "blockIdx.x * m.workspace_elements",
+        "0 * m.workspace_elements",
+    ),
+    Mutant("the last line has neighbours below", "common/imputation.h", "(y == last)) * Acc", "0) * Acc"),
 ]
 
 
