@@ -43,6 +43,7 @@ class CompiledProgram(nn.Module):
 
         super().__init__()
         self.training = False
+        self.path = path.absolute()
         self._package = aoti_load_package(str(path))
         self._was_run = False
         self._rows: int | None = None  # that it takes, where it did not take what it was given

@@ -7,6 +7,8 @@ from torch.export.unflatten import InterpreterModule, UnflattenedModule
 
 from fastcam.artefacts.values import Value, as_name
 
+_PROGRAM = "exported_program"  # an attribute of the module that was made of it
+
 
 def read(program: ExportedProgram) -> nn.Module:
     """Return the program with the submodules of the exported model, and one module per other intermediate value.
@@ -22,7 +24,14 @@ def read(program: ExportedProgram) -> nn.Module:
             _insert_value_modules(module, graph)
     for module in model.modules():
         module.training = False  # `eval` of an exported program raises: export fixes the mode
+    vars(model)[_PROGRAM] = program
     return model
+
+
+def program_of(model: nn.Module) -> ExportedProgram | None:
+    """Return the program that :func:`read` made a model of; None for another model."""
+    program = vars(model).get(_PROGRAM)
+    return program if isinstance(program, ExportedProgram) else None
 
 
 def _insert_value_modules(module: nn.Module, graph: fx.Graph) -> None:

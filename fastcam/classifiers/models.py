@@ -37,6 +37,15 @@ class Classifier:
     given_names: tuple[str, ...] = ()
     random_weights: bool = False
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return the attributes, with a model of TorchScript or of a file as bytes."""
+        return {**vars(self), "model": artefacts.packed(self.model)}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Set the attributes."""
+        model = state["model"]
+        vars(self).update({**state, "model": model.unpacked() if isinstance(model, artefacts.Packed) else model})
+
     def class_names(self, count: int) -> Sequence[str]:
         """Return names of ``count`` outputs: the user's, the architecture's, ImageNet's for 1000, else the indices.
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def stats(
-    folder: Annotated[Path, typer.Argument(help="Output folder of `fastcam map`.")],
+    folder: Annotated[Path, typer.Argument(help="Output folder of `fastcam map`, `features` or `neurons`.")],
     mean_maps: Annotated[Path | None, typer.Option(help="Folder for PNG files of the mean map per class.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Predicted classes to list.")] = 10,
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one per line.", show_default="those of the run")
     ] = None,
 ) -> None:
-    """Show the counts, predictions, accuracy and failures of a folder of maps."""
+    """Show the counts, predictions, accuracy and failures of a folder of maps, features or neurons."""
     with report_errors():
         check_folder(folder)
         maps = import_dataset().open(folder)
@@ -33,11 +33,14 @@ def stats(
 
         counts = maps.stats()
         names = _check_names(options.read_class_names(classes), counts) or maps.class_names
+        result = _result_of(maps.identity)
+        if mean_maps is not None and result != "map":
+            raise ValueError(f"--mean-maps are of a folder of maps: {str(folder)!r} holds none")
         per_label, bad = accuracy(maps, names), list(problems(maps))
         written = 0 if mean_maps is None else _write_means(maps.mean_maps(), mean_maps)
     table = Table("what", "count")
     table.add_row("images", f"{counts.images} of {counts.total}")
-    table.add_row("without a map", str(counts.failed))
+    table.add_row(f"without a {result}", str(counts.failed))
     table.add_row("rows", str(counts.rows))
     table.add_row("shards", f"{len(maps.commits)}, {_size(counts.bytes)}")
     table.add_row("from the first commit to the last", f"{counts.seconds:.0f} s")
@@ -49,11 +52,16 @@ def stats(
         table.add_row(escape(f"predicted as labelled: {label}"), f"{right} of {total}, {right / total:.1%}")
     output().print(table)
     if bad:
-        typer.echo("images without a map, or with an empty one:")
+        typer.echo("images without a map, or with an empty one:" if result == "map" else f"images without a {result}:")
     for row in bad:
         typer.echo(f"  {_place(row, names)}: {status_text(row['status'], row['cause'])}")
     if mean_maps is not None:
         typer.echo(f"{written} mean maps in {mean_maps}")
+
+
+def _result_of(identity: Mapping[str, object]) -> str:
+    """Return what a folder has of every image."""
+    return "vector" if "features" in identity else "result" if "neurons" in identity else "map"
 
 
 def _check_names(names: Sequence[str], counts: "Stats") -> Sequence[str]:

@@ -46,7 +46,11 @@ def test_features(work):
     ]
     assert [(line["rows"], line["failed"]) for line in lines] == [(13, 1)]
     assert run("verify", "features").exit_code == 0
-    assert "13 of 13" in run("stats", "features").stdout
+    told = run("stats", "features").stdout
+    assert "13 of 13" in told
+    assert ["without a vector", "1"] in rows_of(told)
+    assert "images without a vector:\n  bad.png: " in told
+    assert "'features' holds none" in sentence(run("stats", "features", "--mean-maps", "means"), 2)
 
 
 def rows_of(table):

@@ -119,6 +119,16 @@ def test_a_cluster_makes_features_and_neurons_as_one_machine_does(tmp_path, addr
         assert maps_of(tmp_path / f"{kind}-cluster") == maps_of(tmp_path / f"{kind}-alone")
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_torchscript_model(tmp_path, address):
+    """It is sent as the bytes of its file."""
+    source, model = folder(tmp_path / "in", 8), torch.jit.trace(network(), torch.rand(2, 3, 16, 16))
+    run(source, tmp_path / "alone", model)
+    assert run(source, tmp_path / "cluster", model, ray=address).new == 8
+    assert maps_of(tmp_path / "cluster") == maps_of(tmp_path / "alone")
+
+
 def test_ray_reads_the_maps(tmp_path, address):
     run(folder(tmp_path / "in"), tmp_path / "out", target="top2")
     ray.init(address, log_to_driver=False)

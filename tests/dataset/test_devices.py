@@ -50,6 +50,15 @@ def test_the_same_files_as_one_process(tmp_path):
     assert run(source, tmp_path / "new").new == 0
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_torchscript_model(tmp_path):
+    """It is sent as the bytes of its file."""
+    source, model = folder(tmp_path / "in", 8), torch.jit.trace(network(), torch.rand(2, 3, 16, 16))
+    run(source, tmp_path / "alone", model, devices=None)
+    assert run(source, tmp_path / "out", model).new == 8
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+
 @pytest.mark.slow  # seven times two processes that import torch
 def test_measures_features_and_neurons(tmp_path):
     source, settings = folder(tmp_path / "in", 10), {"shard_size": 4, "batch_size": 3}
