@@ -18,6 +18,7 @@ _OPTIONS = {
     "`only`": "--only",
     "`trust=True`": "--trust-model",
     "`address`": "--ray",
+    "`gpus`": "--ray-gpus",
     "`decoder`": "--decoder",
     "`devices`": "--device",
     "`classifier`": "--model",

@@ -290,6 +290,10 @@ class RunOptions:
     ray_cores: Annotated[int | None, typer.Option(min=1, help="Cores per actor without a GPU.", show_default="8")] = (
         None
     )
+    ray_gpus: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of a GPU per actor: 0.5 for two on each, 0 for none.", show_default="1"),
+    ] = None
     json_log: Annotated[bool, typer.Option("--json-log", help="A JSON line per shard on standard output.")] = False
 
     def device_of_model(self) -> "torch.device":
@@ -313,4 +317,4 @@ class RunOptions:
     def _cluster(self) -> "Cluster | None":
         from fastcam.dataset import Cluster
 
-        return Cluster(self.ray, self.ray_cores) if self.ray else None
+        return Cluster(self.ray, self.ray_cores, self.ray_gpus) if self.ray else None

@@ -28,21 +28,27 @@ class Cluster:
     """A Ray cluster to run on.
 
     Every node must see the folder for the maps, and the images, under the same path, and have fastcam and the model's
-    code installed. There is one actor per GPU; in a cluster without GPUs, one per ``cores`` CPU cores.
+    code installed. There is one actor per GPU, or several that share it; in a cluster without GPUs, one per ``cores``
+    CPU cores.
 
     Attributes:
         address: host:port of a Ray cluster; "auto" connects to the cluster on this machine, or starts a local one.
         cores: CPU cores per actor; None takes 8, or as many as the smallest node has.
+        gpus: GPUs per actor: a share such as 0.5 for several actors on each, 0 for actors on processors alone; None
+            takes one where there are any.
     """
 
     address: str = "auto"
     cores: int | None = None
+    gpus: float | None = None
 
     def __post_init__(self) -> None:
         if self.address.startswith("ray://"):
             raise ValueError(f"`address` must be host:port of the cluster, not of a Ray client, got {self.address!r}")
         if self.cores is not None and self.cores < 1:
             raise ValueError(f"`cores` must be a positive whole number, got {self.cores!r}")
+        if self.gpus is not None and not 0 <= self.gpus <= 1:
+            raise ValueError(f"`gpus` must be a share from 0 to 1 of one GPU for each actor, got {self.gpus!r}")
 
     @classmethod
     def of(cls, cluster: "Cluster | str") -> "Cluster":
@@ -92,9 +98,12 @@ class Cluster:
     def _plan_actors(self, ray: ModuleType) -> tuple[int, ActorResources]:
         """Return the maximum number of actors, and the Ray resources of each."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = sum(int(resources.get("GPU", 0)) for resources in nodes)
+        on_nodes = [int(resources.get("GPU", 0)) for resources in nodes]
+        gpus = float(any(on_nodes)) if self.gpus is None else self.gpus
         if gpus:
-            return gpus, {"num_gpus": 1}
+            if not any(on_nodes):
+                raise ValueError(f"`gpus` is {gpus:g} for each actor, but no node of the cluster has a GPU")
+            return sum(on_nodes) * int(1 / gpus), {"num_gpus": gpus}  # an actor is on one GPU
         counts = [int(resources["CPU"]) for resources in nodes if resources.get("CPU", 0) >= 1]
         cores = self.cores or min(MAX_CORES_PER_ACTOR, *counts, MAX_CORES_PER_ACTOR)
         return max(1, sum(count // cores for count in counts)), {"num_cpus": cores}

@@ -23,7 +23,7 @@ class ActorResources(TypedDict, total=False):
     """Ray resources of one actor."""
 
     num_cpus: int
-    num_gpus: int
+    num_gpus: float
 
 
 @dataclass

@@ -253,6 +253,35 @@ def test_invalid_addresses_and_cores():
         Cluster("ray://here:10001")
     with pytest.raises(ValueError, match="`cores` must be a positive whole number, got 0"):
         Cluster(cores=0)
+    with pytest.raises(ValueError, match="`gpus` must be a share from 0 to 1 of one GPU for each actor, got 2"):
+        Cluster(gpus=2)
+
+
+GPUS = """
+import ray
+from fastcam.dataset import Cluster
+
+ray.init(num_cpus=4, num_gpus=2, log_to_driver=False, include_dashboard=False)
+for gpus in (None, 0.5, 0.3, 0):
+    print(*Cluster(cores=2, gpus=gpus)._plan_actors(ray))
+"""
+
+
+@pytest.mark.slow
+def test_shares_of_gpus():
+    """Ray counts GPUs that it is told of; nothing runs on them here."""
+    done = subprocess.run([sys.executable, "-c", GPUS], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "2 {'num_gpus': 1.0}",
+        "4 {'num_gpus': 0.5}",
+        "6 {'num_gpus': 0.3}",
+        "2 {'num_cpus': 2}",
+    ]
+
+
+def test_no_gpus_where_some_are_asked_for(address, tmp_path):
+    with pytest.raises(ValueError, match="for each actor, but no node of the cluster has a GPU"):
+        run(folder(tmp_path / "in", 4), tmp_path / "out", ray=Cluster(address, gpus=0.5))
 
 
 def test_several_shards_per_order_until_a_failure():
