@@ -20,6 +20,7 @@ from fastcam.cli.option_groups import (
     ReadingOptions,
     RunOptions,
     SubsetOptions,
+    first_given,
 )
 
 if TYPE_CHECKING:
@@ -105,6 +106,9 @@ def evaluate(
         is_store = (Path(source) / "run.json").exists()
         if is_store and model is not None:
             raise ValueError(f"{source!r} holds maps already: leave out --model, or give the images")
+        unused = first_given(network, maps, images, geometry, reading, prepared, running, but=["json_log"])
+        if is_store and unused is not None:
+            raise ValueError(f"{unused} says how maps are made: {source!r} holds maps, and all of them are measured")
         if not is_store and model is None:
             raise ValueError(f"--model is missing: {source!r} holds no maps, and those of images are made with it")
         if model is not None:

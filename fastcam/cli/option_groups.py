@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -47,6 +47,15 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return flat
+
+
+def first_given(*groups: Any, but: Sequence[str] = ()) -> str | None:
+    """Return the first option of groups that is not what it is by default, as it is written; None if all are."""
+    for group in groups:
+        for field in fields(group):
+            if field.name not in but and getattr(group, field.name) != field.default:
+                return f"--{field.name.replace('_', '-')}"
+    return None
 
 
 def _parameters(group: type[Any]) -> Iterator[inspect.Parameter]:

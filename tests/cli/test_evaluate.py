@@ -90,6 +90,7 @@ def test_images_without_a_map_are_code_1(work):
         (["nothing", "--report"], "'nothing' holds no values: there is no run.json"),
         (["maps", "--report"], "'maps' holds maps, but no measured values"),
         (["maps", *SMALL, "--measure", "complexity", "--out", "x"], "holds maps already: leave out --model"),
+        (["maps", "--measure", "complexity", "--limit", 2, "--out", "x"], "--limit says how maps are made: 'maps'"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_sentence(work, arguments, text):
