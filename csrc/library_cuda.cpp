@@ -235,6 +235,7 @@ Tensor impute_neighbours(Tensor images, Tensor missing, double tolerance) {
   const ImputationOperands found = imputation_operands(images, missing, tolerance);
   const Tensor& out = found.out;
   if (out.numel() == 0) return out;
+  const Launch launch(out);  // before the limits of its device are asked for
   const bool wide = images.scalar_type() == ScalarType::Double;
   const int64_t elements = wide ? imputation_size<double>(found.lines(), found.columns())
                                 : imputation_size<float>(found.lines(), found.columns());
@@ -243,7 +244,6 @@ Tensor impute_neighbours(Tensor images, Tensor missing, double tolerance) {
   const int64_t blocks = std::max<int64_t>(1, std::min(most, fitting));
   const Tensor workspace = torch::stable::new_empty(images, {blocks * elements}, accumulation_dtype(images));
   torch::stable::fill_(workspace, 0.0);
-  const Launch launch(out);
   cuda::impute_neighbours({dtype_of(images),
                            images.const_data_ptr(),
                            found.missing.const_data_ptr<bool>(),

@@ -111,6 +111,7 @@ def explain(
             "explain_input": explain_input,
             "shared": shared,
             "channel_axis": channel_axis,
+            "batch_size": None if batch_size == "auto" else batch_size,
         }
         _check_classifier(method, unused, options)
         result = class_maps(model, images, target=target, fuse=fuse, relu=bool(relu), **options)  # type: ignore[arg-type]
@@ -156,5 +157,5 @@ def _check_classifier(method: OneMethod | Methods, unused: Mapping[str, object],
     if unknown:
         raise TypeError(f"cam of a classifier has no option {min(unknown)!r}; known: classes, classifier")
     for argument, value in unused.items():
-        if value not in (None, False, ()):
+        if not (value is None or value is False or (isinstance(value, list | tuple) and not value)):
             raise TypeError(f"`{argument}` says nothing of the maps of a classifier: what it reads is their layer")

@@ -232,6 +232,10 @@ FASTCAM_INLINE void solve(const Team& team, const Grid<Acc>& grid, Acc tolerance
     direction[i] = solution[i] = Acc(0);
     return residual[i] * residual[i];
   });
+  if (!(norm - norm == Acc(0))) {  // a value that is not finite, or too large to be squared: unknown pixels are NaN
+    team.each(lines, columns, [=](auto y, auto x) { solution[y * stride + x] = norm - norm; });
+    return;
+  }
   const Acc share = tolerance * std::sqrt(norm), least = std::numeric_limits<Acc>::min();
   const Acc limit = share < least ? least : share;
   Acc before = 1;

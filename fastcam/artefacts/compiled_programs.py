@@ -36,14 +36,15 @@ class CompiledProgram(nn.Module):
 
     Args:
         path: of the package.
+        data: its bytes, where the file will be gone.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: bytes = b"") -> None:
         from torch._inductor import aoti_load_package
 
         super().__init__()
         self.training = False
-        self.path = path.absolute()
+        self.path, self.data = path.absolute(), data
         self._package = aoti_load_package(str(path))
         self._was_run = False
         self._rows: int | None = None  # that it takes, where it did not take what it was given

@@ -1,6 +1,7 @@
 """``fastcam evaluate`` and ``measures``: measure the maps of a dataset, report, and list what can be measured."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,6 +67,13 @@ REPORT_NAME = "report.html"
 SHARD_SIZE = 256  # of values, unless the user says otherwise
 
 
+@dataclass(frozen=True)
+class MeasureRunOptions(RunOptions):
+    """Where a dataset is measured: shards have fewer images, since each takes longer."""
+
+    shard_size: Annotated[int | None, typer.Option(min=1, help="Images per Parquet file.", show_default="256")] = None
+
+
 def evaluate(
     source: Annotated[
         str, typer.Argument(help="Images, as for `fastcam map`; a folder of maps; with --report a folder of values.")
@@ -75,7 +83,7 @@ def evaluate(
     images: SubsetOptions,
     geometry: InputOptions,
     reading: ReadingOptions,
-    running: RunOptions,
+    running: MeasureRunOptions,
     prepared: PreparedOptions,
     measure: Annotated[list[str] | None, typer.Option(help="See `fastcam measures`; with commas or repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; the same command resumes in it.")] = None,

@@ -124,7 +124,7 @@ class ClassifierOptions(WeightOptions):
             ValueError: for any of them.
         """
         super().check(model)
-        options.read_class_names(self.classes)
+        _ = self._class_names
 
     def load(self, model: str, device: "torch.device") -> "Classifier":
         """Return the network with its class names; see :meth:`WeightOptions.load`.
@@ -132,7 +132,11 @@ class ClassifierOptions(WeightOptions):
         Raises:
             ValueError: if it cannot be loaded.
         """
-        return self._load(model, device, options.read_class_names(self.classes))
+        return self._load(model, device, self._class_names)
+
+    @functools.cached_property
+    def _class_names(self) -> list[str]:
+        return options.read_class_names(self.classes)  # once: the file may be a pipe
 
 
 @dataclass(frozen=True)
@@ -290,9 +294,7 @@ class RunOptions:
         ),
     ] = None
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.", show_default="8, GPU 64")] = None
-    shard_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per Parquet file.", show_default="1024, evaluate 256")
-    ] = None
+    shard_size: Annotated[int | None, typer.Option(min=1, help="Images per Parquet file.", show_default="1024")] = None
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Ray cluster, host:port; auto for a local one.")
     ] = None

@@ -6,13 +6,13 @@ image until the image in progress at each death is known; that image becomes a r
 """
 
 import contextlib
-import copy
 import logging
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import ModuleType
 
+from fastcam.artefacts import on_cpu
 from fastcam.dataset.job import Job, device_of
 from fastcam.dataset.ray_driver import ActorResources, RayDriver
 from fastcam.dataset.runner import Progress, Report
@@ -67,7 +67,7 @@ class Cluster:
         model = job.classifier.model
         job = replace(job, folder=job.folder.absolute())  # nodes have other working directories
         if device_of(model).type != "cpu":
-            job = job.with_model(copy.deepcopy(model).cpu())  # nodes may not have the driver's device
+            job = job.with_model(on_cpu(model))  # nodes may not have the driver's device
         with self._connect() as ray, interrupt_on_signal():
             return RayDriver(job, store, report, *self._plan_actors(ray)).run()
 
@@ -103,7 +103,7 @@ class Cluster:
         if gpus:
             if not any(on_nodes):
                 raise ValueError(f"`gpus` is {gpus:g} for each actor, but no node of the cluster has a GPU")
-            return sum(on_nodes) * int(1 / gpus), {"num_gpus": gpus}  # an actor is on one GPU
+            return sum(on_nodes) * int(1 / gpus + 1e-9), {"num_gpus": gpus}  # an actor is on one GPU
         counts = [int(resources["CPU"]) for resources in nodes if resources.get("CPU", 0) >= 1]
         cores = self.cores or min(MAX_CORES_PER_ACTOR, *counts, MAX_CORES_PER_ACTOR)
         return max(1, sum(count // cores for count in counts)), {"num_cpus": cores}

@@ -1,7 +1,6 @@
 """Runs on several devices of this machine: a process for each makes and commits shards, until none is missing."""
 
 import contextlib
-import copy
 import functools
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from fastcam.artefacts import on_cpu
 from fastcam.dataset.driver import Driver
 from fastcam.dataset.job import Job, device_of
 from fastcam.dataset.orders import Order, answers_of
@@ -72,7 +72,7 @@ class Devices:
             ValueError, RuntimeError: for an error of a process, or a shard that failed too often.
         """
         if device_of(job.classifier.model).type != "cpu":
-            job = job.with_model(copy.deepcopy(job.classifier.model).cpu())
+            job = job.with_model(on_cpu(job.classifier.model))
         job = replace(job, folder=job.folder.absolute())
         with interrupt_on_signal():
             return LocalDriver(job, store, report, len(self.names), self.names).run()

@@ -79,6 +79,10 @@ def class_maps(
     Raises:
         ValueError, TypeError: for a module that is no linear classifier, is not reached, or reads no map.
     """
+    if fuse not in ("mean", "max", None):
+        raise ValueError(f'`fuse` must be "mean", "max" or None, got {fuse!r}')
+    if not isinstance(classifier, str | nn.Module | list | tuple):
+        raise TypeError(f"`classifier` must be a module, its name or a list of them, got {type(classifier).__name__}")
     inputs = Inputs.of(images, model, None, (), None)
     named = [classifier] if isinstance(classifier, str | nn.Module) else classifier
     chosen = [_resolve(model, each) for each in named]

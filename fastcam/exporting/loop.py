@@ -135,14 +135,13 @@ def divide(graph: fx.GraphModule, step: Step) -> Parts:
     in_step, after = _users_of([index], graph), _users_of(collected, graph)
     inner, outer = _needed(results, [index]), _needed(finals, collected)
     images = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    # What follows from the parameters alone, such as their transposes, every part makes for itself: a loop of
-    # AOTInductor frees a view of a parameter that it is given in every turn.
-    of_images = _users_of(images, graph) | set(images)
+    # Views of parameters every part takes for itself: a loop of AOTInductor frees one that it is given in every turn.
+    views = _views_of_parameters(graph)
     values = [
         node
         for node in graph.graph.nodes
-        if node in of_images
-        and node.op != "output"
+        if node.op != "output"
+        and node not in views
         and isinstance(node.meta.get("val"), Tensor)
         and node not in in_step | after | {index, *collected}
         and any(user in inner & in_step or user in outer & after for user in _tensor_users(node, graph))
@@ -165,6 +164,16 @@ def _users_of(nodes: Sequence[fx.Node], graph: fx.GraphModule) -> set[fx.Node]:
         if not found.isdisjoint(node.all_input_nodes):
             found.add(node)
     return found - set(nodes)
+
+
+def _views_of_parameters(graph: fx.GraphModule) -> set[fx.Node]:
+    """Return the parameters and constants of a graph, and all views of them."""
+    found: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        is_view = node.op == "call_function" and getattr(node.target, "is_view", False)
+        if node.op == "get_attr" or (is_view and found.issuperset(node.all_input_nodes)):
+            found.add(node)
+    return found
 
 
 def _needed(nodes: Sequence[fx.Node], given: Sequence[fx.Node]) -> set[fx.Node]:

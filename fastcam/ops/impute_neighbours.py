@@ -18,8 +18,10 @@ def impute_neighbours(images: Tensor, missing: Tensor, tolerance: float = TOLERA
 
     Args:
         images: (N, C, H, W).
-        missing: (N, H, W) bool. An image of which nothing is known becomes zero.
-        tolerance: of the residual, as a share of what is known.
+        missing: (N, H, W) bool. An image of which nothing is known becomes zero. Where a neighbour of what is missing
+            is not finite, all that is missing of its plane is NaN.
+        tolerance: of the residual, as a share of what is known. There are at most 500 steps, too few only for planes of
+            up to three lines with holes of thousands of pixels.
 
     Returns:
         (N, C, H, W), in the dtype and memory layout of ``images``: channels_last where they are, else contiguous.

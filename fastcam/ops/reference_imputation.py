@@ -83,8 +83,11 @@ class _Grid:
 
     def solve(self, right: Tensor, tolerance: float) -> Tensor:
         """Return the solution (N, C, H, W) for right sides that are zero where pixels are known."""
+        norm = _dot(right, right)
+        is_finite = norm.isfinite()  # else a value is not, or too large to be squared: unknown pixels are NaN
+        right, norm = torch.where(is_finite, right, 0), torch.where(is_finite, norm, 0)
         solution, residual, direction = torch.zeros_like(right), right.clone(), torch.zeros_like(right)
-        limit = (tolerance * _dot(right, right).sqrt()).clamp(min=torch.finfo(right.dtype).tiny)
+        limit = (tolerance * norm.sqrt()).clamp(min=torch.finfo(right.dtype).tiny)
         before = torch.ones_like(limit)
         for _ in range(MAX_STEPS):
             is_open = _dot(residual, residual).sqrt() > limit  # one that is solved stays, whatever its batch needs
@@ -98,7 +101,7 @@ class _Grid:
             solution.addcmul_(direction, step)
             residual.addcmul_(image, step, value=-1)
             before = product
-        return solution
+        return torch.where(is_finite, solution, torch.nan)
 
 
 def _halve(fine: Tensor, coarse: Tensor, axis: int) -> None:

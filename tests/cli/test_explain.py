@@ -1,5 +1,6 @@
 """``fastcam explain``: what it writes and prints."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,16 @@ def test_classes_are_named_by_the_file_and_the_heat_is_on_the_square(work, color
     logits = torch.full((3,), -0.25)
     logits[index] = 0.75
     assert f"{logits.softmax(0)[index]:.1%}" in done.stdout
+
+
+def test_class_names_from_a_pipe(work):
+    """It can be read once."""
+    square(work / "photo.png", "red")
+    read, write = os.pipe()
+    os.write(write, b"apple\nleaf\nsea\n")
+    os.close(write)
+    assert "apple" in run("explain", "photo.png", *SMALL, "--classes", f"/dev/fd/{read}").stdout
+    os.close(read)
 
 
 def test_alpha_and_colormap_draw_on_the_photograph(work):

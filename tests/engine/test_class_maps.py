@@ -234,6 +234,7 @@ class Odd(nn.Module):
         ("body", {"target": 9}, r"`target` must lie in \[0, 4\)"),
         ("body", {"classes": 3}, "`classes` must divide the 4 channels of 'body', got 3"),
         ([], {}, "at least one module"),
+        ("body", {"fuse": "sum"}, '`fuse` must be "mean", "max" or None, got \'sum\''),
     ],
 )
 def test_mistakes(classifier, options, told):
@@ -271,10 +272,14 @@ def test_explain_takes_a_classifier():
         (["cam"], {}, r"`classifier` is an option of the one method \"cam\", got \['cam'\]"),
         ("cam", {"window": 8}, "cam of a classifier has no option 'window'; known: classes, classifier"),
         ("cam", {"target_layer": "body"}, "`target_layer` says nothing of the maps of a classifier"),
+        ("cam", {"layer_run": 0}, "`layer_run` says nothing of the maps of a classifier"),
+        ("cam", {"batch_size": 1}, "`batch_size` says nothing of the maps of a classifier"),
     ],
 )
 def test_mistakes_of_explain(method, options, told):
     with pytest.raises(TypeError, match=told):
         fastcam.explain(Pyramid().double().eval(), images(), method, 1, classifier="heads.0.cls_pred", **options)
+    with pytest.raises(TypeError, match="`classifier` must be a module, its name or a list of them, got NoneType"):
+        fastcam.explain(Pyramid().double().eval(), images(), "cam", 1, classifier=None)
     with pytest.raises(TypeError, match=r'did you mean fastcam.explain\(..., "cam", classifier=\)'):
         fastcam.Explainer(Pyramid(), "cam", classifier="heads.0.cls_pred")
