@@ -123,7 +123,7 @@ class Inputs:
         images = self.images
         if images.dim() != 4 or images.device.type != "cpu":
             return self
-        return replace(self, images=images.contiguous(memory_format=torch.channels_last))
+        return replace(self, images=as_channels_last(images))
 
     def with_copies(self, copies: Tensor, rows: Tensor) -> "Inputs":
         """Return the arguments for copies (M, C, *S) of the images; ``rows`` (M,) holds the image of each copy.
@@ -131,7 +131,7 @@ class Inputs:
         The copies get the images' memory layout.
         """
         if _is_channels_last(self.images) and copies.dim() == 4:
-            copies = copies.contiguous(memory_format=torch.channels_last)
+            copies = as_channels_last(copies)
         others = tuple(
             other if index in self.shared else tree_map_only(Tensor, lambda leaf: self._index_rows(leaf, rows), other)
             for index, other in enumerate(self.others)
@@ -167,8 +167,21 @@ class Inputs:
         return take_rows(other, rows) if self._has_rows(other) else other
 
 
+def as_channels_last(images: Tensor) -> Tensor:
+    """Return images (N, C, H, W) in channels_last.
+
+    Those of one channel lie in memory as they do in any layout, and torch leaves their strides as they are; but
+    convolutions go by the strides, and so do all layers behind them.
+    """
+    if images.shape[1] == 1:
+        return images.contiguous().squeeze(1).unsqueeze(-1).movedim(-1, 1)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 def _is_channels_last(images: Tensor) -> bool:
-    return images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    if images.dim() != 4 or not images.is_contiguous(memory_format=torch.channels_last):
+        return False
+    return images.stride(1) == 1 if images.shape[1] == 1 else not images.is_contiguous()
 
 
 def in_fast_layout(run: Callable[[Inputs], Result], inputs: Inputs) -> Result:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from fastcam.devices import uses_tf32
+from fastcam.model.inputs import as_channels_last
 from fastcam.preparation.agreement import Rounding
 from fastcam.preparation.compiled_parts import Arguments
 
@@ -38,8 +39,9 @@ class ComputeSettings:
         """Return the tensor in the memory layout of these settings."""
         if not self.channels_last or tensor.dim() not in (4, 5):
             return tensor
-        memory_format = torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d
-        return tensor.contiguous(memory_format=memory_format)
+        if tensor.dim() == 4:
+            return as_channels_last(tensor)
+        return tensor.contiguous(memory_format=torch.channels_last_3d)
 
     def convert(self, arguments: Arguments) -> Arguments:
         """Return the arguments in the precision and layout of these settings."""

@@ -123,3 +123,40 @@ def test_grey_and_many_channels(method, channels):
 def test_mistakes(inputs, error, text):
     with pytest.raises(error, match=text):
         fastcam.explain(conv_net(), inputs)
+
+
+class Layouts(nn.Module):
+    """A network that notes in what memory layout its convolutions return maps."""
+
+    def __init__(self, channels):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.body, self.head = nn.Conv2d(channels, 4, 3), nn.Conv2d(4, 5, 3), nn.Linear(5, 3)
+        self.seen = set()
+
+    def forward(self, x):
+        for layer in (self.stem, self.body):
+            x = layer(x).relu()
+            self.seen.add(x.stride(1) == 1)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("occlusion", {"window": 3, "stride": 3, "engine": "dense"}),
+        ("score_cam", {"target_layer": "body"}),
+        ("rise", {"masks": 8, "grid": 3}),
+        ("integrated_gradients", {"steps": 4}),
+    ],
+)
+def test_copies_are_channels_last_whatever_their_channels(method, options, channels):
+    """In memory one channel looks the same in any layout: convolutions go by the strides."""
+    model, images = Layouts(channels).eval(), torch.randn(2, channels, 12, 10)
+    found = fastcam.explain(model, images, method, 1, **options)
+    assert model.seen == {True} or method == "score_cam"  # whose first pass is in the images' own layout
+    model.seen.clear()
+    alone = fastcam.explain(model, images[:1], method, 1, **options)
+    torch.testing.assert_close(found.native[:1], alone.native, rtol=1e-4, atol=1e-5)
+    assert True in model.seen
