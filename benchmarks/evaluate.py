@@ -23,6 +23,7 @@ from benchmarks.results_io import write
 from benchmarks.scenes import scenes
 from fastcam import evaluate
 from fastcam.bench.timing import interleave
+from fastcam.model.inputs import as_channels_last
 
 PLACES, STEPS = 9, 10
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -62,7 +63,7 @@ def ranking() -> list[dict[str, Any]]:
 
 def forwards(model: nn.Module, images: Tensor, count: int, size: int = 8) -> Callable[[], None]:
     """Return the floor: so many forward passes of each image, in batches of a good size."""
-    batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size].contiguous(memory_format=torch.channels_last)
+    batch = as_channels_last(images.repeat(-(-size // len(images)), 1, 1, 1)[:size])
 
     def run() -> None:
         with torch.no_grad():

@@ -46,6 +46,16 @@ struct ImputePlane {
   }
 };
 
+// Masked vectors of AVX-512 take a third longer here than blends of AVX2.
+template <class Kernel, class... Args>
+void run_blended(const Args&... args) {
+#if FASTCAM_X86
+  static const bool has_avx2 = chosen_instruction_set() != InstructionSet::plain;
+  if (has_avx2) return run_avx2<Kernel>(args...);
+#endif
+  Kernel::run(args...);
+}
+
 template <class T>
 void impute_all(const ImputationOperands& found, double tolerance) {
   using Acc = accumulator_t<T>;
@@ -61,7 +71,7 @@ void impute_all(const ImputationOperands& found, double tolerance) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / channels, c = i % channels;
       const bool* mask = missing + n * positions;
-      if (i == begin || c == 0) run<SetEquations>(grid, mask);
+      if (i == begin || c == 0) run_blended<SetEquations>(grid, mask);
       const Plane<T> plane{values + n * images.stride(0) + c * images.stride(1),
                            mask,
                            filled + n * out.stride(0) + c * out.stride(1),
@@ -69,7 +79,7 @@ void impute_all(const ImputationOperands& found, double tolerance) {
                            images.stride(3),
                            out.stride(2),
                            out.stride(3)};
-      run<ImputePlane>(grid, plane, static_cast<Acc>(tolerance));
+      run_blended<ImputePlane>(grid, plane, static_cast<Acc>(tolerance));
     }
   });
 }
