@@ -40,8 +40,6 @@ MODULES = {
     "fastcam.features": "Features",
     "fastcam.ops": "Ops",
 }
-# Functions that have the name of the module they are in, which the reference takes for the module.
-HIDDEN = {"fastcam.evaluate": ("randomisation", "stability")}
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 
 
@@ -55,7 +53,6 @@ def main() -> None:
     for module, title in MODULES.items():
         with mkdocs_gen_files.open(f"reference/{module}.md", "w") as page:
             page.write(f"# {title}\n\n::: {module}\n")
-            page.writelines(f"\n::: {module}.{name}.{name}\n" for name in HIDDEN.get(module, ()))
 
 
 def linked(text: str, path: str, place: str) -> str:

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,6 +13,7 @@ from PIL import Image
 from fastcam.classifiers.preprocessing import write_png
 from fastcam.dataset.export import pictured, relative_path, source_of_maps
 from fastcam.dataset.reader import Maps
+from fastcam.dataset.records import JsonObject
 from fastcam.dataset.sources import SourceLike
 from fastcam.dataset.table import Row
 
@@ -68,7 +68,7 @@ def to_fiftyone(maps: Maps, out: str | Path, source: SourceLike) -> int:
     return count
 
 
-def _classes(row: Row, names: Sequence[str]) -> dict[str, Any]:
+def _classes(row: Row, names: Sequence[str]) -> JsonObject:
     """Return the fields of an image's label and predicted class."""
     found = {"ground_truth": row["label"], "prediction": _name_of(row["predicted"], names)}
     return {
@@ -91,14 +91,14 @@ def _field_names(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def _facts(row: Row, names: Sequence[str]) -> dict[str, Any]:
+def _facts(row: Row, names: Sequence[str]) -> JsonObject:
     """Return what is said of a row's map, as JSON has it."""
     score = row["score"]
     facts = {"target": row["target"], "target_name": _name_of(row["target"], names)}
     return {**facts, "score": score if score is not None and math.isfinite(score) else None}
 
 
-def _detection(row: Row, names: Sequence[str]) -> dict[str, Any]:
+def _detection(row: Row, names: Sequence[str]) -> JsonObject:
     """Return a row's box, by its corner, width and height as shares of the image."""
     left, top, right, bottom = row["box"]
     return {
@@ -110,7 +110,7 @@ def _detection(row: Row, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _different(boxes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _different(boxes: Sequence[JsonObject]) -> list[JsonObject]:
     """Return boxes once, of which every method has one."""
     return list({box["index"]: box for box in boxes}.values())
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 Kind = Literal["text", "number", "truth"]
 Columns: TypeAlias = Mapping[str, Kind]
@@ -84,7 +84,7 @@ class Condition:
             raise ValueError(f"a text has at most {LONGEST} characters, got {len(self.value)}")
 
 
-def read_conditions(values: Any, columns: Columns = COLUMNS) -> list[Condition]:
+def read_conditions(values: object, columns: Columns = COLUMNS) -> list[Condition]:
     """Return the conditions on columns in a list of objects with "column", "operator" and perhaps "value".
 
     Raises:

@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from fastcam import render
+from fastcam.dataset.table import Row
 from fastcam.pictures.boxes import draw_boxes
 from fastcam.pictures.captions import captioned
 from fastcam.pictures.page import Page
@@ -17,7 +17,7 @@ from fastcam.view.table import Table
 
 SIDE = 224  # of a picture on a sheet, the longer one
 COLUMNS = 8  # of a sheet
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Row]
 
 
 def as_csv(table: Table, rows: Rows) -> str:
@@ -35,7 +35,7 @@ def as_page(
     table: Table, rows: Rows, maps: MapValues, photographs: Photographs, colormap: str, column: str | None
 ) -> str:
     """Return the maps of rows as a page in one file, those of one image side by side, with the numbers of a column."""
-    groups: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[int, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["store"], row["image_id"]), []).append(row)
     made = Page(", ".join(table.names), colormap)
@@ -69,7 +69,7 @@ def as_sheet(
     return buffer.getvalue()
 
 
-def title(row: Mapping[str, Any], column: str | None) -> str:
+def title(row: Row, column: str | None) -> str:
     """Return what a map is called beside its photograph: with the number of a column, or with its score."""
     label = row["target_name"] or ("" if row["target"] is None else f"class {row['target']}")
     number = "" if row["detection"] is None else f"detection {row['detection']}"
@@ -79,6 +79,6 @@ def title(row: Mapping[str, Any], column: str | None) -> str:
     return ", ".join(part for part in (row["method"], label, number, score) if part) or row["status"]
 
 
-def _harmless(value: Any) -> Any:
+def _harmless(value: object) -> object:
     """Return a cell that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -5,9 +5,8 @@ import io
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from fastcam.dataset.decode import Limits, decode_image
 from fastcam.dataset.export import read_preprocessing
 from fastcam.dataset.reader import Maps
 from fastcam.dataset.sources import Item, Source, source_of
+from fastcam.dataset.table import Row
 from fastcam.view.table import Table
 
 _STEPS = 65535  # of a map's values between its lowest and highest
@@ -24,7 +24,7 @@ _LISTED = 4  # shards whose images are listed at a time
 _KEPT_BYTES = 64 * 2**20  # of thumbnails
 
 
-def encoded(maps: Sequence[tuple[Mapping[str, Any], npt.NDArray[np.float32]]]) -> bytes:
+def encoded(maps: Sequence[tuple[Row, npt.NDArray[np.float32]]]) -> bytes:
     """Return maps for the page, each with what is said of it: see :meth:`MapValues.encoded`."""
     heads, parts, start = [], [], 0
     for said, values in maps:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -16,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 import fastcam.pictures
 from fastcam import render
+from fastcam.dataset.table import Row
 from fastcam.view import exports
 from fastcam.view.conditions import OPERATORS, Condition, read_conditions
 from fastcam.view.gate import Gate
@@ -77,7 +77,7 @@ class _Routes:
             places = _places(query["places"])
             return JSONResponse({"count": len(places), "rows": _plain(self.table.of_places(places))})
         offset, limit = _number(query.get("offset", "0")), min(_number(query.get("limit", "100")), MOST_ROWS)
-        found: dict[str, Any] = {"rows": _plain(self._chosen(query, limit, offset))}
+        found: Row = {"rows": _plain(self._chosen(query, limit, offset))}
         if offset == 0:
             found["count"] = self.table.count(self._conditions(query))
         return JSONResponse(found)
@@ -162,7 +162,7 @@ class _Routes:
         """Return what a query asks of rows."""
         return read_conditions(json.loads(query.get("where", "[]")), self.table.columns)
 
-    def _chosen(self, query: QueryParams, limit: int, offset: int = 0) -> list[dict[str, Any]]:
+    def _chosen(self, query: QueryParams, limit: int, offset: int = 0) -> list[Row]:
         """Return rows that a query asks for, in its order."""
         sort, is_descending = query.get("sort", "place"), query.get("descending") == "1"
         return self.table.page(self._conditions(query), sort, is_descending, offset, limit)
@@ -259,7 +259,7 @@ def _places(text: str) -> list[int]:
     return places
 
 
-def _number(value: Any) -> int:
+def _number(value: object) -> int:
     """Return a whole number that is not negative.
 
     Raises:
@@ -272,11 +272,11 @@ def _number(value: Any) -> int:
     raise ValueError(f"a whole number was expected, got {str(value)[:50]!r}")
 
 
-def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _plain(rows: list[Row]) -> list[Row]:
     return [{name: _finite(value) for name, value in row.items()} for row in rows]
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     """Return a value as JSON has it: infinities and NaN as texts."""
     if isinstance(value, float) and value - value != 0:
         return str(value)

@@ -109,7 +109,7 @@ def _by_shape(table: pa.Table) -> Iterator[tuple[npt.NDArray[np.int64], Floats]]
 def _groups(table: pa.Table, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return a number for each row that rows of the same image and class share."""
     images, targets = (table[name].take(rows).to_pylist() for name in ("image_id", "target"))
-    numbers: dict[tuple[Any, Any], int] = {}
+    numbers: dict[tuple[object, object], int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in zip(images, targets, strict=True)])
 
 

@@ -1,7 +1,7 @@
 """The rows of one or more folders of maps, in a table in memory, without their maps, that is filtered and sorted."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from fastcam.dataset.reader import Maps
+from fastcam.dataset.table import Row
 from fastcam.view.conditions import COLUMNS, OF_MAPS, Columns, Condition, where
 from fastcam.view.scores import Scores
 from fastcam.view.statistics import Floats, MeanKey, statistics_of
@@ -86,7 +87,7 @@ class Table:
         """Give the memory back."""
         self._database.close()
 
-    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query of this module's own, whose values come from outside.
 
         Raises:
@@ -111,7 +112,7 @@ class Table:
 
     def page(
         self, conditions: Sequence[Condition], sort: str, is_descending: bool, offset: int, limit: int
-    ) -> list[dict[str, Any]]:
+    ) -> list[Row]:
         """Return some rows, each with its ``place`` in the table, by which its map and photograph are asked for.
 
         Args:
@@ -155,17 +156,17 @@ class Table:
                 self._means = [each.means for each in found]
             return self._means
 
-    def _where(self, conditions: Sequence[Condition], *columns: str) -> tuple[str, list[Any]]:
+    def _where(self, conditions: Sequence[Condition], *columns: str) -> tuple[str, list[str | float | bool]]:
         """Return a WHERE clause and its values, after the columns that it needs have been made."""
         if any(name in OF_MAPS for name in (*columns, *(each.column for each in conditions))):
             self.means()
         return where(conditions)
 
-    def of_places(self, places: Sequence[int]) -> list[dict[str, Any]]:
+    def of_places(self, places: Sequence[int]) -> list[Row]:
         """Return the rows of places, as :meth:`page` does; unknown ones are left out."""
         return self._rows("WHERE rows.rowid IN (SELECT unnest(?)) ORDER BY rows.rowid", [list(places)])
 
-    def _rows(self, end: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+    def _rows(self, end: str, values: Sequence[object]) -> list[Row]:
         names = [*_NAMES, *self.measures]
         columns = ", ".join(f'"{name}"' for name in names)
         found = self.query(f"SELECT rows.rowid AS place, {columns} FROM {_SOURCE} {end}", values)
@@ -187,7 +188,7 @@ class Table:
         found = self.query(f'SELECT "{column}", count(*) AS n FROM {_SOURCE} GROUP BY 1 ORDER BY n DESC, 1 LIMIT 200')
         return [(value, number) for value, number in found]
 
-    def histogram(self, column: str, conditions: Sequence[Condition]) -> dict[str, Any]:
+    def histogram(self, column: str, conditions: Sequence[Condition]) -> Row:
         """Return the counts of equal bins over a column of numbers, and their edges."""
         if self.columns.get(column) != "number":
             raise ValueError(f"a histogram is of a column of numbers, got {column!r}")
@@ -225,7 +226,7 @@ class Table:
             "FROM rows JOIN tags ON rows.rowid = tags.place ORDER BY rows.rowid"
         )
 
-    def tag_again(self, tags: Sequence[Mapping[str, Any]], store: int) -> None:
+    def tag_again(self, tags: Sequence[Row], store: int) -> None:
         """Set tags that were kept, by the values that tell rows apart."""
         with self._lock:
             for each in tags:

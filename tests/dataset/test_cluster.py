@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -223,9 +224,9 @@ def test_errors_on_a_node_are_raised_in_the_driver(tmp_path, address):
     with pytest.raises(RuntimeError, match=r"^node \S+: .*no_such"):
         run(source, tmp_path / "out", ray=address, target_layer="no_such")
     small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
-    script = torch.jit.trace(small, torch.zeros(1, 3, 16, 16))
+    small.lock = threading.Lock()  # nobody can pickle it
     with pytest.raises(RuntimeError, match="cannot be sent to the nodes"):
-        run(source, tmp_path / "script", script, ray=address, method="saliency", target_layer=None)
+        run(source, tmp_path / "small", small, ray=address, method="saliency", target_layer=None)
 
 
 def test_a_node_that_does_not_see_the_files_refuses(tmp_path):

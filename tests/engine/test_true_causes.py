@@ -59,7 +59,6 @@ def test_names_of_methods_in_other_spellings(name, meant):
         ("target_layers", "target_layer"),
         ("target_category", "target"),
         ("n_steps", "steps"),
-        ("classifier", "fastcam.class_maps"),
     ],
 )
 def test_names_of_options_in_other_tools(option, meant):

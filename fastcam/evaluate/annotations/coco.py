@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastcam.dataset.records import JsonObject
 from fastcam.evaluate.annotations.regions import Annotation, Mask, Region, Size, check_box, check_size
 
 
@@ -24,7 +25,7 @@ def read(file: Path) -> dict[str, Annotation]:
         content = json.loads(file.read_bytes())
         images = {image["id"]: image for image in content["images"]}
         names = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
-        objects: defaultdict[object, list[Mapping[str, Any]]] = defaultdict(list)
+        objects: defaultdict[object, list[JsonObject]] = defaultdict(list)
         for each in content["annotations"]:
             objects[each["image_id"]].append(each)
         return {str(image["file_name"]): _annotation(image, objects[key], names) for key, image in images.items()}
@@ -33,7 +34,7 @@ def read(file: Path) -> dict[str, Annotation]:
         raise ValueError(f"{str(file)!r} is no COCO JSON with images, annotations and categories ({what})") from None
 
 
-def _annotation(image: Mapping[str, Any], objects: Sequence[Mapping[str, Any]], names: Mapping[Any, str]) -> Annotation:
+def _annotation(image: JsonObject, objects: Sequence[JsonObject], names: Mapping[object, str]) -> Annotation:
     name, size = str(image["file_name"]), None
     if image.get("height") and image.get("width"):
         size = int(image["height"]), int(image["width"])
@@ -43,7 +44,7 @@ def _annotation(image: Mapping[str, Any], objects: Sequence[Mapping[str, Any]], 
         return Annotation(name, (), size, f"the annotation cannot be read: {error}")
 
 
-def _region(each: Mapping[str, Any], size: Size | None, names: Mapping[Any, str]) -> Region:
+def _region(each: JsonObject, size: Size | None, names: Mapping[object, str]) -> Region:
     category = each.get("category_id")
     label = names.get(category, "" if category is None else str(category))
     box = None

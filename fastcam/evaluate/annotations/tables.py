@@ -3,10 +3,10 @@
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from fastcam.dataset.table import Row
 from fastcam.evaluate.annotations.regions import Annotation, Region, Size, check_box
 
 COLUMNS = ("image_id", "left", "top", "right", "bottom")
@@ -26,13 +26,13 @@ def read(file: Path) -> dict[str, Annotation]:
     if missing or not rows:
         what = f"has no column {', '.join(missing)}" if missing else "has no rows"
         raise ValueError(f"{str(file)!r} {what}: a table of boxes has {', '.join(COLUMNS)}")
-    by_image: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    by_image: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_image[str(row["image_id"])].append(row)
     return {image_id: _annotation(image_id, each) for image_id, each in by_image.items()}
 
 
-def _rows(file: Path) -> Iterable[Mapping[str, Any]]:
+def _rows(file: Path) -> Iterable[Row]:
     try:
         if file.suffix == ".parquet":
             import pyarrow.parquet as pq
@@ -45,7 +45,7 @@ def _rows(file: Path) -> Iterable[Mapping[str, Any]]:
         raise ValueError(f"{str(file)!r} cannot be read as a table: {error}") from None
 
 
-def _annotation(image_id: str, rows: Iterable[Mapping[str, Any]]) -> Annotation:
+def _annotation(image_id: str, rows: Iterable[Row]) -> Annotation:
     try:
         regions = []
         size: Size | None = None
@@ -59,7 +59,7 @@ def _annotation(image_id: str, rows: Iterable[Mapping[str, Any]]) -> Annotation:
         return Annotation(image_id, (), None, f"the annotation cannot be read: {error}")
 
 
-def _size(row: Mapping[str, Any]) -> Size | None:
+def _size(row: Row) -> Size | None:
     if not row.get("width") or not row.get("height"):
         return None
     return int(_number(row["height"], "height")), int(_number(row["width"], "width"))

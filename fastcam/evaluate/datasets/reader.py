@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastcam.dataset.reader import Maps
 from fastcam.dataset.summary import classes_of_labels
+from fastcam.dataset.table import Row
 from fastcam.evaluate.bootstrap import interval, pooled_interval
 from fastcam.evaluate.datasets.rows import SCHEMA
 from fastcam.evaluate.registry import Measure, get_measure
@@ -101,7 +102,7 @@ class Evaluations:
         """Return the details (rows, ...) of a measure, by name, of the maps that have a value."""
         is_chosen = (pc.field("measure") == measure) & (pc.field("method") == method) & (pc.field("layer") == layer)
         rows = self.dataset().to_table(["details"], filter=is_chosen & pc.field("value").is_valid())
-        columns: dict[str, list[Any]] = {}
+        columns: dict[str, list[object]] = {}
         for each in rows["details"].to_pylist():
             for name, values in each or ():
                 columns.setdefault(name, []).append(values)
@@ -174,8 +175,8 @@ def _mean_over_classes(details: dict[str, Tensor]) -> Tensor:
     return (places.bincount(values) / places.bincount()).mean()
 
 
-def _errors(rows: list[dict[str, Any]], classes: Mapping[str, set[int]]) -> dict[str, list[float]]:
-    by_image: dict[str, list[dict[str, Any]]] = {}
+def _errors(rows: list[Row], classes: Mapping[str, set[int]]) -> dict[str, list[float]]:
+    by_image: dict[str, list[Row]] = {}
     for row in rows:
         if row["label"] in classes and row["value"] is not None and row["target"] is not None:
             by_image.setdefault(row["image_id"], []).append(row)
