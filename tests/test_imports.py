@@ -76,8 +76,8 @@ ALLOWED = {
     "preparation ragged reshape scale targets",
     "__init__": "_public render",
     "bench": "__init__ classifiers explainer methods model ops render",
-    "dataset": "__init__ artefacts classifiers devices explainer explanation model postprocess preparation render "
-    "targets",
+    "dataset": "__init__ artefacts classifiers devices explainer explanation inspect model postprocess preparation "
+    "render targets",
     "evaluate": "classifiers dataset devices engine explainer explanation foreground methods model ops preparation "
     "ragged render targets",
     "features": "classifiers dataset explainer inspect model render",

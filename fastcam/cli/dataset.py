@@ -84,6 +84,14 @@ def map_(
         Resolution, typer.Option(help="Size of the layer's map, or of the input.")
     ] = Resolution.native,
     dtype: Annotated[MapType, typer.Option(help="Of the maps; uint8 is scaled to 0..255.")] = MapType.float16,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep a vector of each image too, for `fastcam neighbours`: of this layer, or hidden for the last "
+            "hidden one.",
+            show_default=False,
+        ),
+    ] = None,
     reshape: options.Tokens = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Measure for ten seconds what each stage can do here; write no maps.")
@@ -109,6 +117,7 @@ def map_(
             "preprocessing": _preprocessing_of(classifier, maps.target, geometry),
             "resolution": resolution.value,
             "dtype": dtype.value,
+            "features": features,
             **reading.settings(),
             **running.settings(),
             **prepared.settings(),

@@ -60,7 +60,7 @@ class Metric(StrEnum):
     euclidean = "euclidean"
 
 
-Folder = Annotated[Path, typer.Argument(help="Output folder of `fastcam features`.")]
+Folder = Annotated[Path, typer.Argument(help="Output folder of `fastcam features`, or of `fastcam map --features`.")]
 Distance = Annotated[Metric, typer.Option(help="Of the vectors.")]
 PictureSource = Annotated[
     str | None, typer.Option(help="What the features are of, where the pictures are no files of their own.")

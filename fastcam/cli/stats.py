@@ -61,6 +61,8 @@ def stats(
 
 def _result_of(identity: Mapping[str, object]) -> str:
     """Return what a folder has of every image."""
+    if "maps" in identity:
+        return "map"
     return "vector" if "features" in identity else "result" if "neurons" in identity else "map"
 
 

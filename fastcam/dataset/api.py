@@ -50,6 +50,7 @@ def run(
     decoder: Decoder | None = None,
     precision: Precision | None = None,
     compile: bool = False,
+    features: str | nn.Module | None = None,
     ray: Cluster | str | None = None,
     devices: OnDevices | None = None,
     report: Report | None = None,
@@ -85,6 +86,9 @@ def run(
             what they are resized to: in 0.6 of the time for twelve megapixels, with inputs that differ by some 1/255.
         precision: as for :class:`fastcam.Explainer`.
         compile: as for :class:`fastcam.Explainer`.
+        features: "hidden" for the last hidden layer, or a layer: its mean over the positions is kept beside the maps of
+            each image, as :func:`fastcam.features.run` makes it, for :func:`fastcam.features.open`. It comes from the
+            pass that explains the image; with ``precision`` or ``compile`` from a pass of its own.
         ray: None runs in this process; a :class:`Cluster`, or its address, on the nodes of a Ray cluster.
         devices: of this machine to run on, each in a process of its own: ["cuda:0", "cuda:1"], [0, 1], or "all" GPUs.
         report: called with the :class:`Progress` after every batch and commit.
@@ -117,6 +121,7 @@ def run(
         decoder=decoder,
         precision=precision,
         compile=compile,
+        features=features,
         **options,
     )
     return run_job(job, report or (lambda progress: None), ray, devices)

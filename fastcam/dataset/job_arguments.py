@@ -18,6 +18,7 @@ from fastcam.dataset.job import Job, device_of
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.rows import MapRows
 from fastcam.dataset.sources import SourceLike, source_of
+from fastcam.dataset.vectors import HIDDEN, VectorFormat, WithVectors
 from fastcam.dataset.work import MapWork, Work
 from fastcam.model.layers import TargetLayer
 from fastcam.postprocess import Fusion
@@ -48,6 +49,7 @@ def make_job(
     decoder: Decoder | None = None,
     precision: Precision | None = None,
     compile: bool = False,
+    features: str | nn.Module | None = None,
     **options: Any,
 ) -> Job:
     """Return the job of a run; the arguments are those of :func:`run`.
@@ -74,11 +76,15 @@ def make_job(
         "target_layer": layer_names(classifier.model, target_layer),
         "target": described,
     }
+    work: Work = MapWork(explainer_options, chosen, rows)
+    if features is not None:
+        vectors = vector_format(classifier.model, None if features == HIDDEN else features)
+        work, settings = WithVectors(work, vectors), settings | vectors.settings
     return job_of(
         source,
         classifier,
         out,
-        MapWork(explainer_options, chosen, rows),
+        work,
         settings,
         preprocessing=preprocessing,
         batch_size=batch_size,
@@ -171,6 +177,19 @@ def job_of(
         shard_size=shard_size,
         workers=workers,
     )
+
+
+def vector_format(model: nn.Module, layer: str | nn.Module | None, **settings: Any) -> VectorFormat:
+    """Return the format of vectors of a layer, a module of the model or its name; None for the last hidden layer.
+
+    Raises:
+        TypeError: for several layers.
+        ValueError: for unknown settings.
+    """
+    name = layer_names(model, layer)
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"`layer` must be one module of the model or its name, got {name!r}")
+    return VectorFormat(name, **settings)
 
 
 def layer_names(model: nn.Module, target_layer: TargetLayer) -> object:

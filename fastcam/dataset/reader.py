@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from fastcam.dataset.records import Commit, JsonObject
 from fastcam.dataset.store import Store
 from fastcam.dataset.table import SCHEMA, Map, Row, decode_map, read_shard
+from fastcam.dataset.vectors import COLUMN
 
 MAX_CACHED_BYTES = 512 * 2**20  # of shards in memory: those of ImageNet with maps of 7 x 7
 READ_BATCH_SIZE = 64  # rows
@@ -167,12 +168,12 @@ class Maps:
         return self._locations[image_id]
 
     def read_shard(self, commit: Commit) -> Shard:
-        """Return the rows of a shard, and the size of the model's input.
+        """Return the rows of a shard without feature vectors, and the size of the model's input.
 
         Raises:
             ValueError: for a damaged shard.
         """
-        table = read_shard(self.store.data(commit))
+        table = read_shard(self.store.data(commit), without=COLUMN)
         return table, tuple(json.loads(table.schema.metadata[b"fastcam"])["size"])
 
     def stats(self) -> Stats:

@@ -97,8 +97,13 @@ def encode_shard(rows: pa.Table, metadata: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def read_shard(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+def read_shard(data: bytes, columns: Sequence[str] | None = None, without: str | None = None) -> pa.Table:
     """Return the table of a shard, its checksums verified.
+
+    Args:
+        data: the Parquet file.
+        columns: names; None for all.
+        without: the name of one that is not read, if it is there.
 
     Raises:
         ValueError: for damaged bytes.
@@ -106,6 +111,7 @@ def read_shard(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         # On one thread: a shard is small, and threads for its columns take longer to start than to read.
-        return file.read(None if columns is None else list(columns), use_threads=False)
+        names = file.schema_arrow.names if columns is None else columns
+        return file.read([name for name in names if name != without], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(str(error).strip().split("\n", maxsplit=1)[0]) from error

@@ -9,7 +9,6 @@
 from fastcam.dataset import Limits  # and says what is missing where pyarrow is
 from fastcam.features.api import run
 from fastcam.features.exact_search import Neighbours, search
-from fastcam.features.extraction import Extracted, Extractor
 from fastcam.features.layouts import layout
 from fastcam.features.mosaic import cells_of, colors_of_names, colors_of_scores, filled_grid, scatter
 from fastcam.features.neighbours import nearest
@@ -17,6 +16,7 @@ from fastcam.features.queries import Query, neighbours_of, query_by_id, query_of
 from fastcam.features.reader import Features
 from fastcam.features.sheets import neighbour_sheet
 from fastcam.features.thumbnails import Thumbnails
+from fastcam.inspect.extraction import Extracted, Extractor
 
 open = Features  # for calls like fastcam.features.open(folder)
 

@@ -9,11 +9,12 @@ from fastcam.classifiers.models import Classifier
 from fastcam.dataset.api import run_job
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.devices import OnDevices
-from fastcam.dataset.job_arguments import Feeding, classifier_of, job_of, layer_names
+from fastcam.dataset.job_arguments import Feeding, classifier_of, job_of, vector_format
 from fastcam.dataset.runner import Progress, Report
 from fastcam.dataset.sources import SourceLike
-from fastcam.features.extraction import Pool
-from fastcam.features.rows import FeatureWork, VectorType
+from fastcam.dataset.vectors import VectorType
+from fastcam.features.rows import FeatureWork
+from fastcam.inspect.extraction import Pool
 
 
 def run(
@@ -57,15 +58,6 @@ def run(
         ValueError, TypeError, RuntimeError: for invalid arguments or a failed run; committed shards are kept.
     """
     classifier = classifier_of(model, feeding.get("preprocessing"))
-    name = layer_names(classifier.model, layer)
-    if name is not None and not isinstance(name, str):
-        raise TypeError(f"`layer` must be one module of the model or its name, got {name!r}")
-    job = job_of(
-        source,
-        classifier,
-        out,
-        FeatureWork(name, pool, dtype),
-        {"features": {"layer": name, "pool": pool, "dtype": dtype}},
-        **feeding,
-    )
+    vectors = vector_format(classifier.model, layer, pool=pool, dtype=dtype)
+    job = job_of(source, classifier, out, FeatureWork(vectors), vectors.settings, **feeding)
     return run_job(job, report or (lambda progress: None), ray, devices)

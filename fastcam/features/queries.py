@@ -16,9 +16,9 @@ from fastcam.dataset.job import device_of
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.sources import Item
 from fastcam.features.exact_search import Metric, Neighbours, Vectors
-from fastcam.features.extraction import Extractor
 from fastcam.features.neighbours import nearest
 from fastcam.features.reader import Features
+from fastcam.inspect.extraction import Extractor
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Reader for a folder of features: all vectors in memory, and what is known of their images."""
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fastcam.dataset.reader import Maps
+from fastcam.dataset.rows import repeated
 from fastcam.dataset.table import read_shard
+from fastcam.dataset.vectors import LAYER, TOO_LARGE
 from fastcam.features.exact_search import Vectors, lengths_of
 
 _COLUMNS = ("image_id", "path", "sha256", "label", "predicted", "score", "layer", "feature")
@@ -22,7 +25,7 @@ class Features:
     Images without a vector are left out.
 
     Args:
-        folder: output folder of :func:`fastcam.features.run`.
+        folder: output folder of :func:`fastcam.features.run`, or of :func:`fastcam.dataset.run` with ``features``.
 
     Attributes:
         vectors: (N, D).
@@ -36,7 +39,9 @@ class Features:
         self._rows = Maps(folder)
         self.folder = Path(folder)
         if "features" not in self._rows.identity:
-            raise ValueError(f"{str(folder)!r} holds the results of another command than `fastcam features`")
+            raise ValueError(
+                f"{str(folder)!r} holds no vectors: `fastcam features` makes them, or `fastcam map --features`"
+            )
         tables = [_read(self._rows.store.data(commit)) for commit in self._rows.commits]
         table = pa.concat_tables(tables) if tables else None
         if table is None or not len(table):
@@ -92,7 +97,8 @@ class Features:
         """Return why an image of the dataset has no vector; None for one that has, or is not there."""
         if image_id in self._numbers or image_id not in self._rows:
             return None
-        return str(self._rows.rows(image_id)[0]["status"])
+        status = str(self._rows.rows(image_id)[0]["status"])
+        return status if status != "ok" else "not finite, or " + TOO_LARGE  # beside a map that is
 
     def of_content(self, sha256: str) -> int | None:
         """Return the place of the image whose encoded bytes have this digest; None if there is none."""
@@ -109,6 +115,9 @@ class Features:
 
 def _read(data: bytes) -> pa.Table:
     table = read_shard(data, _COLUMNS)
+    layer = json.loads(table.schema.metadata[b"fastcam"]).get(LAYER)
+    if layer is not None:  # beside maps, whose layer is another one
+        table = table.set_column(table.column_names.index("layer"), "layer", repeated(layer, len(table)))
     return table.filter(pc.is_valid(table["feature"]))
 
 

@@ -81,6 +81,8 @@ def run(
     """
     options = dict(measure_options or {})
     check_measures(measures, options, annotations is not None, has_model=True)
+    if settings.get("features") is not None:
+        raise ValueError("`features` are kept beside maps, by fastcam.dataset.run, not beside measures")
     job = make_job(source, model, out, **settings)
     preprocessing = job.loader.preprocessing
     filled = _with_colours(measures, options, preprocessing)

@@ -1,8 +1,10 @@
 """The feature vectors of images: the last hidden layer, or the pooled activations of a named one."""
 
 import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from fastcam.model import running
 from fastcam.model.capture import Layer
 
 Pool: TypeAlias = Literal["mean", "max", "none"]
+Result = TypeVar("Result")
 
 
 class Extracted(NamedTuple):
@@ -61,31 +64,73 @@ class Extractor:
         Raises:
             ValueError: for a model without a linear layer where none is named, or a layer without such an output.
         """
+        with running.preserve_state(self.model), self._pooling(images, lambda: True) as seen:
+            output = running.call(self.model, images)
+        if not seen:
+            raise RuntimeError(f"layer {self.name!r} was not reached in the forward pass")
+        return Extracted(seen[-1], output)
+
+    def alongside(self, images: Tensor, run: Callable[[], Result]) -> tuple[Result, Tensor]:
+        """Return what a function returns that runs the model, and the vectors of images (N, C, *S).
+
+        Where one of its passes is of these very images, as the first one of an explanation is, the vectors come from
+        that pass; otherwise from a pass of their own.
+
+        Raises:
+            ValueError: as a call.
+        """
+        thread, is_of_images = threading.get_ident(), False
+        vectors: list[Tensor] = []
+
+        def begin(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            nonlocal is_of_images
+            if threading.get_ident() == thread:
+                seen.clear()
+                leaves = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+                is_of_images = not vectors and any(_are_equal(leaf, images) for leaf in leaves)
+
+        def end(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            if threading.get_ident() == thread and is_of_images and seen:
+                vectors.append(seen[-1])
+
+        with self._pooling(images, lambda: is_of_images) as seen, contextlib.ExitStack() as stack:
+            stack.callback(self.model.register_forward_pre_hook(begin).remove)
+            stack.callback(self.model.register_forward_hook(end).remove)
+            result = run()
+        return result, vectors[0] if vectors else self(images).vectors
+
+    def _resolved(self, images: Tensor) -> Layer:
+        """Return the layer, looked for in a pass of one image the first time."""
         if self._found is None:
             self._found, self._is_head = find_head(self.model, images[:1]), True
         elif not self._is_resolved:
             self._found = with_map(self.model, self._found, images[:1])
         self._is_resolved = True
-        return self._run(self._found, images)
+        return self._found
 
-    def _run(self, layer: Layer, images: Tensor) -> Extracted:
-        seen: list[Tensor] = []  # pooled at once: what comes behind the layer may work in place
+    @contextlib.contextmanager
+    def _pooling(self, images: Tensor, is_wanted: Callable[[], bool]) -> Iterator[list[Tensor]]:
+        """Yield a list to which wanted runs of the layer on images add their vectors.
+
+        They are pooled at once: what comes behind the layer may work in place.
+        """
+        layer, thread = self._resolved(images), threading.get_ident()
+        seen: list[Tensor] = []
 
         def see(_: Layer, tensors: list[Tensor]) -> None:
-            seen.append(self._pooled(maps_of(layer, tensors, len(images))))
+            if is_wanted():
+                seen.append(self._pooled(maps_of(layer, tensors, len(images))))
 
         def see_input(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            seen.append(self._pooled(_channels_second(module, arguments[0].detach())))
+            if threading.get_ident() == thread and is_wanted():
+                seen.append(self._pooled(_channels_second(module, arguments[0].detach())))
 
-        with running.preserve_state(self.model), contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             if self._is_head:
                 stack.callback(layer.module.register_forward_pre_hook(see_input).remove)
             else:
                 stack.enter_context(watching([layer], see))
-            output = running.call(self.model, images)
-        if not seen:
-            raise RuntimeError(f"layer {layer.name!r} was not reached in the forward pass")
-        return Extracted(seen[-1], output)
+            yield seen
 
     def _pooled(self, values: Tensor) -> Tensor:
         """Return activations (N, D, *S) as vectors, in memory of their own."""
@@ -134,6 +179,11 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _are_same(values: Tensor, output: Tensor) -> bool:
     return values.numel() == output.numel() and torch.equal(values.flatten(), output.flatten())
+
+
+def _are_equal(values: Tensor, images: Tensor) -> bool:
+    is_alike = values.shape == images.shape and values.dtype == images.dtype and values.device == images.device
+    return is_alike and torch.equal(values, images)
 
 
 def _channels_second(module: nn.Module, values: Tensor) -> Tensor:
