@@ -67,6 +67,7 @@ bench: $(VENV)/developing  ## ops, methods and end to end beside the peers; writ
 	$(BIN)/python -m benchmarks.dataset
 	$(BIN)/python -m benchmarks.dataset_costs
 	$(BIN)/python -m benchmarks.large_photographs
+	$(BIN)/python -m benchmarks.object_store
 	$(BIN)/python -m benchmarks.exported
 	$(BIN)/python -m benchmarks.evaluate
 	$(BIN)/python -m benchmarks.inspect

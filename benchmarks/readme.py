@@ -24,7 +24,7 @@ TABLES = {
         explaining.ops,
     ),
     PACKAGE / "compat" / "README.md": (peers.pytorch_grad_cam, peers.torchcam, peers.captum),
-    PACKAGE / "dataset" / "README.md": (datasets.dataset_costs,),
+    PACKAGE / "dataset" / "README.md": (datasets.dataset_costs, datasets.object_store),
     PACKAGE / "evaluate" / "README.md": (judging.measures, judging.ranking, judging.measures_speed),
     PACKAGE / "features" / "README.md": (datasets.likeness,),
     PACKAGE / "inspect" / "README.md": (datasets.inspecting,),

@@ -28,6 +28,17 @@ def dataset_costs() -> str:
     return markdown(["what", "value"], rows) + "\n\n" + describe(result["hardware"])
 
 
+def object_store() -> str:
+    """What a run over an object store takes, beside one over the disk."""
+    result = load("object_store")
+    rows = [
+        [str(row["delay_ms"]), *(f"{row[name]:.1f}" for name in ("ahead", "without", "alone"))]
+        for row in result["rows"]
+    ]
+    header = ["milliseconds a request", "the run", "the run without reading ahead", "reading the files, no run"]
+    return markdown(header, rows) + "\n\n" + describe(result["hardware"])
+
+
 def large_photographs() -> str:
     """What decoding twelve megapixels costs, and changes."""
     result = load("large_photographs")

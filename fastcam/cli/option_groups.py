@@ -239,6 +239,9 @@ class SubsetOptions:
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many of them.")] = None
     sample: Annotated[int | None, typer.Option(min=1, help="Only so many of them, at random.")] = None
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0
+    shuffle_seed: Annotated[
+        int | None, typer.Option(help="In the random order of this seed, not that of their names.", show_default=False)
+    ] = None
 
     def select(self, source: str | list[str]) -> "Source":
         """Return the chosen images of a source.
@@ -250,7 +253,13 @@ class SubsetOptions:
 
         chosen = options.read_lines(self.ids, "ids") if self.ids else None
         return dataset.select(
-            source, where=self.where, ids=chosen, limit=self.limit, sample=self.sample, seed=self.seed
+            source,
+            where=self.where,
+            ids=chosen,
+            limit=self.limit,
+            sample=self.sample,
+            seed=self.seed,
+            shuffle_seed=self.shuffle_seed,
         )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from fastcam.classifiers.preprocessing import Pixels, Preprocessing
 from fastcam.dataset.decode import Decoder, Limits, Size, decode_pixels, decode_scaled
 from fastcam.dataset.records import Span
-from fastcam.dataset.sources import Item, Source
+from fastcam.dataset.sources import Item
+from fastcam.dataset.sources.remote import UnreachableError
 
 MAX_IMAGES_PER_TASK = 8  # of a thread
 MIN_TASKS = 16  # for an even load of the threads
@@ -59,7 +60,11 @@ class Loader:
     decoder: Decoder = "pillow"
 
     def __call__(self, item: Item) -> LoadedImage:
-        """Load one image; any error becomes the reason."""
+        """Load one image; any error becomes the reason.
+
+        Raises:
+            UnreachableError: where the store of all images does not answer.
+        """
         label, sha256, start = item.label, None, time.perf_counter()
         try:
             image = item.read(self.limits)
@@ -74,6 +79,8 @@ class Loader:
             tensor = pixels if isinstance(pixels, Tensor) else self.preprocessing(pixels)
             seconds = (read - start, decoded - read, time.perf_counter() - decoded)
             return LoadedImage(item, label, sha256, tensor, seconds=seconds, size=None if size is None else size[::-1])
+        except UnreachableError:
+            raise
         except Exception as error:  # damaged files, or errors in the code of the user's dataset
             reason = " ".join(str(error).split()) or type(error).__name__
             expected = isinstance(error, ValueError | OSError)
@@ -112,14 +119,14 @@ def _label_text(label: object) -> str | None:
 
 
 def load_in_order(
-    source: Source, spans: Iterator[Span], loader: Loader, threads: Executor, window: int
+    items: Callable[[int, int], Iterator[Item]], spans: Iterator[Span], loader: Loader, threads: Executor, window: int
 ) -> Iterator[tuple[Span, Iterator[LoadedImage]]]:
     """Yield each span and its images, loaded ahead on threads, across span boundaries.
 
     The images of a span must be consumed before the next span is requested.
 
     Args:
-        source: the images.
+        items: yields the images from a position to another.
         spans: the spans to load.
         loader: loads one image.
         threads: run the loader.
@@ -128,15 +135,15 @@ def load_in_order(
     # Several images a task: handing a task to a thread costs as much as reading a small picture.
     size = max(1, min(MAX_IMAGES_PER_TASK, window // MIN_TASKS))
     pending: deque[tuple[Span, Future[list[LoadedImage]]]] = deque()
-    tasks = ((span, items) for span in spans for items in _groups(source.items(span.start, span.stop), size))
+    tasks = ((span, group) for span in spans for group in _groups(items(span.start, span.stop), size))
 
     def fill() -> None:
         while len(pending) * size < window:
             task = next(tasks, None)
             if task is None:
                 return
-            span, items = task
-            pending.append((span, threads.submit(_load, loader, items)))
+            span, group = task
+            pending.append((span, threads.submit(_load, loader, group)))
 
     def images_of(span: Span) -> Iterator[LoadedImage]:
         while pending and pending[0][0] == span:

@@ -14,9 +14,10 @@ import pyarrow as pa
 import torch
 
 from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
+from fastcam.dataset.read_ahead import ReadAhead
 from fastcam.dataset.records import Commit, Span
 from fastcam.dataset.signals import InterruptedRunError, raise_if_set
-from fastcam.dataset.sources import Source
+from fastcam.dataset.sources import Source, is_remote
 from fastcam.dataset.stages import Stages
 from fastcam.dataset.store import Store
 from fastcam.dataset.work import Maker
@@ -148,9 +149,13 @@ class Runner:
             yield ((span, map(self.loader, self.source.items(span.start, span.stop))) for span in missing)
             return
         window = 2 * self.batch_size + self.workers
-        with ThreadPoolExecutor(self.workers, "fastcam-decode") as threads:
+        with contextlib.ExitStack() as stack:
+            items = self.source.items
+            if is_remote(self.source):
+                items = stack.enter_context(ReadAhead(self.source, missing, self.loader.limits)).items
+            threads = stack.enter_context(ThreadPoolExecutor(self.workers, "fastcam-decode"))
             try:
-                yield load_in_order(self.source, iter(missing), self.loader, threads, window)
+                yield load_in_order(items, iter(missing), self.loader, threads, window)
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 

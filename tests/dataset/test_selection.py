@@ -59,6 +59,29 @@ def test_samples_are_the_same_for_a_seed(photos):
     assert ids(select(photos, sample=5, seed=1, limit=2)) == first[:2]
 
 
+def test_a_random_order(tmp_path, photos):
+    """Of what is chosen, the same for a seed; what is made of an image does not depend on it."""
+    first, again, other = (ids(select(photos, shuffle_seed=seed)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert sorted(first) == CATS + DOGS != first
+    assert ids(select(photos, shuffle_seed=1, limit=3)) == first[:3]
+    dogs = ids(select(photos, where="label == 'dogs'", sample=4, shuffle_seed=3))
+    assert set(dogs) <= set(DOGS)
+    assert len(set(dogs)) == 4
+    for name, source in (("whole", photos), ("shuffled", select(photos, shuffle_seed=1))):
+        fastcam.dataset.run(source, network(), tmp_path / name, **SETTINGS)
+    found, expected = (fastcam.dataset.open(tmp_path / name) for name in ("shuffled", "whole"))
+    assert list(found) == first
+    for name in found:
+        mine, plain = found.rows(name)[0], expected.rows(name)[0]
+        assert mine["sha256"] == plain["sha256"]
+        np.testing.assert_allclose(found.maps(name), expected.maps(name), atol=2e-3)
+    table = pa.Table.from_pylist([{"image": {"bytes": JPEGS[0], "path": "a"}, "label": 0}])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="rows of Parquet files cannot be shuffled"):
+        select(tmp_path / "a.parquet", shuffle_seed=1)
+
+
 def parquet(path):
     rows = [{"image": {"bytes": JPEGS[i % 4], "path": f"{i}.jpg"}, "label": i % 3} for i in range(200)]
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=37)

@@ -42,6 +42,11 @@ class Source(Protocol):
         """Yield the images from position ``start`` to ``stop``."""
 
 
+def is_remote(source: Source) -> bool:
+    """Whether to read an image of a source is to wait for a network."""
+    return bool(getattr(source, "is_remote", False))  # sources of users need not know
+
+
 def relative_names(paths: Sequence[str]) -> dict[str, str]:
     """Map each path to its name relative to the folder that all share."""
     common = posixpath.commonpath([posixpath.dirname(path) for path in paths])

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fastcam.dataset.decode import Limits
 from fastcam.dataset.sources.base import Item
 from fastcam.dataset.sources.path_list import PathList
+from fastcam.dataset.sources.remote import UnreachableError, is_networked, open_system, read_range
 
 
 class FileSource:
@@ -38,7 +38,12 @@ class FileSource:
         first = next(paths, None)
         if first is None:
             raise ValueError("the list of paths is empty")
-        return cls(fsspec.core.url_to_fs(first)[0], PathList(itertools.chain([first], paths)))
+        return cls(open_system(first)[0], PathList(itertools.chain([first], paths)))
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a read waits for a network."""
+        return is_networked(self.system)
 
     def __len__(self) -> int:
         """Return the number of files."""
@@ -61,7 +66,7 @@ class FileSource:
         if self.root is not None:
             return join(self.root, name)
         if "::" in name:  # a file system within another
-            return cast(str, fsspec.core.url_to_fs(name)[1])
+            return open_system(name)[1]
         return cast(str, self.system._strip_protocol(name))
 
 
@@ -76,33 +81,39 @@ def join(root: str, name: str) -> str:
 def names_below(system: AbstractFileSystem, root: str) -> Iterator[str]:
     """Yield the files below a folder relative to it, in the order of their names, folder by folder.
 
-    Hidden ones are left out, and folders of results: what a run writes below its own source is no part of it.
+    Hidden ones are left out, and folders of results: what a run writes below its own source is no part of it. What the
+    file system remembers of a folder is dropped behind it: of ten million files it would be gigabytes.
 
     Raises:
         OSError: for a folder that cannot be read.
     """
-    if isinstance(system, LocalFileSystem):
-        yield from _walk(root, "")
-        return
-    paths = (path[len(root) :].lstrip("/") for path in system.find(root))
-    names = [name for name in paths if not any(part.startswith(".") for part in name.split("/"))]
-    results = tuple(name.removesuffix(_RUN) for name in names if name.endswith(f"/{_RUN}"))
-    kept = [name for name in names if not name.startswith(results)] if results else names
-    yield from sorted(kept, key=lambda name: name.split("/"))
+    yield from _walk(system, root, "")
 
 
-def _walk(folder: str, prefix: str) -> Iterator[str]:
-    with os.scandir(folder) as found:
-        entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+def _walk(system: AbstractFileSystem, folder: str, prefix: str) -> Iterator[str]:
+    entries = sorted(_entries(system, folder))
     if prefix and (_RUN, False) in entries and ("commits", True) in entries:
         return
     for name, is_folder in entries:
         if name.startswith("."):
             continue
         if is_folder:
-            yield from _walk(os.path.join(folder, name), f"{prefix}{name}/")
+            yield from _walk(system, join(folder, name), f"{prefix}{name}/")
         else:
             yield prefix + name
+
+
+def _entries(system: AbstractFileSystem, folder: str) -> Iterator[tuple[str, bool]]:
+    """Yield the name of each entry of a folder, and whether it is a folder itself."""
+    if isinstance(system, LocalFileSystem):
+        with os.scandir(folder) as found:
+            yield from ((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+        return
+    for entry in system.ls(folder, detail=True):
+        name = entry["name"].rstrip("/")
+        if name != folder.rstrip("/"):  # object stores may have an object for the folder itself
+            yield name.rpartition("/")[2], entry["type"] == "directory"
+    system.invalidate_cache(folder)
 
 
 def _read_file(system: AbstractFileSystem, path: str, limits: Limits) -> bytes:
@@ -110,6 +121,19 @@ def _read_file(system: AbstractFileSystem, path: str, limits: Limits) -> bytes:
         with open(path, "rb") as file:
             limits.check_bytes(os.fstat(file.fileno()).st_size)
             return file.read()
-    limits.check_bytes(system.size(path) or 0)
-    data: bytes = system.cat_file(path)
+    data = _beginning(system, path, limits.bytes + 1)  # in one request, without one for the size
+    if len(data) > limits.bytes:
+        limits.check_bytes(max(system.size(path) or 0, len(data)))
     return data
+
+
+def _beginning(system: AbstractFileSystem, path: str, count: int) -> bytes:
+    """Return the first bytes of a file, or all."""
+    try:
+        return read_range(system, path, 0, count)
+    except (FileNotFoundError, PermissionError, UnreachableError):
+        raise
+    except OSError:
+        if system.size(path) == 0:  # of an empty object there is no range
+            return b""
+        raise

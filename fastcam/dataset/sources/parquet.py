@@ -11,6 +11,7 @@ from fsspec import AbstractFileSystem
 
 from fastcam.dataset.decode import Limits
 from fastcam.dataset.sources.base import Item, digest_lines, relative_names
+from fastcam.dataset.sources.remote import is_networked, named_errors
 
 IMAGE_COLUMNS = ("image", "img", "jpg")  # preferred names, where several columns hold bytes
 LABEL_COLUMNS = ("label", "labels", "cls")
@@ -39,6 +40,11 @@ class ParquetSource:
             reason = str(error).strip().split("\n", maxsplit=1)[0]
             raise ValueError(f"{path!r} is no Parquet file that can be read: {reason}") from None
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a read waits for a network."""
+        return is_networked(self.system)
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return self.starts[-1]
@@ -64,7 +70,8 @@ class ParquetSource:
         """Yield all rows from a position on."""
         for path, first, last in zip(self.paths, self.starts, self.starts[1:], strict=False):
             if last > start:
-                yield from self._read_rows(path, max(start - first, 0))
+                with named_errors(path):
+                    yield from self._read_rows(path, max(start - first, 0))
 
     def descriptions(self) -> Iterator[tuple[str, str, str]]:
         """Yield (id, path, label) of all rows without reading their images; "" for no label."""

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-import fsspec
 from fsspec import AbstractFileSystem
 
 from fastcam.dataset.sources.base import IMAGE_SUFFIXES, Source
 from fastcam.dataset.sources.files import FileSource, join, names_below
 from fastcam.dataset.sources.parquet import ParquetSource
 from fastcam.dataset.sources.path_list import PathList
+from fastcam.dataset.sources.remote import named_errors, open_system
 from fastcam.dataset.sources.torch_dataset import SizedDataset, TorchDatasetSource
 from fastcam.dataset.sources.webdataset import WebDatasetSource
 
@@ -36,7 +36,8 @@ def source_of(source: SourceLike) -> Source:
         ValueError, TypeError: for a source that is empty or cannot be read from any position.
     """
     if isinstance(source, str | Path):
-        return _resolve_name(str(source))
+        with named_errors(str(source)):
+            return _resolve_name(str(source))
     if isinstance(source, Sequence) and all(isinstance(path, str | Path) for path in source):
         return FileSource.from_list(map(str, source))
     if hasattr(source, "items") and hasattr(source, "digest"):
@@ -60,9 +61,10 @@ def source_of(source: SourceLike) -> Source:
 def _resolve_name(name: str) -> Source:
     names = _expand_range(name)
     if len(names) == 1 and name.endswith(".txt"):
-        with fsspec.open(name, "rt", encoding="utf-8") as lines:
+        system, path = open_system(name)
+        with system.open(path, "rt", encoding="utf-8") as lines:
             return FileSource.from_list(line.strip() for line in lines if line.strip())
-    system, root = fsspec.core.url_to_fs(names[0])
+    system, root = open_system(names[0])
     if not system.exists(root) and "*" not in root:
         raise ValueError(f"there is nothing at {name!r}")
     folder = root if len(names) == 1 and system.isdir(root) else ""
@@ -82,7 +84,7 @@ def _resolve_name(name: str) -> Source:
 
 def _matching(system: AbstractFileSystem, patterns: Sequence[str]) -> Iterator[str]:
     """Yield the paths that patterns name, in the order of the patterns, then of the names."""
-    for pattern in (fsspec.core.url_to_fs(pattern)[1] for pattern in patterns):
+    for pattern in (open_system(pattern)[1] for pattern in patterns):
         yield from sorted(system.glob(pattern)) if "*" in pattern else [pattern]
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastcam.dataset.sources.base import Item, Source
+from fastcam.dataset.sources.base import Item, Source, is_remote
 from fastcam.dataset.sources.parquet import ParquetSource
 from fastcam.dataset.sources.resolve import SourceLike, source_of
 
@@ -23,11 +23,11 @@ _ALLOWED = (
 
 
 class Selection:
-    """Some images of a source, in its order.
+    """Some images of a source.
 
     Args:
         source: all images.
-        positions: of the chosen ones, ascending.
+        positions: of the chosen ones, in the order in which they are wanted.
 
     Raises:
         ValueError: if nothing is chosen.
@@ -37,6 +37,11 @@ class Selection:
         if not len(positions):
             raise ValueError(f"none of the {len(source)} images is selected")
         self.source, self.positions = source, positions
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a read waits for a network."""
+        return is_remote(self.source)
 
     def __len__(self) -> int:
         """Return the number of chosen images."""
@@ -49,7 +54,8 @@ class Selection:
     def items(self, start: int, stop: int) -> Iterator[Item]:
         """Yield the chosen images from number ``start`` to ``stop``."""
         positions = self.positions[start:stop]
-        for run in np.split(positions, np.flatnonzero(np.diff(positions) > MAX_GAP) + 1):
+        steps = np.diff(positions)
+        for run in np.split(positions, np.flatnonzero((steps > MAX_GAP) | (steps <= 0)) + 1):
             if not len(run):
                 continue
             first, chosen = int(run[0]), set(run.tolist())
@@ -66,8 +72,9 @@ def select(
     limit: int | None = None,
     sample: int | None = None,
     seed: int = 0,
+    shuffle_seed: int | None = None,
 ) -> Source:
-    """Return the images of a source that fulfil all conditions, in its order.
+    """Return the images of a source that fulfil all conditions, in its order unless they are shuffled.
 
     Args:
         source: as for :func:`fastcam.dataset.run`, which takes what is returned.
@@ -78,9 +85,12 @@ def select(
         limit: the first so many of them.
         sample: so many of them at random, of which ``limit`` takes the first.
         seed: of the sample.
+        shuffle_seed: the seed of a random order, so that what is done first is of all parts of the source; None keeps
+            its own. Rows of Parquet files cannot be shuffled: they are read in groups.
 
     Raises:
-        ValueError: for another expression, an id that the source lacks, or if no image is left.
+        ValueError: for another expression, an id that the source lacks, rows of Parquet files to be shuffled, or if no
+            image is left.
     """
     for name, count in (("limit", limit), ("sample", sample)):
         if count is not None and (not isinstance(count, int) or count < 1):
@@ -91,8 +101,16 @@ def select(
         positions = _fulfilling(whole, _compile(where) if where is not None else None, ids)
     if sample is not None and sample < len(positions):
         positions = np.sort(np.random.default_rng(seed).choice(positions, sample, replace=False))
+    if shuffle_seed is not None:
+        if isinstance(whole, ParquetSource):
+            raise ValueError(
+                "rows of Parquet files cannot be shuffled: each would take the reading of its whole row group; "
+                "take some at random with `sample`"
+            )
+        positions = np.random.default_rng(shuffle_seed).permutation(positions)
     positions = positions[:limit]
-    return whole if 0 < len(positions) == len(whole) else Selection(whole, positions)
+    is_whole = shuffle_seed is None and 0 < len(positions) == len(whole)
+    return whole if is_whole else Selection(whole, positions)
 
 
 def _fulfilling(source: Source, is_chosen: Condition | None, ids: Collection[str] | None) -> npt.NDArray[np.int64]:

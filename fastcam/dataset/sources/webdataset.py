@@ -6,12 +6,13 @@ import tarfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from fsspec import AbstractFileSystem
 
 from fastcam.dataset.decode import Limits
 from fastcam.dataset.sources.base import IMAGE_SUFFIXES, Item, check_unique, digest_lines, relative_names
+from fastcam.dataset.sources.remote import is_networked, read_range
 
 MAX_LABEL_BYTES = 4095
 MAX_BLOCK_BYTES = 4 * 2**20  # that are read at once
@@ -55,6 +56,11 @@ class WebDatasetSource:
         for key, (offset, size) in images.items():
             yield f"{tar_name}/{key}", path, offset, size, labels.get(key)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a read waits for a network."""
+        return is_networked(self.system)
+
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.samples)
@@ -87,11 +93,11 @@ class _Block:
         with self._lock:
             if not self._is_tried and len(self.samples) > 1:
                 with contextlib.suppress(OSError):  # what can be read of it is read one by one
-                    self._data = self.system.cat_file(path, start=start, end=_end(self.samples[-1]))
+                    self._data = read_range(self.system, path, start, _end(self.samples[-1]))
             self._is_tried = True
         if self._data is not None:
             return self._data[offset - start : offset - start + size]
-        return cast(bytes, self.system.cat_file(path, start=offset, end=offset + size))
+        return read_range(self.system, path, offset, offset + size)
 
 
 def _end(sample: Sample) -> int:
