@@ -164,9 +164,11 @@ def neighbours(
 
 def _describe(rows: "Maps") -> str:
     """Return the size and type of the vectors, from the first one alone."""
+    from fastcam.dataset.table import read_shard
+
     dtype = rows.identity["features"]["dtype"]
     for commit in rows.commits:
-        table, _ = rows.read_shard(commit)
+        table = read_shard(rows.store.data(commit), ["feature", "layer"])
         known = table["feature"].is_valid().index(True).as_py()
         if known >= 0:
             size, layer = len(table["feature"][known]), table["layer"][known].as_py()
