@@ -94,7 +94,7 @@ class LocalDriver(Driver):
     @functools.cached_property
     def _sent(self) -> bytes:
         try:
-            return pickle.dumps(self.job)
+            return pickle.dumps(self.sent_job)
         except Exception as error:  # pickling runs the model's own code
             raise ValueError(f"the model or the source cannot be sent to other processes: {error}") from error
 

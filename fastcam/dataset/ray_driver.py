@@ -41,7 +41,7 @@ class RayDriver(Driver):
         import ray
 
         try:
-            return ray.put(self.job)
+            return ray.put(self.sent_job)
         except Exception as error:  # pickling runs the model's own code
             raise RuntimeError(f"the model or the source cannot be sent to the nodes: {error}") from error
 

@@ -40,7 +40,7 @@ class Progress:
         failed: images without a map, in this run.
         seconds: since this run began.
         commit: the shard that was just committed, if this is the report of a commit.
-        stages: where the time went; of a run on a cluster, nothing.
+        stages: where the time went, of all processes.
     """
 
     total: int
@@ -80,11 +80,14 @@ class Runner:
     batch_size: int
     workers: int
     report: Report
-    progress: Progress = field(init=False, default_factory=lambda: Progress(0))
+    progress: Progress = field(init=False)
     _start: float = field(init=False, default_factory=time.monotonic)
     _numbers: dict[str, int] = field(init=False, default_factory=dict)  # of the images by id, in the current shard
     _is_warm: bool = field(init=False, default=False)  # whether a batch was explained by this runner
     _has_worked: bool = field(init=False, default=False)  # whether any image was ever explained with these settings
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(0, stages=Stages(max(1, self.workers)))
 
     def run(self, total: int, missing: Sequence[Span]) -> Progress:
         """Make shards, and report the progress.

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal, TypeAlias
 
 from fastcam.dataset.loading import LoadedImage
@@ -27,7 +27,7 @@ class Stages:
     that the stages do not add up to the time of the run; where they share processor cores, each is slower than alone.
 
     Attributes:
-        workers: threads that load.
+        workers: threads that load, of all processes.
         images: that were explained, without those of the first batch, which takes longer.
         written: images that were committed.
         read: seconds of all threads.
@@ -37,6 +37,7 @@ class Stages:
         write: seconds of the thread that encodes and commits shards.
         waited_for_loading: seconds in which no image was there to be explained.
         waited_for_writing: seconds in which the last shard had not been written yet.
+        processes: that explain and write at the same time.
     """
 
     workers: int = 1
@@ -49,6 +50,13 @@ class Stages:
     write: float = 0.0
     waited_for_loading: float = 0.0
     waited_for_writing: float = 0.0
+    processes: int = 1
+
+    @classmethod
+    def together(cls, parts: "Iterable[Stages]") -> "Stages":
+        """Return the sum of what processes did at the same time."""
+        columns = zip(*(astuple(part) for part in parts), strict=True)
+        return cls(*map(sum, columns))
 
     def start_again(self) -> None:
         """Forget everything."""
@@ -88,8 +96,8 @@ class Stages:
             "read": (self.images, self.read / self.workers),
             "decode": (self.images, self.decode / self.workers),
             "preprocess": (self.images, self.preprocess / self.workers),
-            "explain": (self.images, self.explain),
-            "write": (self.written, self.write),
+            "explain": (self.images, self.explain / self.processes),
+            "write": (self.written, self.write / self.processes),
         }
         return {name: images / taken for name, (images, taken) in seconds.items() if images and taken}
 

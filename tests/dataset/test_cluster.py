@@ -21,6 +21,7 @@ from fastcam.cli import app
 from fastcam.dataset.actor import check_reachable
 from fastcam.dataset.attempts import ShardAttempts
 from fastcam.dataset.cluster import Cluster
+from fastcam.dataset.job_arguments import make_job
 from fastcam.dataset.ray_driver import RayDriver
 from fastcam.dataset.records import Span
 from fastcam.evaluate import datasets
@@ -285,9 +286,10 @@ def test_no_gpus_where_some_are_asked_for(address, tmp_path):
         run(folder(tmp_path / "in", 4), tmp_path / "out", ray=Cluster(address, gpus=0.5))
 
 
-def test_several_shards_per_order_until_a_failure():
+def test_several_shards_per_order_until_a_failure(tmp_path):
+    job = make_job([str(tmp_path / f"{index}.jpg") for index in range(400)], network(), tmp_path / "out", shard_size=4)
     shards = [ShardAttempts(Span(4 * index, 4 * index + 4)) for index in range(100)]
-    driver = RayDriver(None, None, None, 3)
+    driver = RayDriver(job, None, None, 3)
     orders = list(driver._orders(shards))
     assert {len(order["spans"]) for order in orders} == {8, 4}
     spans = [span for order in orders for span in order["spans"]]
@@ -295,8 +297,8 @@ def test_several_shards_per_order_until_a_failure():
     shards[5].failures, shards[7].failures, shards[7].deaths = 1, 3, {30: 2, 31: 1}
     alone = [order for order in driver._orders(shards) if len(order["spans"]) == 1]
     assert alone == [
-        {"spans": [[20, 24]], "one_by_one": False, "lethal": []},
-        {"spans": [[28, 32]], "one_by_one": True, "lethal": [30]},
+        {"spans": [[20, 24]], "one_by_one": False, "lethal": [], "names": alone[0]["names"]},
+        {"spans": [[28, 32]], "one_by_one": True, "lethal": [30], "names": alone[1]["names"]},
     ]
 
 

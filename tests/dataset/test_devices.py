@@ -45,8 +45,13 @@ def test_the_same_files_as_one_process(tmp_path):
     done = map_to("out", "--device", "cpu,cpu")
     assert done.exit_code == 0, done.output
     assert "30 images in" in done.stdout
+    assert "limited by" in done.stdout  # as the processes tell
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
-    assert run(source, tmp_path / "new").new == 30
+    made = run(source, tmp_path / "new")
+    assert made.new == 30
+    assert (made.stages.processes, made.stages.workers) == (2, 2)
+    assert 0 < made.stages.images <= 30
+    assert made.stages.explain > 0
     assert run(source, tmp_path / "new").new == 0
 
 

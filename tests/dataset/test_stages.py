@@ -51,6 +51,15 @@ def test_rates_are_those_of_each_stage_alone():
     assert Stages().rates == {}
 
 
+def test_stages_of_processes_at_the_same_time():
+    one = Stages(2, images=10, written=8, read=1.0, decode=2.0, explain=4.0, write=1.0, waited_for_loading=1.0)
+    two = Stages(2, images=30, written=24, read=1.0, decode=2.0, explain=4.0, write=3.0, waited_for_loading=0.2)
+    both = Stages.together([one, two])
+    assert both == Stages(4, 40, 32, 2.0, 4.0, 0.0, 8.0, 4.0, 1.2, 0.0, processes=2)
+    assert both.rates == {"read": 80.0, "decode": 40.0, "explain": 10.0, "write": 16.0}
+    assert both.limit == "loading"
+
+
 def test_seconds_of_images_are_added_and_forgotten():
     stages = Stages(2)
     stages.add([LoadedImage(None, None, None, None, seconds=(1.0, 2.0, 3.0))] * 2)
