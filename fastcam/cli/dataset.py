@@ -18,12 +18,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from fastcam.cli import options
 from fastcam.cli.console import print_error, report_errors
 from fastcam.cli.option_groups import (
-    ClassifierOptions,
     InputOptions,
     MethodOptions,
     PreparedOptions,
     ReadingOptions,
     RunOptions,
+    SeveralClassifierOptions,
     SubsetOptions,
 )
 
@@ -71,8 +71,8 @@ class Format(StrEnum):
 
 def map_(
     source: options.Source,
-    model: options.Model,
-    network: ClassifierOptions,
+    model: options.Models,
+    network: SeveralClassifierOptions,
     maps: MethodOptions,
     images: SubsetOptions,
     geometry: InputOptions,
@@ -108,13 +108,14 @@ def map_(
         dataset = import_dataset()
         chosen = images.select(source)
         device = options.find_device(running.device) if plan else running.device_of_model()
-        classifier = network.load(model, device)
+        classifiers = network.load(model, device)
+        seen = {name: _preprocessing_of(each, maps.target, geometry) for name, each in classifiers.items()}
         settings: dict[str, Any] = {
             "method": methods,
             "target": maps.target or ["top1"],
             "target_layer": maps.target_layer(),
             "reshape_transform": options.reshape_transform(reshape),
-            "preprocessing": _preprocessing_of(classifier, maps.target, geometry),
+            "preprocessing": seen if len(seen) > 1 else next(iter(seen.values())),
             "resolution": resolution.value,
             "dtype": dtype.value,
             "features": features,
@@ -123,27 +124,37 @@ def map_(
             **prepared.settings(),
             **method_options,
         }
+        if len(classifiers) > 1 and running.device is None:
+            settings["devices"] = None  # they run in one process, on the first GPU
+        networks = classifiers if len(classifiers) > 1 else next(iter(classifiers.values()))
     with interruptible():
         if out is None:
             with report_errors():
                 here = settings | {"devices": None}  # a plan is measured in this process
-                typer.echo(_describe_plan(dataset.plan(chosen, classifier, **here)))
+                typer.echo(_describe_plan(dataset.plan(chosen, networks, **here)))
             return
         with report_errors(), show_progress(running.json_log) as report:
-            done = dataset.run(chosen, classifier, out, report=report, **settings)
+            done = dataset.run(chosen, networks, out, report=report, **settings)
+    folders = [out / name for name in classifiers] if len(classifiers) > 1 else [out]
     with report_errors():
-        written = dataset.open(out)
-        failed = sum(commit.failed for commit in written.commits)
-    if not running.json_log:
-        earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
-        slowest = f", limited by {done.stages.limit}" if done.stages.limit else ""
-        speed = f"; {done.rate:.1f} images a second{slowest}" if done.new else ""
-        typer.echo(f"{done.total} images in {out}: {failed} without a map{earlier}{speed}")
-        if failed:
-            typer.echo(describe_failed(written, failed, "map"))
-        for line in _describe_causes(written):
-            typer.echo(line)
+        failed = sum([_summarise(dataset.open(folder), done, running.json_log) for folder in folders])
     raise typer.Exit(1 if failed else 0)
+
+
+def _summarise(written: "Maps", done: "RunProgress", json_log: bool) -> int:
+    """Say what a folder of maps holds, unless the log does; return the number of images without a map."""
+    failed = sum(commit.failed for commit in written.commits)
+    if json_log:
+        return failed
+    earlier = f", {done.total - done.new} by earlier runs" if done.new < done.total else ""
+    slowest = f", limited by {done.stages.limit}" if done.stages.limit else ""
+    speed = f"; {done.rate:.1f} images a second{slowest}" if done.new else ""
+    typer.echo(f"{done.total} images in {written.store.folder}: {failed} without a map{earlier}{speed}")
+    if failed:
+        typer.echo(describe_failed(written, failed, "map"))
+    for line in _describe_causes(written):
+        typer.echo(line)
+    return failed
 
 
 def _preprocessing_of(

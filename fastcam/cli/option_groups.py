@@ -83,13 +83,8 @@ class WeightOptions:
     weights: Annotated[
         Path | None, typer.Option(help="State dict: .safetensors, .pth, .pt or .ckpt, tensors only.")
     ] = None
-    trust_model: Annotated[
-        bool,
-        typer.Option("--trust-model", help="Load a model file that contains code, which then runs: trust its author."),
-    ] = False
-    num_classes: Annotated[
-        int | None, typer.Option(min=1, help="Number of outputs, if not that of the architecture.")
-    ] = None
+    trust_model: options.Trust = False
+    num_classes: options.ClassCount = None
 
     def check(self, model: str) -> None:
         """Raise for an invalid model specification or a missing weights file, before torch is imported.
@@ -105,9 +100,10 @@ class WeightOptions:
         Raises:
             ValueError: if it cannot be loaded.
         """
-        return self._load(model, device, [])
+        return self.load_with(model, device, [])
 
-    def _load(self, model: str, device: "torch.device", class_names: list[str]) -> "Classifier":
+    def load_with(self, model: str, device: "torch.device", class_names: list[str]) -> "Classifier":
+        """Return the network with names of its classes; see :meth:`load`."""
         return options.load_classifier(model, self.weights, class_names, self.num_classes, device, self.trust_model)
 
 
@@ -115,7 +111,7 @@ class WeightOptions:
 class ClassifierOptions(WeightOptions):
     """Weights, outputs and class names of a network."""
 
-    classes: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None
+    classes: options.ClassNames = None
 
     def check(self, model: str) -> None:
         """Raise for an invalid model specification, a missing weights file, or one of class names that has no text.
@@ -132,7 +128,59 @@ class ClassifierOptions(WeightOptions):
         Raises:
             ValueError: if it cannot be loaded.
         """
-        return self._load(model, device, self._class_names)
+        return self.load_with(model, device, self._class_names)
+
+    @functools.cached_property
+    def _class_names(self) -> list[str]:
+        return options.read_class_names(self.classes)  # once: the file may be a pipe
+
+
+@dataclass(frozen=True)
+class SeveralClassifierOptions:
+    """Weights, outputs and class names of one network or several."""
+
+    heading: ClassVar[str] = "Network"
+
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="State dict: .safetensors, .pth, .pt or .ckpt, tensors only; one for each --model."),
+    ] = None
+    trust_model: options.Trust = False
+    num_classes: options.ClassCount = None
+    classes: options.ClassNames = None
+
+    def check(self, models: Sequence[str]) -> None:
+        """Raise for what is wrong with the specifications or the files, before torch is imported.
+
+        Raises:
+            ValueError: also for two models of one name, or too few files of weights.
+        """
+        names = list(map(options.name_of, models))
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two models are named {name!r}: their maps would have the same folder")
+        if self.weights and len(self.weights) != len(models):
+            raise ValueError(
+                f"there must be a --weights for each of the {len(models)} models, or none, got {len(self.weights)}"
+            )
+        for model, each in self._each(models):
+            each.check(model)
+        _ = self._class_names
+
+    def load(self, models: Sequence[str], device: "torch.device") -> "dict[str, Classifier]":
+        """Return the networks by name, on their device, each with a warning if its weights are random.
+
+        Raises:
+            ValueError: if one cannot be loaded.
+        """
+        names = self._class_names
+        return {options.name_of(model): each.load_with(model, device, names) for model, each in self._each(models)}
+
+    def _each(self, models: Sequence[str]) -> Iterator[tuple[str, WeightOptions]]:
+        """Yield each model with the options of its own."""
+        files: Sequence[Path | None] = self.weights or [None] * len(models)
+        for model, weights in zip(models, files, strict=True):
+            yield model, WeightOptions(weights, self.trust_model, self.num_classes)
 
     @functools.cached_property
     def _class_names(self) -> list[str]:

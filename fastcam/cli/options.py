@@ -73,6 +73,20 @@ class Decoder(StrEnum):
 Model = Annotated[
     str, typer.Option(help="torchvision:NAME, timm:NAME, package.module:factory, or a TorchScript or .pt2 file.")
 ]
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        help="torchvision:NAME, timm:NAME, package.module:factory, or a TorchScript or .pt2 file; several see each "
+        "image in the same pass, and have a folder each.",
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-model", help="Load a model file that contains code, which then runs: trust its author."),
+]
+ClassCount = Annotated[int | None, typer.Option(min=1, help="Number of outputs, if not that of the architecture.")]
+ClassNames = Annotated[Path | None, typer.Option(help="Class names, one per line.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...", show_default="cuda if available")]
 Tokens = Annotated[Reshape | None, typer.Option(help="Grid of tokens, where none is found.")]
 Size = Annotated[int | None, typer.Option(min=1, help="Input of N x N pixels; --shorter-side is scaled accordingly.")]
@@ -103,6 +117,11 @@ def check_model(model: str, weights: Path | None) -> None:
     check_specification(model)
     if weights is not None:
         check_weights_file(weights)
+
+
+def name_of(model: str) -> str:
+    """Return a short name for a model specification: of the architecture, the function, or the file."""
+    return model.rpartition(":")[2] if ":" in model else Path(model).stem
 
 
 def reshape_transform(tokens: Reshape | None) -> "Callable[[Tensor], Tensor] | None":

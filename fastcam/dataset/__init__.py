@@ -1,6 +1,7 @@
 """Maps of whole datasets: resumable runs, stored as crash-safe Parquet shards.
 
 >>> fastcam.dataset.run("photos/", model, "maps/", method=["grad_cam", "layer_cam"], target=["top3"])
+>>> fastcam.dataset.run("photos/", {"small": small, "large": large}, "both/")  # in one pass, a folder each
 >>> maps = fastcam.dataset.open("maps/")
 >>> maps.maps("cats/1.jpg")  # full-size, in [0, 1]
 """

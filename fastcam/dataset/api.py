@@ -3,7 +3,7 @@
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from fastcam.dataset.job import Job
 from fastcam.dataset.job_arguments import make_job
 from fastcam.dataset.records import Span
 from fastcam.dataset.runner import Progress, Report
+from fastcam.dataset.several import jobs_of, run_jobs
 from fastcam.dataset.sources import SourceLike
 from fastcam.dataset.stages import Stages
 from fastcam.dataset.store import Store
@@ -32,7 +33,7 @@ PLAN_SHARD_SIZE = 64
 
 def run(
     source: SourceLike,
-    model: nn.Module | Classifier,
+    model: nn.Module | Classifier | Mapping[str, nn.Module | Classifier],
     out: str | Path,
     *,
     method: str | Sequence[str] = "grad_cam",
@@ -65,7 +66,9 @@ def run(
         source: a folder, ``.tar`` (WebDataset), ``.parquet`` or ``.txt`` file, a glob or fsspec URL of such, a list of
             paths, or a PyTorch dataset or unshuffled DataLoader (samples: PIL images or preprocessed tensors, alone or
             with a label); or a part of one of these, from :func:`fastcam.dataset.select`.
-        model: a model in evaluation mode, on the device to run on.
+        model: a model in evaluation mode, on the device to run on; or several by name, which see each image in the same
+            pass, read and decoded once, each with its own folder ``out/name``. Then ``target``, ``target_layer``,
+            ``reshape_transform``, ``preprocessing`` and ``features`` may be mappings from these names too.
         out: output folder.
         method: a registry name, or several that share a pass.
         target: class indices, names, "top3" for the highest three, or "label" for the class that the image's own label
@@ -102,10 +105,7 @@ def run(
         OSError: if the folder cannot be written; committed shards are kept.
         ValueError, TypeError, RuntimeError: for invalid arguments or a failed run; committed shards are kept.
     """
-    job = make_job(
-        source,
-        model,
-        out,
+    settings: dict[str, Any] = dict(
         method=method,
         target=target,
         target_layer=target_layer,
@@ -124,7 +124,12 @@ def run(
         features=features,
         **options,
     )
-    return run_job(job, report or (lambda progress: None), ray, devices)
+    report = report or (lambda progress: None)
+    if not isinstance(model, Mapping):
+        return run_job(make_job(source, model, out, **settings), report, ray, devices)
+    if ray is not None or devices is not None:
+        raise ValueError("several models run in this process: give each a run of its own for `ray` or `devices`")
+    return run_jobs(jobs_of(source, model, out, settings), report)
 
 
 def run_job(job: Job, report: Report, ray: Cluster | str | None, devices: OnDevices | None = None) -> Progress:

@@ -9,7 +9,8 @@ from torch import nn
 from fastcam.classifiers.models import Classifier
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.records import JsonObject, Span
-from fastcam.dataset.runner import Report, Runner, default_workers
+from fastcam.dataset.runner import Making, Report, Runner, default_workers
+from fastcam.dataset.shard_rows import ShardRows
 from fastcam.dataset.sources import Source
 from fastcam.dataset.store import Store
 from fastcam.dataset.work import Maker, Work
@@ -76,16 +77,18 @@ class Job:
             report: called after every batch and every commit.
             workers: threads that read and decode; None takes the job's.
         """
-        return Runner(
-            source=self.source,
-            loader=self.loader,
-            maker=maker,
-            store=store,
-            device=device_of(self.classifier.model),
-            batch_size=self.batch_size,
-            workers=workers or self.workers or default_workers(),
-            report=report,
-        )
+        making = self.make_making(maker, store)
+        return Runner(self.source, self.loader, [making], workers or self.workers or default_workers(), report)
+
+    def make_making(self, maker: Maker, store: Store, input: int = 0) -> Making:
+        """Return what a runner makes for this job.
+
+        Args:
+            maker: makes the rows.
+            store: folder of the run.
+            input: which of the runner's inputs of an image the model sees.
+        """
+        return Making(ShardRows(maker, device_of(self.classifier.model), self.batch_size), store, input)
 
     def with_model(self, model: nn.Module) -> "Job":
         """Return the job with another copy of the model."""

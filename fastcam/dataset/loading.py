@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -34,6 +34,7 @@ class LoadedImage:
         reason: one line, if there is no tensor.
         seconds: that reading, decoding and preprocessing took.
         size: (height, width) of the upright photograph; None for a sample that is a tensor.
+        more: inputs of further models.
     """
 
     item: Item
@@ -43,6 +44,11 @@ class LoadedImage:
     reason: str = ""
     seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)
     size: tuple[int, int] | None = None
+    more: tuple[Tensor, ...] = ()
+
+    def seen_by(self, model: int) -> "LoadedImage":
+        """Return the image with the input of one of several models."""
+        return self if model == 0 or self.tensor is None else replace(self, tensor=self.more[model - 1])
 
 
 @dataclass(frozen=True)
@@ -53,11 +59,13 @@ class Loader:
         preprocessing: converts a photograph to the model's input.
         limits: limits of the images.
         decoder: of JPEG files.
+        more: the same for further models that see the image.
     """
 
     preprocessing: Preprocessing
     limits: Limits
     decoder: Decoder = "pillow"
+    more: tuple[Preprocessing, ...] = ()
 
     def __call__(self, item: Item) -> LoadedImage:
         """Load one image; any error becomes the reason.
@@ -74,11 +82,13 @@ class Loader:
             content = _check_type(image)
             sha256 = hashlib.sha256(_content_bytes(content)).hexdigest()
             read = time.perf_counter()
-            pixels, size = self._decoded(content)
+            pixels, size = self._decoded(content, self.preprocessing)
             decoded = time.perf_counter()
             tensor = pixels if isinstance(pixels, Tensor) else self.preprocessing(pixels)
+            more = tuple(self._further(content, pixels, each) for each in self.more)
             seconds = (read - start, decoded - read, time.perf_counter() - decoded)
-            return LoadedImage(item, label, sha256, tensor, seconds=seconds, size=None if size is None else size[::-1])
+            shape = None if size is None else size[::-1]
+            return LoadedImage(item, label, sha256, tensor, seconds=seconds, size=shape, more=more)
         except UnreachableError:
             raise
         except Exception as error:  # damaged files, or errors in the code of the user's dataset
@@ -86,14 +96,24 @@ class Loader:
             expected = isinstance(error, ValueError | OSError)
             return LoadedImage(item, label, sha256, None, reason if expected else f"{type(error).__name__}: {reason}")
 
-    def _decoded(self, content: bytes | Tensor | Image.Image) -> tuple[Tensor | Image.Image | Pixels, Size | None]:
+    def _further(
+        self, content: bytes | Tensor | Image.Image, pixels: Tensor | Image.Image | Pixels, preprocessing: Preprocessing
+    ) -> Tensor:
+        """Return the input of a further model, of the same pixels unless their number follows from the input."""
+        if self.decoder == "scaled":
+            pixels, _ = self._decoded(content, preprocessing)
+        return pixels if isinstance(pixels, Tensor) else preprocessing(pixels)
+
+    def _decoded(
+        self, content: bytes | Tensor | Image.Image, preprocessing: Preprocessing
+    ) -> tuple[Tensor | Image.Image | Pixels, Size | None]:
         """Return what is preprocessed, and the size of the whole photograph; None for a sample that is a tensor."""
         if isinstance(content, Tensor):
             return content, None
         if isinstance(content, Image.Image):
             return content, content.size
         if self.decoder == "scaled":
-            return decode_scaled(content, self.limits, self.preprocessing)
+            return decode_scaled(content, self.limits, preprocessing)
         pixels = decode_pixels(content, self.limits, self.decoder)
         return pixels, (pixels.shape[1], pixels.shape[0])
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TypedDict
 
 from fastcam.dataset.attempts import ProgressFile, TrackedSource
@@ -71,6 +71,6 @@ def _make(order: Order, runner: Runner) -> Iterator[Commit]:
         (bounds,) = order["spans"]
         progress = ProgressFile(runner.store.folder, Span(*bounds))
         source = TrackedSource(runner.source, progress, order["lethal"])
-        runner = replace(runner, source=source, batch_size=1, workers=0)
+        runner = runner.one_by_one(source)
     with stop_event() as stop:
         yield from runner.make(missing, stop)

@@ -7,21 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import pyarrow as pa
-import torch
 
 from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
 from fastcam.dataset.read_ahead import ReadAhead
 from fastcam.dataset.records import Commit, Span
+from fastcam.dataset.shard_rows import ShardRows
 from fastcam.dataset.signals import InterruptedRunError, raise_if_set
 from fastcam.dataset.sources import Source, is_remote
 from fastcam.dataset.stages import Stages
 from fastcam.dataset.store import Store
-from fastcam.dataset.work import Maker
-from fastcam.model.batching import is_out_of_memory
 from fastcam.model.cancellation import STOPPING, cancelled_by, stop_event
 
 MAX_DEFAULT_WORKERS = 8
@@ -37,7 +35,7 @@ class Progress:
         total: images of the dataset.
         done: images that are committed or computed, by this run or earlier ones.
         new: images computed by this run.
-        failed: images without a map, in this run.
+        failed: images without a map, in this run; of several models, added up.
         seconds: since this run began.
         commit: the shard that was just committed, if this is the report of a commit.
         stages: where the time went, of all processes.
@@ -58,33 +56,45 @@ class Progress:
 
 
 @dataclass
+class Making:
+    """What a run makes with one model.
+
+    Attributes:
+        rows: makes the rows.
+        store: folder of the results.
+        input: which of the loaded tensors of an image the model sees.
+    """
+
+    rows: ShardRows
+    store: Store
+    input: int = 0
+
+    def find_out_whether_it_worked(self) -> None:
+        """Read in the folder whether any image was explained there."""
+        commits = (self.store.read_commit(span) for span in self.store.spans())
+        self.rows.has_worked = self.rows.has_worked or any(commit.rows > commit.failed for commit in commits)
+
+
+@dataclass
 class Runner:
     """One run in this process.
 
     Attributes:
         source: the images.
-        loader: converts an image to the model's input.
-        maker: makes the rows of the images.
-        store: folder of the run.
-        device: of the model.
-        batch_size: images per batch; halved when memory runs out.
+        loader: converts an image to the models' inputs.
+        makings: what is made of each image, one of them or several.
         workers: threads that read and decode; 0 reads images without threads, one at a time.
         report: called after every batch and every commit.
     """
 
     source: Source
     loader: Loader
-    maker: Maker
-    store: Store
-    device: torch.device
-    batch_size: int
+    makings: Sequence[Making]
     workers: int
     report: Report
     progress: Progress = field(init=False)
     _start: float = field(init=False, default_factory=time.monotonic)
-    _numbers: dict[str, int] = field(init=False, default_factory=dict)  # of the images by id, in the current shard
     _is_warm: bool = field(init=False, default=False)  # whether a batch was explained by this runner
-    _has_worked: bool = field(init=False, default=False)  # whether any image was ever explained with these settings
 
     def __post_init__(self) -> None:
         self.progress = Progress(0, stages=Stages(max(1, self.workers)))
@@ -94,7 +104,7 @@ class Runner:
 
         Args:
             total: images of the dataset.
-            missing: the shards that are not committed.
+            missing: the shards that are not committed, in one folder at least.
 
         Raises:
             InterruptedRunError: after SIGINT or SIGTERM.
@@ -115,35 +125,46 @@ class Runner:
             InterruptedRunError: if the event is set.
             OSError, ValueError, TypeError, RuntimeError: as :meth:`run`.
         """
-        commits = (self.store.read_commit(span) for span in self.store.spans())
-        self._has_worked = self._has_worked or any(commit.rows > commit.failed for commit in commits)
+        for making in self.makings:
+            making.find_out_whether_it_worked()
         with ThreadPoolExecutor(1, "fastcam-write") as writer, self._load(missing) as shards:
-            pending: Future[Commit] | None = None
+            pending: list[Future[Commit]] = []
             try:
                 for span, images in shards:
+                    undone = [making for making in self.makings if not making.store.is_done(span)]
+                    wanted = undone or self.makings  # another process made it meanwhile: of the same bytes
                     with cancelled_by(functools.partial(raise_if_set, stop)):  # between blocks of copies too
-                        rows, stored = self._make_rows(images, stop)
-                    if pending is not None:
-                        with self._stages.timed("waited_for_writing"):
-                            commit = pending.result()
-                        yield commit
-                    pending = writer.submit(self._commit, span, rows, stored)
-                if pending is not None:
-                    yield pending.result()
+                        self._make_rows(images, wanted, stop)
+                    made = [(making.store, *making.rows.finish()) for making in wanted]
+                    with self._stages.timed("waited_for_writing"):
+                        commits = [each.result() for each in pending]
+                    yield from commits
+                    pending = [writer.submit(self._commit, span, *each) for each in made]
+                    self._stages.written += span.stop - span.start
+                yield from (each.result() for each in pending)
             except InterruptedRunError:
-                if pending is not None:
-                    pending.result()  # a write error takes precedence
+                for each in pending:
+                    each.result()  # a write error takes precedence
                 raise
+
+    def one_by_one(self, source: Source) -> "Runner":
+        """Return the runner that makes the same rows of a source with a batch and no thread for each image."""
+        makings = [replace(making, rows=making.rows.one_by_one()) for making in self.makings]
+        return replace(self, source=source, makings=makings, workers=0)
+
+    @property
+    def store(self) -> Store:
+        """The folder of a run with one model."""
+        (making,) = self.makings
+        return making.store
 
     @property
     def _stages(self) -> Stages:
         return self.progress.stages
 
-    def _commit(self, span: Span, rows: Sequence[pa.Table], stored: Mapping[str, object]) -> Commit:
+    def _commit(self, span: Span, store: Store, rows: Sequence[pa.Table], stored: Mapping[str, object]) -> Commit:
         with self._stages.timed("write"):
-            commit = self.store.commit(span, rows, stored)
-        self._stages.written += span.stop - span.start
-        return commit
+            return store.commit(span, rows, stored)
 
     @contextlib.contextmanager
     def _load(self, missing: Sequence[Span]) -> Iterator[Iterator[tuple[Span, Iterator[LoadedImage]]]]:
@@ -151,7 +172,7 @@ class Runner:
         if not self.workers:
             yield ((span, map(self.loader, self.source.items(span.start, span.stop))) for span in missing)
             return
-        window = 2 * self.batch_size + self.workers
+        window = 2 * max(making.rows.batch_size for making in self.makings) + self.workers
         with contextlib.ExitStack() as stack:
             items = self.source.items
             if is_remote(self.source):
@@ -167,93 +188,30 @@ class Runner:
         self.progress.commit = commit
         self.report(self.progress)
 
-    def _make_rows(
-        self, images: Iterator[LoadedImage], stop: threading.Event
-    ) -> tuple[list[pa.Table], Mapping[str, object]]:
-        """Return the rows of a shard, and what is stored with it."""
-        tables: list[pa.Table] = []
-        batch: list[LoadedImage] = []
-        self._numbers = {}
-        self.maker.begin()
+    def _make_rows(self, images: Iterator[LoadedImage], wanted: Sequence[Making], stop: threading.Event) -> None:
+        """Make the rows of a shard."""
+        for making in wanted:
+            making.rows.begin()
         for image in self._stages.awaited(images):
-            self._numbers[image.item.id] = len(self._numbers)
-            if image.tensor is None:
-                tables.append(self._failures([image], [image.reason]))
-                self._count([image])
-            else:
-                batch.append(image)
-            if len(batch) >= self.batch_size:
-                tables += self._explain(batch)
-                self._count(batch)
-                batch = []
+            done = [making.rows.add(image.seen_by(making.input), self._stages) for making in wanted]
+            self._count(done[-1])
             raise_if_set(stop)
-        tables += self._explain(batch)
-        self._count(batch)
-        rows, stored = self.maker.finish()
-        return [*tables, *rows], stored
-
-    def _failures(self, images: Sequence[LoadedImage], reasons: Sequence[str]) -> pa.Table:
-        return self.maker.of_failures(images, [self._numbers[image.item.id] for image in images], reasons)
+        done = [making.rows.flush(self._stages) for making in wanted]
+        self._count(done[-1])
 
     def _count(self, images: Sequence[LoadedImage]) -> None:
+        """Count images that are done with the last model."""
         self.progress.new += len(images)
         self.progress.done += len(images)
-        self.progress.failed += sum(image.tensor is None for image in images)
+        self.progress.failed = sum(making.rows.failed for making in self.makings)
         explained = [image for image in images if image.tensor is not None]
         if explained and self._is_warm:
             self._stages.add(explained)
         elif explained:
             self._stages.start_again()
             self._is_warm = True
-        self._report()
-
-    def _explain(self, batch: Sequence[LoadedImage]) -> list[pa.Table]:
-        """Return the rows of images; after an error they are explained one by one."""
-        if not batch:
-            return []
-        try:
-            with self._stages.timed("explain"):
-                return [self._explain_batch(batch)]
-        except InterruptedRunError:
-            raise
-        except Exception as error:
-            if is_out_of_memory(error) and len(batch) > 1:
-                return self._explain_halves(batch)
-            tables = self._explain_one_by_one(batch, error)
-            if not self._has_worked:
-                raise  # the settings are wrong, not the images
-            return tables
-
-    def _explain_one_by_one(self, batch: Sequence[LoadedImage], error: Exception) -> list[pa.Table]:
-        """Return the rows of images, each explained alone; a single one is known to fail with ``error``."""
-        tables = []
-        for image in batch:
-            try:
-                if len(batch) == 1:
-                    raise error
-                tables.append(self._explain_batch([image]))
-            except InterruptedRunError:
-                raise
-            except Exception as reason:
-                self.progress.failed += 1
-                tables.append(self._failures([image], [f"{type(reason).__name__}: {_first_line(reason)}"]))
-        return tables
-
-    def _explain_halves(self, batch: Sequence[LoadedImage]) -> list[pa.Table]:
-        half = len(batch) // 2
-        self.batch_size = max(1, min(self.batch_size, half))
-        return self._explain(batch[:half]) + self._explain(batch[half:])
-
-    def _explain_batch(self, batch: Sequence[LoadedImage]) -> pa.Table:
-        tensors = [image.tensor for image in batch if image.tensor is not None]
-        inputs = torch.stack(tensors).to(self.device, non_blocking=True)
-        rows = self.maker.of_batch(inputs, batch, [self._numbers[image.item.id] for image in batch])
-        self._has_worked = True
-        return rows
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0]
+        if images:
+            self._report()
 
 
 def default_workers() -> int:

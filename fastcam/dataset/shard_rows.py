@@ -1,0 +1,124 @@
+"""The rows of one shard after the other with one model: batches, and images on which it fails."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+import torch
+
+from fastcam.dataset.loading import LoadedImage
+from fastcam.dataset.signals import InterruptedRunError
+from fastcam.dataset.stages import Stages
+from fastcam.dataset.work import Maker
+from fastcam.model.batching import is_out_of_memory
+
+
+@dataclass
+class ShardRows:
+    """Makes rows, batch by batch.
+
+    Attributes:
+        maker: makes the rows of some images.
+        device: of the model.
+        batch_size: images per batch; halved when memory runs out.
+        has_worked: whether any image was ever explained with these settings; until then an error of a batch is one of
+            the settings, and raised.
+        failed: images without a result.
+    """
+
+    maker: Maker
+    device: torch.device
+    batch_size: int
+    has_worked: bool = False
+    failed: int = 0
+    _numbers: dict[str, int] = field(init=False, default_factory=dict)  # of the images by id, in the current shard
+    _batch: list[LoadedImage] = field(init=False, default_factory=list)
+    _tables: list[pa.Table] = field(init=False, default_factory=list)
+
+    def begin(self) -> None:
+        """Begin a shard."""
+        self._numbers, self._batch, self._tables = {}, [], []
+        self.maker.begin()
+
+    def add(self, image: LoadedImage, stages: Stages) -> Sequence[LoadedImage]:
+        """Take the next image of the shard; return those that are done with it, of which it may be the last.
+
+        Raises:
+            InterruptedRunError: if the run is to stop.
+            ValueError, TypeError, RuntimeError: for a model, layers or targets that do not fit together.
+        """
+        self._numbers[image.item.id] = len(self._numbers)
+        if image.tensor is None:
+            self.failed += 1
+            self._tables.append(self._failures([image], [image.reason]))
+            return [image]
+        self._batch.append(image)
+        return self._explain_waiting(stages) if len(self._batch) >= self.batch_size else []
+
+    def flush(self, stages: Stages) -> Sequence[LoadedImage]:
+        """Explain the images that wait for others, at the end of the shard; return them. Raises as :meth:`add`."""
+        return self._explain_waiting(stages)
+
+    def finish(self) -> tuple[list[pa.Table], Mapping[str, object]]:
+        """Return the rows of the shard, and what is stored with it."""
+        rows, stored = self.maker.finish()
+        return [*self._tables, *rows], stored
+
+    def one_by_one(self) -> "ShardRows":
+        """Return what makes the same rows with a batch for each image."""
+        return replace(self, batch_size=1)
+
+    def _explain_waiting(self, stages: Stages) -> Sequence[LoadedImage]:
+        batch, self._batch = self._batch, []
+        if batch:
+            with stages.timed("explain"):
+                self._tables += self._explain(batch)
+        return batch
+
+    def _explain(self, batch: Sequence[LoadedImage]) -> list[pa.Table]:
+        """Return the rows of images; after an error they are explained one by one."""
+        try:
+            return [self._explain_batch(batch)]
+        except InterruptedRunError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error) and len(batch) > 1:
+                return self._explain_halves(batch)
+            tables = self._explain_one_by_one(batch, error)
+            if not self.has_worked:
+                raise  # the settings are wrong, not the images
+            return tables
+
+    def _explain_one_by_one(self, batch: Sequence[LoadedImage], error: Exception) -> list[pa.Table]:
+        """Return the rows of images, each explained alone; a single one is known to fail with ``error``."""
+        tables = []
+        for image in batch:
+            try:
+                if len(batch) == 1:
+                    raise error
+                tables.append(self._explain_batch([image]))
+            except InterruptedRunError:
+                raise
+            except Exception as reason:
+                self.failed += 1
+                tables.append(self._failures([image], [f"{type(reason).__name__}: {_first_line(reason)}"]))
+        return tables
+
+    def _explain_halves(self, batch: Sequence[LoadedImage]) -> list[pa.Table]:
+        half = len(batch) // 2
+        self.batch_size = max(1, min(self.batch_size, half))
+        return self._explain(batch[:half]) + self._explain(batch[half:])
+
+    def _explain_batch(self, batch: Sequence[LoadedImage]) -> pa.Table:
+        tensors = [image.tensor for image in batch if image.tensor is not None]
+        inputs = torch.stack(tensors).to(self.device, non_blocking=True)
+        rows = self.maker.of_batch(inputs, batch, [self._numbers[image.item.id] for image in batch])
+        self.has_worked = True
+        return rows
+
+    def _failures(self, images: Sequence[LoadedImage], reasons: Sequence[str]) -> pa.Table:
+        return self.maker.of_failures(images, [self._numbers[image.item.id] for image in images], reasons)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0]
