@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.signals import InterruptedRunError
@@ -34,6 +35,7 @@ class ShardRows:
     _numbers: dict[str, int] = field(init=False, default_factory=dict)  # of the images by id, in the current shard
     _batch: list[LoadedImage] = field(init=False, default_factory=list)
     _tables: list[pa.Table] = field(init=False, default_factory=list)
+    _memory: Tensor | None = field(init=False, default=None)
 
     def begin(self) -> None:
         """Begin a shard."""
@@ -111,10 +113,21 @@ class ShardRows:
 
     def _explain_batch(self, batch: Sequence[LoadedImage]) -> pa.Table:
         tensors = [image.tensor for image in batch if image.tensor is not None]
-        inputs = torch.stack(tensors).to(self.device, non_blocking=True)
+        inputs = self._stacked(tensors).to(self.device, non_blocking=True)
         rows = self.maker.of_batch(inputs, batch, [self._numbers[image.item.id] for image in batch])
         self.has_worked = True
         return rows
+
+    def _stacked(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return the images as one tensor; in the memory of the batch before, whose rows are made.
+
+        New memory for every batch would cost more than the copy. For a GPU it is pinned, for a copy without the host.
+        """
+        first, count, memory = tensors[0], len(tensors), self._memory
+        if memory is None or len(memory) < count or memory.shape[1:] != first.shape or memory.dtype != first.dtype:
+            is_pinned = self.device.type == "cuda"
+            memory = self._memory = torch.empty((count, *first.shape), dtype=first.dtype, pin_memory=is_pinned)
+        return torch.stack(list(tensors), out=memory[:count])
 
     def _failures(self, images: Sequence[LoadedImage], reasons: Sequence[str]) -> pa.Table:
         return self.maker.of_failures(images, [self._numbers[image.item.id] for image in images], reasons)
