@@ -9,9 +9,6 @@ from fastcam.incremental.regions import Region
 Floats = NDArray[np.floating]
 Counts = NDArray[np.int64]
 
-CALL_COST = 2e7  # fixed cost of one operation, in multiply-adds
-CONSTANT_READ_COST = 40.0  # cost of reading one weight, in multiply-adds
-
 
 def find_buckets(analysis: TraceAnalysis, start: Region) -> list[NDArray[np.intp]]:
     """Return the indices of the M windows, in groups whose patches have similar sizes.
@@ -22,13 +19,8 @@ def find_buckets(analysis: TraceAnalysis, start: Region) -> list[NDArray[np.intp
     shares, costs = _patch_shares(analysis, start)
     groups, inverse = np.unique(shares.reshape(len(shares), -1), axis=0, return_inverse=True)
     groups, counts = groups.reshape(len(groups), *shares.shape[1:]), np.bincount(inverse.reshape(-1))
-    labels = _merge_groups(groups, counts, costs, _group_cost(analysis))[inverse.reshape(-1)]
+    labels = _merge_groups(groups, counts, costs, analysis.group_work)[inverse.reshape(-1)]
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
-
-
-def _group_cost(analysis: TraceAnalysis) -> float:
-    """Return the cost of one group, independent of its windows."""
-    return CALL_COST * len(analysis.operations) + CONSTANT_READ_COST * analysis.constant_count
 
 
 def _patch_shares(analysis: TraceAnalysis, start: Region) -> tuple[Floats, Floats]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from fastcam.incremental.costs import Costs
 from fastcam.incremental.layouts import Layout
 from fastcam.incremental.operations import VIEWS, Locality, localities_and_layouts
 from fastcam.incremental.packed_convolution import PackedWeight
@@ -21,7 +22,6 @@ from fastcam.incremental.tape_batch_norm import fold_batch_norms
 State = Region | Literal["whole"]
 
 MAX_PATCH_SHARE = 0.9  # of a map: where a layer's patches reach this share, whole maps are computed from there on
-ELEMENT_WRITE_COST = 20.0  # cost of writing one element, in convolution multiply-adds
 
 # Operations that always return new memory, and those that have an in-place form worth using.
 _ALLOCATING = {"convolution", "addmm", "native_batch_norm", "add", "mul", "sub", "cat"}
@@ -44,7 +44,8 @@ class TraceAnalysis:
         work: the cost of each operation for them, in multiply-adds.
         last_reads: for every slot, the index in ``operations`` of the last one that reads it.
         in_place: for every operation that may overwrite its first argument, by index, its in-place form.
-        constant_count: the number of elements of all constants, such as weights.
+        pass_work: the cost of running all of them on whole images, whatever their number: calls and constants.
+        group_work: the same on patches.
     """
 
     tape: Tape
@@ -55,11 +56,12 @@ class TraceAnalysis:
     work: list[float]
     last_reads: dict[Slot, int]
     in_place: dict[int, ATenFunction]
-    constant_count: int
+    pass_work: float
+    group_work: float
 
     @classmethod
-    def of(cls, tape: Tape) -> "TraceAnalysis":
-        """Analyse a tape, with its batch norms folded."""
+    def of(cls, tape: Tape, costs: Costs) -> "TraceAnalysis":
+        """Analyse a tape, with its batch norms folded, for a device with such costs."""
         tape = fold_batch_norms(tape)
         localities, layouts = localities_and_layouts(tape)
         needed_slots = {tape.output}
@@ -69,10 +71,10 @@ class TraceAnalysis:
                 needed_slots.update(operation.inputs)
                 needed.insert(0, (operation, locality))
         operations = [operation for operation, _ in needed]
-        leaves = [leaf for operation in operations for leaf in tree_leaves(operation.arguments)]
         reads = [(slot, index) for index, operation in enumerate(operations) for slot in operation.inputs]
         multiplications = [_multiplications(tape, operation) for operation in operations]
-        writes = [ELEMENT_WRITE_COST * _written_elements(tape, operation) for operation in operations]
+        constants = costs.constant * _constant_elements(operations)
+        writes = [costs.element * _written_elements(tape, operation) for operation in operations]
         return cls(
             _drop_unread_values(tape, needed, layouts),
             operations,
@@ -82,7 +84,18 @@ class TraceAnalysis:
             [arithmetic + write for arithmetic, write in zip(multiplications, writes, strict=True)],
             dict(reads),
             _in_place_forms(tape, operations),
-            sum(math.prod(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor | PackedWeight)),
+            costs.call * len(operations) + constants,
+            costs.step * len(operations) + constants,
+        )
+
+    def has_geometry_of(self, other: "TraceAnalysis") -> bool:
+        """Whether plans of another analysis hold for this one: the same operations, of the same sizes."""
+        mine, theirs = (
+            [(each.function, each.outputs, *map(analysis.shape, each.outputs)) for each in analysis.operations]
+            for analysis in (self, other)
+        )
+        return (
+            mine == theirs and self.layouts == other.layouts and all(map(_are_equal, self.localities, other.localities))
         )
 
     def shape(self, slot: Slot) -> Sequence[int]:
@@ -121,9 +134,22 @@ class Plan:
     steps: list[PlanStep]
     states: dict[Slot, State]
 
+    def of_operations(self, operations: Sequence[Operation]) -> "Plan":
+        """Return the plan with the operations of another tape of its geometry, which hold constants of their own."""
+        if all(step.operation is operation for step, operation in zip(self.steps, operations, strict=True)):
+            return self
+        steps = [replace(step, operation=each) for step, each in zip(self.steps, operations, strict=True)]
+        return replace(self, steps=steps)
+
     def cost(self, whole_costs: Sequence[float]) -> float:
         """Return the cost of all windows together, given the cost of every operation on whole maps of one image."""
         return len(self.start) * sum(step.share * cost for step, cost in zip(self.steps, whole_costs, strict=True))
+
+
+def _are_equal(one: Locality, other: Locality) -> bool:
+    if isinstance(one, Separable) and isinstance(other, Separable):
+        return torch.equal(one.rows, other.rows) and torch.equal(one.columns, other.columns)
+    return one == other
 
 
 def make_plan(analysis: TraceAnalysis, start: Region, max_share: float = MAX_PATCH_SHARE) -> Plan:
@@ -212,6 +238,12 @@ def _in_place_forms(tape: Tape, operations: Sequence[Operation]) -> dict[int, AT
         if tape.values[first.number].dtype == tape.values[operation.outputs[0].number].dtype:
             forms[index] = form
     return forms
+
+
+def _constant_elements(operations: Sequence[Operation]) -> int:
+    """Return the number of elements of all constants, such as weights."""
+    leaves = [leaf for operation in operations for leaf in tree_leaves(operation.arguments)]
+    return sum(math.prod(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor | PackedWeight))
 
 
 def _written_elements(tape: Tape, operation: Operation) -> int:

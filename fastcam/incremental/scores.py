@@ -78,11 +78,12 @@ def _predict_windows(
     image_range: range,
 ) -> list[tuple[Block, Predictions]]:
     predictions: list[tuple[Block, Predictions]] = []
+    sweep: Sweep | None = None
     quiet = batches.without_progress()
     with batches.progress.over(len(image_range) * len(windows)) as advance:
         for index in image_range:
             rows = slice(index, index + 1)
-            sweep = Sweep(functools.partial(run, index), images[rows], start[rows])
+            sweep = Sweep(functools.partial(run, index), images[rows], start[rows], like=sweep)
             if index == image_range.start:
                 _check_gain(sweep, windows, engine)
                 buckets = sorted(sweep.buckets(windows), key=len, reverse=True)

@@ -1,5 +1,6 @@
 """The model's output for one image occluded by each of many windows, computed from the parts that a window changes."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -9,11 +10,14 @@ from torch import Tensor
 from fastcam import ops
 from fastcam.devices import send
 from fastcam.incremental.buckets import find_buckets
+from fastcam.incremental.measured_costs import costs_of
 from fastcam.incremental.plan import Plan, TraceAnalysis, make_plan
 from fastcam.incremental.regions import Region
 from fastcam.incremental.runner import PlanRunner
 from fastcam.incremental.tape import record
 from fastcam.model.batching import is_out_of_memory
+
+WHOLE_COPIES = 64  # whole images at a time, where whole passes are run
 
 
 class NotIncrementalError(RuntimeError):
@@ -28,21 +32,29 @@ class Sweep:
         image: (1, C, H, W).
         start: the content of the windows, (1, C, H, W).
         caller: returns the name of the running module, for the operations' ``module``.
+        like: of another image of the size, whose plans hold for this one too if the model does the same with it.
 
     Raises:
         NotIncrementalError: if the forward pass cannot be run again from its operations.
     """
 
     def __init__(
-        self, run: Callable[[Tensor], object], image: Tensor, start: Tensor, caller: Callable[[], str] = lambda: ""
+        self,
+        run: Callable[[Tensor], object],
+        image: Tensor,
+        start: Tensor,
+        caller: Callable[[], str] = lambda: "",
+        like: "Sweep | None" = None,
     ) -> None:
         try:
-            self.analysis = TraceAnalysis.of(record(run, image, caller))
+            self.analysis = TraceAnalysis.of(record(run, image, caller), costs_of(image))
         except Exception as error:  # the model's own errors occur again in whole forward passes
             if is_out_of_memory(error):
                 raise
             raise NotIncrementalError(str(error)) from error
         self.run, self.image, self.start = run, image, start
+        is_alike = like is not None and self.analysis.has_geometry_of(like.analysis)
+        self._plans: dict[bytes, Plan] = like._plans if like is not None and is_alike else {}
 
     def region(self, windows: Tensor) -> Region:
         """Return the region of windows (M, 2, 2), start and size along both axes, on the image."""
@@ -51,13 +63,22 @@ class Sweep:
 
     def plan(self, windows: Tensor) -> Plan:
         """Plan the windows (M, 2, 2) as one group."""
-        return make_plan(self.analysis, self.region(windows))
+        key = windows.cpu().numpy().tobytes()
+        if key not in self._plans:
+            self._plans[key] = make_plan(self.analysis, self.region(windows))
+        return self._plans[key].of_operations(self.analysis.operations)
 
     def gain(self, windows: Tensor, of: Literal["multiplications", "work"] = "multiplications") -> float:
-        """Return the cost of a forward pass per window (M, 2, 2), relative to that of patches: the maximum speed-up."""
-        whole_costs = self.analysis.multiplications if of == "multiplications" else self.analysis.work
-        cost = sum(self.plan(windows[bucket]).cost(whole_costs) for bucket in self.buckets(windows))
-        return len(windows) * sum(whole_costs) / max(cost, 1.0) if sum(whole_costs) else 1.0
+        """Return the cost of a forward pass per window (M, 2, 2), relative to that of patches: the maximum speed-up.
+
+        With the work, also that of every group of windows, and of every batch of whole passes.
+        """
+        is_work, count = of == "work", len(windows)
+        whole_costs = self.analysis.work if is_work else self.analysis.multiplications
+        group_work, pass_work = (self.analysis.group_work, self.analysis.pass_work) if is_work else (0.0, 0.0)
+        cost = sum(self.plan(windows[bucket]).cost(whole_costs) + group_work for bucket in self.buckets(windows))
+        whole = count * sum(whole_costs) + math.ceil(count / WHOLE_COPIES) * pass_work
+        return whole / max(cost, 1.0) if sum(whole_costs) else 1.0
 
     def buckets(self, windows: Tensor) -> list[Tensor]:
         """Return the indices of the windows, in groups whose patches have similar sizes."""

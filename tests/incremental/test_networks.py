@@ -59,10 +59,10 @@ def test_networks_in_single(name):
 
 
 def test_several_targets_and_the_same_maps_by_default():
-    model, images = in_double(torchvision_network("resnet18")), small(64, 64)
+    model, images = in_double(torchvision_network("resnet18")), small(96, 96)
     for target in ([[1, 2], [0, 6]], fastcam.targets.Probability(2)):
         actual, expected = (
-            fastcam.explain(model, images, "occlusion", target, window=9, stride=12, engine=engine)
+            fastcam.explain(model, images, "occlusion", target, window=16, stride=8, engine=engine)
             for engine in ("auto", "dense")
         )
         assert 0 < difference(actual, expected) < 1e-12  # the engines differ
