@@ -2,8 +2,9 @@
 
 In every format the explainer and the bare model are files, loaded again and run in turns in one process, with the eager
 explainer and the eager forward pass among them. The floor of an explainer is the bare model in its format: of a method
-that needs no backward pass, behind pooling and one linear layer, at most a tenth may come on top. Maps must agree with
-the eager ones to 1e-2 of their range before anything is timed.
+that needs no backward pass, behind pooling and one linear layer as in ResNet-18, at most a tenth may come on top;
+MobileNetV3 has a layer more in between, through which the gradient goes back. Maps must agree with the eager ones to
+1e-2 of their range before anything is timed.
 """
 
 import argparse

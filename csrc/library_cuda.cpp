@@ -109,6 +109,15 @@ Tensor sum_targets(const Tensor& activations, const Tensor& weights, bool relu) 
   return maps;
 }
 
+// Memory for the extremes of maps, where any is needed.
+std::optional<Tensor> new_extremes(const Tensor& maps, bool normalize, int64_t count, int64_t height, int64_t width) {
+  const int64_t size = cuda::extremes_size(normalize, count, height, width);
+  if (size == 0) return std::nullopt;
+  return torch::stable::new_empty(maps, {size}, accumulation_dtype(maps));
+}
+
+void* data_of(const std::optional<Tensor>& memory) { return memory ? memory->mutable_data_ptr() : nullptr; }
+
 }  // namespace
 
 Tensor weighted_channel_sum(Tensor activations, Tensor weights, bool relu) {
@@ -168,12 +177,12 @@ void upsample_normalize_into(Tensor maps, bool normalize, Tensor out) {
   check_plane(lines * columns);
   check_plane(4 * maps.size(axes - 2) * maps.size(axes - 1));
   const int64_t count = out.numel() / (lines * columns);
-  const Tensor extremes = torch::stable::new_empty(maps, {normalize ? 2 * count : 0}, accumulation_dtype(maps));
+  const int64_t height = maps.size(axes - 2), width = maps.size(axes - 1);
+  const std::optional<Tensor> extremes = new_extremes(maps, normalize, count, height, width);
   const Launch launch(out);
-  cuda::upsample_normalize(
-      {dtype_of(maps), maps.const_data_ptr(), out.mutable_data_ptr(), normalize ? extremes.mutable_data_ptr() : nullptr,
-       count, maps.size(axes - 2), maps.size(axes - 1), lines, columns, normalize},
-      launch.stream);
+  cuda::upsample_normalize({dtype_of(maps), maps.const_data_ptr(), out.mutable_data_ptr(), data_of(extremes), count,
+                            height, width, lines, columns, normalize},
+                           launch.stream);
   launch.check();
 }
 
@@ -203,11 +212,11 @@ Tensor mask_images(Tensor images, Tensor maps, bool normalize) {
   const int64_t height = maps.size(2), width = maps.size(3), count = images.size(0) * found.count();
   check_plane(found.lines() * found.columns() * found.values);
   check_plane(4 * height * width);
-  const Tensor extremes = torch::stable::new_empty(found.maps, {normalize ? 2 * count : 0});
+  const std::optional<Tensor> extremes = new_extremes(found.maps, normalize, count, height, width);
   const Launch launch(found.copies);
   cuda::mask_images({dtype_of(images), found.images.const_data_ptr(), found.maps.const_data_ptr(),
-                     found.copies.mutable_data_ptr(), normalize ? extremes.mutable_data_ptr() : nullptr, images.size(0),
-                     found.count(), found.planes, found.values, height, width, found.lines(), found.columns()},
+                     found.copies.mutable_data_ptr(), data_of(extremes), images.size(0), found.count(), found.planes,
+                     found.values, height, width, found.lines(), found.columns(), normalize},
                     launch.stream);
   launch.check();
   return found.copies;

@@ -119,11 +119,19 @@ void plane_moments(const Reduction& reduction, Stream stream);  // the maps are 
 // x = ReLU(x), hiding nothing that is not finite; float32 or float64.
 void rectify_in_place(Dtype dtype, void* values, int64_t count, Stream stream);
 
+// Maps of so few positions that to find their extremes costs a block less than to be told of them by another kernel.
+constexpr bool is_small_map(int64_t height, int64_t width) { return height * width <= 1024; }
+
+// Elements of memory for the extremes of maps, where a kernel of its own finds them.
+constexpr int64_t extremes_size(bool normalize, int64_t count, int64_t height, int64_t width) {
+  return normalize && !is_small_map(height, width) ? 2 * count : 0;
+}
+
 struct Resampling {
   Dtype dtype;
   const void* maps;  // (count, height, width)
   void* out;         // (count, lines, columns)
-  void* extremes;    // (count, 2) in the accumulation dtype, where the result is normalised
+  void* extremes;    // of `extremes_size`, in the accumulation dtype; null for none
   int64_t count, height, width, lines, columns;
   bool normalize;
 };
@@ -134,9 +142,10 @@ void upsample_normalize(const Resampling& resampling, Stream stream);
 struct Masking {
   Dtype dtype;                                 // of the images and the copies
   const void *images, *maps;                   // maps (images, count, height, width) in the accumulation dtype
-  void *copies, *extremes;                     // extremes (images, count, 2) as above, or null
+  void *copies, *extremes;                     // extremes as above
   int64_t image_count, count, planes, values;  // values: elements of a pixel
   int64_t height, width, lines, columns;
+  bool normalize;
 };
 void mask_images(const Masking& masking, Stream stream);
 

@@ -1,5 +1,5 @@
-// Copies of images, each under one map: the extremes of every map, then every output is written once; no mask is ever
-// in memory.
+// Copies of images, each under one map: every output is written once, and no mask is ever in memory. The extremes of
+// small maps are found on the way, those of larger ones before.
 #include "resample.h"
 
 namespace fastcam::cuda {
@@ -15,7 +15,7 @@ FASTCAM_DEVICE void mask_pack(const T* line, const Acc (&mask)[kSize], T* out, i
 }
 
 // A thread keeps its place in a line (one pack) and goes down the lines of a strip, each line in every plane.
-template <class T>
+template <bool kIsSmall, class T>
 __global__ void __launch_bounds__(kThreads, 2)
     mask_planes(const T* __restrict__ images, const accumulator_t<T>* __restrict__ maps,
                 const accumulator_t<T>* __restrict__ extremes, T* __restrict__ copies, const Masking m,
@@ -25,17 +25,20 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int values = static_cast<int>(m.values), length = x.size * values;
   const unsigned packs = (length + kSize - 1) / kSize, strips = (y.size + kLines - 1) / kLines;
   const unsigned inside = blockIdx.x * kThreads + threadIdx.x;
-  if (inside >= packs * strips) return;
+  const bool has_outputs = inside < packs * strips;
+  if (!kIsSmall && !has_outputs) return;  // of small maps the whole block finds the extremes
   const int place = inside % packs * kSize, first = inside / packs * kLines;
   const int left = length - place, last = first + kLines < y.size ? first + kLines : y.size;
   const auto column_of = [=](int k) { return (k < left ? place + k : place) / values; };
   const int64_t plane = static_cast<int64_t>(y.size) * length;
   for (int64_t index = blockIdx.y; index < m.image_count * m.count; index += gridDim.y) {
-    const MinMax<Acc> min_max = min_max_of(extremes, index);
+    const Acc* map = maps + index * y.source * x.source;
+    const MinMax<Acc> min_max = min_max_of<kIsSmall>(map, y, x, extremes, index);
+    if (!has_outputs) continue;
     Strip<Acc, kSize> strip;
     for (int line = first; line < last; ++line) {
       Acc mask[kSize];
-      strip.resample(maps + index * y.source * x.source, y, x, line, column_of, mask);
+      strip.resample(map, y, x, line, column_of, mask);
 #pragma unroll
       for (int k = 0; k < kSize; ++k) mask[k] = min_max(mask[k]);
       const int64_t start = static_cast<int64_t>(line) * length + place;
@@ -61,8 +64,14 @@ void launch_masks(const Masking& m, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>((threads + kThreads - 1) / kThreads), grid_size(m.image_count * m.count));
   const bool aligned = length % Pack<T>::size == 0 && reinterpret_cast<uintptr_t>(m.images) % 16 == 0 &&
                        reinterpret_cast<uintptr_t>(m.copies) % 16 == 0;
-  FASTCAM_LAUNCH((mask_planes<T>), grid, kThreads, 0, stream, static_cast<const T*>(m.images), maps, extremes,
-                 static_cast<T*>(m.copies), m, y, x, aligned);
+  const auto* images = static_cast<const T*>(m.images);
+  auto* copies = static_cast<T*>(m.copies);
+  if (m.normalize && is_small_map(m.height, m.width)) {
+    FASTCAM_LAUNCH((mask_planes<true, T>), grid, kThreads, 0, stream, images, maps, extremes, copies, m, y, x, aligned);
+  } else {
+    FASTCAM_LAUNCH((mask_planes<false, T>), grid, kThreads, 0, stream, images, maps, extremes, copies, m, y, x,
+                   aligned);
+  }
 }
 
 }  // namespace

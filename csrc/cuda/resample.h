@@ -39,7 +39,7 @@ FASTCAM_DEVICE Acc across(const T* map, int row, const Axis<Acc>& x, int column)
   return mix(Acc(widen(line[between.lower])), Acc(widen(line[between.upper])), between.fraction);
 }
 
-// Lowest and highest value of the block's threads; thread 0 gets them.
+// Lowest and highest value of the block's threads; every thread gets them.
 template <class Acc>
 FASTCAM_DEVICE void block_extremes(Acc& low, Acc& high) {
   FASTCAM_SHARED(Acc, lows, [kThreads]);
@@ -55,37 +55,47 @@ FASTCAM_DEVICE void block_extremes(Acc& low, Acc& high) {
           highs[threadIdx.x] > highs[threadIdx.x + width] ? highs[threadIdx.x] : highs[threadIdx.x + width];
     }
   }
+  __syncthreads();
   low = lows[0];
   high = highs[0];
 }
 
-// (count, 2): lowest and highest output of every map; NaN where a source value is not finite. A warp takes
-// a row of the source, each lane some of its columns, and looks at the four corners of their intervals.
+// Lowest and highest output of a map, found by the whole block; NaN where a source value is not finite. A warp takes a
+// row of the source, each lane some of its columns, and looks at the four corners of their intervals.
+template <class T, class Acc>
+FASTCAM_DEVICE void find_block_extremes(const T* map, const Axis<Acc>& y, const Axis<Acc>& x, Acc& low, Acc& high) {
+  Acc zero = 0;
+  low = std::numeric_limits<Acc>::infinity();
+  high = -low;
+  for (int row = threadIdx.x / kWarp; row < y.source; row += kWarps) {
+    for (int column = threadIdx.x % kWarp; column < x.source; column += kWarp) {
+      zero += Acc(widen(map[static_cast<int64_t>(row) * x.source + column])) * Acc(0);  // NaN if not finite
+      for (int corner = 0; corner < 4; ++corner) {
+        const int line = y.interval_end(row, corner / 2), at = x.interval_end(column, corner % 2);
+        const Interval<Acc, int> rows = y.at(line);
+        const Acc value = mix(across(map, rows.lower, x, at), across(map, rows.upper, x, at), rows.fraction);
+        low = value < low ? value : low;
+        high = value > high ? value : high;
+      }
+    }
+  }
+  zero = block_sum(zero);
+  block_extremes(low, high);
+  low += zero;
+  high += zero;
+}
+
+// (count, 2): the extremes of every map.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
     find_extremes(const T* __restrict__ maps, accumulator_t<T>* __restrict__ extremes, int64_t count,
                   const Axis<accumulator_t<T>> y, const Axis<accumulator_t<T>> x) {
-  using Acc = accumulator_t<T>;
   for (int64_t index = blockIdx.x; index < count; index += gridDim.x) {
-    const T* map = maps + index * y.source * x.source;
-    Acc zero = 0, low = std::numeric_limits<Acc>::infinity(), high = -low;
-    for (int row = threadIdx.x / kWarp; row < y.source; row += kWarps) {
-      for (int column = threadIdx.x % kWarp; column < x.source; column += kWarp) {
-        zero += Acc(widen(map[static_cast<int64_t>(row) * x.source + column])) * Acc(0);  // NaN if not finite
-        for (int corner = 0; corner < 4; ++corner) {
-          const int line = y.interval_end(row, corner / 2), at = x.interval_end(column, corner % 2);
-          const Interval<Acc, int> rows = y.at(line);
-          const Acc value = mix(across(map, rows.lower, x, at), across(map, rows.upper, x, at), rows.fraction);
-          low = value < low ? value : low;
-          high = value > high ? value : high;
-        }
-      }
-    }
-    zero = block_sum(zero);
-    block_extremes(low, high);
+    accumulator_t<T> low, high;
+    find_block_extremes(maps + index * y.source * x.source, y, x, low, high);
     if (threadIdx.x == 0) {
-      extremes[2 * index] = low + zero;
-      extremes[2 * index + 1] = high + zero;
+      extremes[2 * index] = low;
+      extremes[2 * index + 1] = high;
     }
   }
 }
@@ -95,6 +105,17 @@ template <class Acc>
 FASTCAM_DEVICE MinMax<Acc> min_max_of(const Acc* extremes, int64_t index) {
   if (extremes == nullptr) return {};
   return {extremes[2 * index], extremes[2 * index + 1]};
+}
+
+// The same in a kernel that writes outputs: of a small map every block finds the extremes itself, those of a larger one
+// are in memory.
+template <bool kIsSmall, class T, class Acc>
+FASTCAM_DEVICE MinMax<Acc> min_max_of(const T* map, const Axis<Acc>& y, const Axis<Acc>& x, const Acc* extremes,
+                                      int64_t index) {
+  if constexpr (!kIsSmall) return min_max_of(extremes, index);
+  Acc low, high;
+  find_block_extremes(map, y, x, low, high);
+  return {low, high};
 }
 
 constexpr int kLines = 8;  // of a strip: those that a thread writes, one under the other

@@ -83,16 +83,21 @@ def test_maps_are_those_of_the_module(name, form):
         agree(fastcam.explain(artefact, images, METHODS[:1]), expected)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", *slow("vgg11")])
+FROZEN = ["resnet18", "efficientnet_lite0"]
+VALUES = {"densenet121": "features3_1"}  # the module that is found ends before the last ReLU
+
+
+@pytest.mark.parametrize("name", [*FROZEN, *slow(*(name for name in LAYERS if name not in FROZEN))])
 def test_frozen_scripts(name):
-    """Batch norms are folded in them and no module is left: the values have the names of the graph."""
-    model, images = network(name), images_for(name)
+    """Batch norms are folded in them and no module is left: the values have the names of the graph. In float64, for
+    what is folded is rounded in other places."""
+    model, images = network(name).double(), images_for(name).double()
     is_traced = name == "efficientnet_lite0"
     made = torch.jit.trace(model, images, check_trace=False) if is_traced else torch.jit.script(model)
     frozen = reloaded(torch.jit.freeze(made))
-    found = fastcam.explain(frozen, images, ["grad_cam", "layer_cam"], [1, 3])
+    found = fastcam.explain(frozen, images, ["grad_cam", "layer_cam"], [1, 3], VALUES.get(name))
     expected = fastcam.explain(model, images, ["grad_cam", "layer_cam"], [1, 3])
-    agree(found, expected, 1e-4)
+    agree(found, expected, 1e-9)
 
 
 @pytest.mark.parametrize("form", list(MADE))

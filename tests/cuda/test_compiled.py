@@ -24,7 +24,7 @@ MOST_REGISTERS = {
     "moment_rows": 72,
     "rectify_values": 24,
     "find_extremes": 48,
-    "resample": 96,
+    "resample": 128,
     "mask_planes": 112,
     "occlude_planes": 72,
     "gather_windows": 64,

@@ -199,6 +199,24 @@ MUTANTS = [
     Mutant("the ReLU is lost where chunks are added", REDUCTION, "= relu ? rectify(sum) : sum;", "= sum;"),
     Mutant("only two corners of an interval are looked at", "cuda/resample.h", "corner < 4", "corner < 2"),
     Mutant(
+        "extremes are read before they are there",
+        "cuda/resample.h",
+        "  __syncthreads();\n  low = lows[0];",
+        "  low = lows[0];",
+    ),
+    Mutant(
+        "threads without outputs leave the block before its barriers",
+        "cuda/upsample_normalize.cu",
+        "if (!kIsSmall && !has_outputs) return;",
+        "if (!has_outputs) return;",
+    ),
+    Mutant(
+        "a map whose extremes nobody finds",
+        "cuda/kernels.h",
+        "return normalize && !is_small_map(height, width) ? 2 * count : 0;",
+        "return normalize && height * width > 2048 ? 2 * count : 0;",
+    ),
+    Mutant(
         "every copy is under the first mask", "cuda/mask_images.cu", "maps + index * y.source", "maps + 0 * y.source"
     ),
     Mutant("a window's first row is missed", "cuda/occlude.cu", "last >= window.start[0]", "last > window.start[0]"),

@@ -71,18 +71,26 @@ void reduce(Dtype dtype, const Sizes& sizes, bool rows) {
   plane_moments(need(PlaneNeed::nothing), nullptr);
 }
 
+// Small maps, whose extremes every block finds itself, and larger ones, whose extremes are memory of their own.
 void resample(Dtype dtype, bool normalize) {
   auto maps = memory(3 * 7 * 5), out = memory(3 * 40 * 33), extremes = memory(6);
-  upsample_normalize({dtype, maps.data(), out.data(), extremes.data(), 3, 7, 5, 40, 33, normalize}, nullptr);
+  upsample_normalize({dtype, maps.data(), out.data(), nullptr, 3, 7, 5, 40, 33, normalize}, nullptr);
+  auto large = memory(3 * 40 * 33), larger = memory(3 * 50 * 47);
+  void* room = normalize ? extremes.data() : nullptr;
+  upsample_normalize({dtype, large.data(), larger.data(), room, 3, 40, 33, 50, 47, normalize}, nullptr);
   if (element_bytes(dtype) >= 4) rectify_in_place(dtype, maps.data(), 105, nullptr);
 }
 
 void mask(Dtype dtype, int64_t planes, int64_t values, bool normalize) {
   auto images = memory(2 * 3 * 40 * 33), maps = memory(2 * 2 * 7 * 5), copies = memory(2 * 2 * 3 * 40 * 33);
-  auto extremes = memory(8);
-  mask_images({dtype, images.data(), maps.data(), copies.data(), normalize ? extremes.data() : nullptr, 2, 2, planes,
-               values, 7, 5, 40, 33},
-              nullptr);
+  mask_images(
+      {dtype, images.data(), maps.data(), copies.data(), nullptr, 2, 2, planes, values, 7, 5, 40, 33, normalize},
+      nullptr);
+  auto extremes = memory(8), large = memory(2 * 2 * 39 * 31);
+  void* room = normalize ? extremes.data() : nullptr;
+  mask_images(
+      {dtype, images.data(), large.data(), copies.data(), room, 2, 2, planes, values, 39, 31, 40, 33, normalize},
+      nullptr);
 }
 
 void impute(Dtype dtype) {
