@@ -1,5 +1,6 @@
 """Networks scripted, traced, frozen and exported are explained like the modules they were made from."""
 
+import copy
 import io
 
 import pytest
@@ -91,7 +92,7 @@ VALUES = {"densenet121": "features3_1"}  # the module that is found ends before 
 def test_frozen_scripts(name):
     """Batch norms are folded in them and no module is left: the values have the names of the graph. In float64, for
     what is folded is rounded in other places."""
-    model, images = network(name).double(), images_for(name).double()
+    model, images = copy.deepcopy(network(name)).double(), images_for(name).double()
     is_traced = name == "efficientnet_lite0"
     made = torch.jit.trace(model, images, check_trace=False) if is_traced else torch.jit.script(model)
     frozen = reloaded(torch.jit.freeze(made))
