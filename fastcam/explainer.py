@@ -12,6 +12,7 @@ from fastcam import artefacts, ragged, targets
 from fastcam.engine import image_groups, per_image, true_causes
 from fastcam.engine.assembly import Explanations, explain
 from fastcam.engine.first_pass import first_pass
+from fastcam.engine.graph_calls import ExplanationCall
 from fastcam.engine.graphs import GraphReport, Graphs
 from fastcam.engine.notes import Notes, warn
 from fastcam.engine.settings import Reshape, Settings
@@ -78,8 +79,9 @@ class Explainer(Generic[Result]):
         strict: raise an error where the engine would have to guess, and for classes in a tensor on a GPU that the
             output lacks; otherwise guesses are in :attr:`.Explanation.notes`, and warned of once.
         graph: on a GPU, record the explanation as one CUDA graph when a shape of images is seen for the second time,
-            and replay it from then on: without Python, and with equal maps. For methods of one pass and class indices
-            as target; :attr:`graphs` says what was recorded. Memory stays reserved for every recorded shape, up to 8.
+            and replay it from then on: without Python, and with equal maps. Of methods that run copies of the images,
+            what the model does with a block of copies is recorded. For class indices as target; :attr:`graphs` says
+            what was recorded. Of up to 8 graphs memory stays reserved: what the largest works in, and the results.
         options: of the method's rule, for example ``window`` of occlusion.
 
     Raises:
@@ -184,7 +186,7 @@ class Explainer(Generic[Result]):
                 raise ValueError("differentiable maps are of the model's own parameters: not of a prepared copy's")
         self.precision: Precision | None = "fp32" if compile and precision is None else precision
         self.compile = compile
-        self._graphs = Graphs(self.settings) if graph else None
+        self._graphs = Graphs() if graph and not differentiable else None
         self._preparing = threading.Lock()
 
     def __call__(self, images: Images, target: targets.Target = None, *, out: Tensor | None = None) -> Result:
@@ -230,10 +232,7 @@ class Explainer(Generic[Result]):
                 if isinstance(target, targets.Score) and target.reads_input:
                     stack.enter_context(with_input(self.model, inputs.position))
                 _warn_of_training(self.model)
-                # A graph would take the whole batch at once, and the memory for it.
-                if self._graphs is None or self._groups(inputs, target) is not None:
-                    return self._with_class_names(self._explain_all(inputs, target))
-                return self._with_class_names(self._graphs.explain(self.model, inputs, target, self._explain_all))
+                return self._with_class_names(self._explain_or_replay(inputs, target))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             cause = true_causes.find(error, self.model, inputs)
             if cause is None:
@@ -248,6 +247,14 @@ class Explainer(Generic[Result]):
         if isinstance(result, Explanation):
             return result.with_class_names(names)
         return cast("Explanations", {key: each.with_class_names(names) for key, each in result.items()})
+
+    def _explain_or_replay(self, inputs: Inputs, target: targets.Target) -> Explanations:
+        """Explain all images; in one graph, if it is to be recorded and the method makes one pass."""
+        # A graph would take the whole batch at once, and the memory for it.
+        if self._graphs is None or not self.settings.is_one_pass or self._groups(inputs, target) is not None:
+            return self._explain_all(inputs, target)
+        call = ExplanationCall.of(inputs, target, self._explain_all)
+        return self._explain_all(inputs, target) if call is None else self._graphs.run(self.model, call)
 
     def _explain_all(self, inputs: Inputs, target: targets.Target) -> Explanations:
         """Explain all images, in groups if there are many."""
@@ -326,7 +333,8 @@ class Explainer(Generic[Result]):
     def _explain(self, inputs: Inputs, target: targets.Target, notes: Notes) -> Explanations:
         """Explain all images in one forward pass."""
         batches = self._batches(inputs, self._measured_size or image_groups.usual_copies(inputs.images))
-        return explain(first_pass(self.model, inputs, target, self.settings, batches, notes), inputs.images)
+        run = first_pass(self.model, inputs, target, self.settings, batches, notes, graphs=self._graphs)
+        return explain(run, inputs.images)
 
 
 def single_result(result: Explanations) -> Explanation:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from fastcam import targets
 from fastcam.devices import all_rows
 from fastcam.engine import target_layers
+from fastcam.engine.graphs import Graphs
 from fastcam.engine.notes import Notes
 from fastcam.engine.scorer import Scorer
 from fastcam.engine.settings import Reshape, Settings
@@ -87,6 +88,7 @@ def first_pass(
     batches: Batches,
     notes: Notes,
     located: Sequence[capture.Layer] | None = None,
+    graphs: Graphs | None = None,
 ) -> Pass:
     """Run the model once.
 
@@ -98,6 +100,7 @@ def first_pass(
         batches: for methods that run copies of the images.
         notes: told what is found out about the model.
         located: the target layers of an earlier pass, with their runs and token maps; None finds them.
+        graphs: of methods that run copies of the images.
 
     Raises:
         TypeError, ValueError, RuntimeError: for a layer or target that does not fit the model.
@@ -107,7 +110,7 @@ def first_pass(
         chosen = target_layers.resolve(model, inputs, target, settings) if settings.has_layer else []
 
     def run(fast: Inputs) -> Pass:
-        found = _run(model, fast, target, settings, batches, chosen, notes)
+        found = _run(model, fast, target, settings, batches, chosen, notes, graphs)
         if located is not None:
             return found
         layers = target_layers.with_token_maps(model, found.layers, found.activations, fast, settings, notes)
@@ -127,6 +130,7 @@ def _run(
     batches: Batches,
     chosen: Sequence[capture.Layer],
     notes: Notes,
+    graphs: Graphs | None,
 ) -> Pass:
     at_input, differentiable = settings.needs_input_gradients, settings.differentiable
     scored = _scored_layer(model, target)
@@ -158,7 +162,7 @@ def _run(
     if not settings.is_one_pass:
         layer = scored[0] if scored else None
         clean = scores if differentiable else scores.detach()
-        scorer = Scorer(model, inputs, bound, clean, batches, select, layer, differentiable, padding.cover)
+        scorer = Scorer(model, inputs, bound, clean, batches, select, layer, differentiable, padding.cover, graphs)
     activations = captured.activations[: len(chosen)]
     return Pass(
         settings, model, inputs, chosen, activations, output, bound, scores, images, scorer, recorder, padding, notes

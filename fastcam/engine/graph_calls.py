@@ -1,33 +1,26 @@
-"""Calls of an explainer that one recorded graph serves, and what they have in common."""
+"""Calls of an explainer that one recorded graph serves: whole explanations of one pass."""
 
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
-from typing import TypeGuard
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TypeGuard, cast
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fastcam import targets
+from fastcam.engine.assembly import Explanations
+from fastcam.engine.graph_keys import SCORES, CallKey, form_of_indices, is_close, layouts_of, tensors_of, with_tensors
+from fastcam.explanation import Explanation
 from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
+from fastcam.targets.binding import Bound
 from fastcam.targets.class_indices import Classes, ClassIndices, class_indices
 
-_SCORES = (targets.Logit, targets.Probability, targets.LogProbability)  # which their classes define
+Explain = Callable[[Inputs, targets.Target], Explanations]
 
 
 @dataclass(frozen=True)
-class CallKey:
-    """Of what a graph depends, besides the model: calls of one key differ in the values of tensors alone."""
-
-    shape: tuple[int, ...]
-    target: str
-    others: tuple[Hashable, ...]
-
-
-@dataclass(frozen=True)
-class Call:
+class ExplanationCall:
     """One call of an explainer.
 
     Attributes:
@@ -35,6 +28,7 @@ class Call:
         tensors: the images, and the tensors among the model's other arguments.
         score: the target without its classes.
         classes: the target's class indices; None where it has none.
+        explain: from inputs and a target to their explanations.
     """
 
     key: CallKey
@@ -43,38 +37,73 @@ class Call:
     tensors: list[Tensor]
     score: targets.Logit
     classes: Classes | None
+    explain: Explain
 
     @classmethod
-    def of(cls, inputs: Inputs, target: targets.Target) -> "Call | None":
+    def of(cls, inputs: Inputs, target: targets.Target, explain: Explain) -> "ExplanationCall | None":
         """Return the call; None for a target that is a function of its own, or arguments of unknown kind."""
-        score = target if isinstance(target, targets.Logit) and type(target) in _SCORES else targets.Logit()
+        score = target if isinstance(target, targets.Logit) and type(target) in SCORES else targets.Logit()
         classes = score.classes if score is target else target
         if isinstance(classes, targets.Score) or not _are_classes(classes):
             return None
-        name = _form(classes)
-        leaves, structure = tree_flatten((inputs.images, inputs.others))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        plain = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
-        if name is None or not all(isinstance(leaf, str | int | float | None) for leaf in plain):
+        name, layouts = _form(classes), layouts_of(inputs)
+        if name is None or layouts is None:
             return None
-        layouts = [(leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in tensors]
-        places = (inputs.position, inputs.shared, inputs.channel_axis, str(structure), *plain)
-        others = (*layouts, *places, type(score), _numerics(inputs.images.device))
-        key = CallKey(tuple(inputs.images.shape), name, others)
-        return cls(key, inputs, target, tensors, score, classes if "indices" in name else None)
+        key = CallKey("explanation", tuple(inputs.images.shape), name, (*layouts, type(score).__name__))
+        return cls(key, inputs, target, tensors_of(inputs), score, classes if "indices" in name else None, explain)
+
+    def run(self) -> Explanations:
+        """Explain without a graph."""
+        return self.explain(self.inputs, self.target)
+
+    def run_on(self, tensors: Sequence[Tensor], indices: ClassIndices | None) -> Explanations:
+        """Explain tensors and classes that stay in place."""
+        target = self.target if indices is None else _StaticClasses(self.score, indices)
+        return self.explain(with_tensors(self.inputs, tensors), target)
+
+    def output_of(self, result: Explanations) -> ModelOutput:
+        """Return the model's output, which has the number of classes."""
+        return _singles(result)[0].output
 
     def indices(self, output: ModelOutput) -> ClassIndices | None:
         """Return the class indices for an output (N, classes); None for a target without any."""
         return None if self.classes is None else class_indices(output, self.classes, len(self.inputs))
 
-    def with_tensors(self, tensors: list[Tensor]) -> Inputs:
-        """Return the inputs with other tensors in the places of the call's."""
-        leaves, structure = tree_flatten((self.inputs.images, self.inputs.others))
-        given = iter(tensors)
-        images, others = tree_unflatten(
-            [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
-        )
-        return replace(self.inputs, images=images, others=others)
+    def take_apart(self, result: Explanations) -> object:
+        """Return explanations with their maps as a tree of tensors."""
+        singles = {None: result} if isinstance(result, Explanation) else result
+        return {
+            key: ({each.name: getattr(single, each.name) for each in fields(single)}, single.maps)
+            for key, single in singles.items()
+        }
+
+    def put_together(self, taken: object) -> Explanations:
+        """Return explanations of these images from such a tree."""
+        images, result = self.inputs.images.detach(), {}
+        for key, (values, maps) in cast("dict[object, tuple[dict[str, object], Tensor]]", taken).items():
+            result[key] = Explanation(**{**values, "images": images})  # type: ignore[arg-type]
+            result[key].__dict__["maps"] = maps
+        return cast("Explanations", result.get(None, result))
+
+    def agree(self, replayed: Explanations, expected: Explanations) -> bool:
+        """Whether explanations with and without a graph are the same."""
+        pairs = zip(_singles(replayed), _singles(expected), strict=True)
+        return all(is_close(one.maps, other.maps) and is_close(one.scores, other.scores) for one, other in pairs)
+
+
+class _StaticClasses(targets.Logit):
+    """The score of class indices in tensors that stay in place, which every replay reads."""
+
+    def __init__(self, score: targets.Logit, indices: ClassIndices) -> None:
+        super().__init__()
+        self.score, self.indices = score, indices
+
+    def bind(self, output: ModelOutput, count: int) -> Bound:
+        return self.score.bind_to(self.indices)
+
+
+def _singles(result: Explanations) -> list[Explanation]:
+    return [result] if isinstance(result, Explanation) else list(result.values())
 
 
 def _are_classes(target: targets.Target) -> TypeGuard[Classes | None]:
@@ -86,19 +115,6 @@ def _form(classes: Classes | None) -> str | None:
     if classes is None or isinstance(classes, str):
         return classes or "highest"
     try:
-        shape = tuple(classes.shape) if isinstance(classes, Tensor) else np.shape(classes)
+        return form_of_indices(tuple(classes.shape) if isinstance(classes, Tensor) else np.shape(classes))
     except ValueError:  # lists of several lengths
         return None
-    return f"indices (N, {shape[1]})" if len(shape) > 1 else "indices (N,)"
-
-
-def _numerics(device: torch.device) -> tuple[Hashable, ...]:
-    """Return the modes that decide which kernels PyTorch calls."""
-    return (
-        torch.is_autocast_enabled(device.type),
-        torch.get_autocast_dtype(device.type),
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cudnn.benchmark,
-        torch.are_deterministic_algorithms_enabled(),
-    )

@@ -1,38 +1,65 @@
-"""Explanations of a shape that was seen before, replayed as one recorded graph.
+"""Work on tensors of a form that was seen before, replayed as one recorded graph.
 
-The whole of a one-pass explanation, from the images to the maps, is recorded with tensors that stay in place: images
-and classes are copied into them, the graph is replayed, and its results are copied out. It is recorded when a shape is
-seen for the second time, and used if its results agree with those of the explanation that was made without it.
+The whole of a one-pass explanation, from the images to the maps, or of what a method asks of a block of copies, is
+recorded with tensors that stay in place: images and classes are copied into them, the graph is replayed, and its
+results are copied out. It is recorded when a form is seen for the second time, and used if its results agree with those
+of the same work without it.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from fastcam import targets
-from fastcam.engine.assembly import Explanations
-from fastcam.engine.graph_calls import Call, CallKey
+from fastcam.engine.graph_keys import CallKey
 from fastcam.engine.model_state import ModelState, has_hooks, side_effects
 from fastcam.engine.notes import warn
-from fastcam.engine.recorders import Recorder, Recording, recorder_for
-from fastcam.engine.settings import Settings
-from fastcam.explanation import Explanation
+from fastcam.engine.recorders import Recorder, Recording, new_recorder
 from fastcam.model.elements import ModelOutput
-from fastcam.model.inputs import Inputs
 from fastcam.model.running import is_training
-from fastcam.targets.binding import Bound
 from fastcam.targets.class_indices import ClassIndices
 
 MAX_GRAPHS = 8  # kept by an explainer; of more, the one that was not used for longest goes
-TOLERANCE = 1e-2  # of maps in [0, 1], and relative for scores: libraries may choose other algorithms for a graph
 
-Explain = Callable[[Inputs, targets.Target], Explanations]
+Result = TypeVar("Result")
+
+
+class Call(Protocol[Result]):
+    """Work that can be done by a graph, which calls of the same key share."""
+
+    @property
+    def key(self) -> CallKey:
+        """Which other calls one graph serves."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What the work reads; the first has a row for each image or copy."""
+
+    def run(self) -> Result:
+        """Do the work without a graph."""
+
+    def run_on(self, tensors: Sequence[Tensor], indices: ClassIndices | None) -> Result:
+        """Do the work on other tensors, and classes."""
+
+    def output_of(self, result: Result) -> ModelOutput:
+        """Return of a result what :meth:`indices` need."""
+
+    def indices(self, output: ModelOutput) -> ClassIndices | None:
+        """Return the call's classes."""
+
+    def take_apart(self, result: Result) -> object:
+        """Return a result as a tree of tensors."""
+
+    def put_together(self, taken: object) -> Result:
+        """Return the result of this call from such a tree."""
+
+    def agree(self, replayed: Result, expected: Result) -> bool:
+        """Whether results with and without a graph are the same."""
 
 
 @dataclass(frozen=True)
@@ -40,40 +67,42 @@ class GraphReport:
     """What became of one form of call.
 
     Attributes:
-        shape: of the images.
+        work: "explanation", or what a method asks of a block of copies: "scores of copies", "predictions of copies" or
+            "gradients of copies".
+        shape: of the images, or copies.
         target: the form of the target, "highest", "all", "indices (N,)" or "indices (N, 3)".
         state: "seen" once, "recorded", or why there is no graph.
     """
 
+    work: str
     shape: tuple[int, ...]
     target: str
     state: str
 
 
 class Graphs:
-    """The recorded explanations of one explainer.
+    """The recorded work of one explainer.
 
     Args:
-        settings: of the explainer.
-        recorder_for: from a device to its recorder, or to None.
+        new_recorder: from a device to a recorder, or to None; called once for each device.
     """
 
-    def __init__(
-        self, settings: Settings, recorder_for: Callable[[torch.device], Recorder | None] = recorder_for
-    ) -> None:
-        self.settings, self.recorder_for = settings, recorder_for
+    def __init__(self, new_recorder: Callable[[torch.device], Recorder | None] = new_recorder) -> None:
+        self._new_recorder = new_recorder
+        self._recorders: dict[torch.device, Recorder | None] = {}
         self._entries: OrderedDict[CallKey, _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
-    def explain(self, model: nn.Module, inputs: Inputs, target: targets.Target, explain: Explain) -> Explanations:
-        """Return what ``explain`` does, replayed if it was recorded."""
-        recorder = self.recorder_for(inputs.images.device)
-        call = None if recorder is None else Call.of(inputs, target)
-        if recorder is None or call is None or not self._is_recordable(model):
-            return explain(inputs, target)
-        state = ModelState.of(model)
-        if state is None:
-            return explain(inputs, target)
+    def record_on(self, device: torch.device) -> bool:
+        """Whether work on a device is recorded."""
+        return self._recorder(device) is not None
+
+    def run(self, model: nn.Module, call: Call[Result]) -> Result:
+        """Return the result of a call, replayed if it was recorded."""
+        recorder = self._recorder(call.tensors[0].device)
+        state = None if recorder is None or is_training(model) or has_hooks(model) else ModelState.of(model)
+        if recorder is None or state is None:
+            return call.run()
         with self._lock:
             entry = self._entries.get(call.key)
             if entry is None or entry.state != state:
@@ -82,17 +111,20 @@ class Graphs:
                 self._entries.move_to_end(call.key)
                 return entry.graph.replay(call)
             elif not entry.refusal:
-                return self._record(recorder, model, call, entry, explain)
-        return explain(inputs, target)
+                return self._record(recorder, model, call, entry)
+        return call.run()
 
     def report(self) -> list[GraphReport]:
         """Return what became of every form of call, the latest last."""
         with self._lock:
-            return [GraphReport(key.shape, key.target, entry.described) for key, entry in self._entries.items()]
+            return [
+                GraphReport(key.work, key.shape, key.target, entry.described) for key, entry in self._entries.items()
+            ]
 
-    def _is_recordable(self, model: nn.Module) -> bool:
-        settings = self.settings
-        return settings.is_one_pass and not settings.differentiable and not is_training(model) and not has_hooks(model)
+    def _recorder(self, device: torch.device) -> Recorder | None:
+        if device not in self._recorders:
+            self._recorders[device] = self._new_recorder(device)
+        return self._recorders[device]
 
     def _remember(self, key: CallKey, entry: "_Entry") -> None:
         self._entries[key] = entry
@@ -101,35 +133,24 @@ class Graphs:
             self._entries.popitem(last=False)
 
     @staticmethod
-    def _record(recorder: Recorder, model: nn.Module, call: Call, entry: "_Entry", explain: Explain) -> Explanations:
-        """Explain without a graph, and record the same."""
-        before = side_effects(model, call.inputs.images.device)
-        expected = explain(call.inputs, call.target)
-        if before != side_effects(model, call.inputs.images.device):
-            entry.refuse("the model draws random numbers or changes its buffers")
+    def _record(recorder: Recorder, model: nn.Module, call: Call[Result], entry: "_Entry") -> Result:
+        """Do the work without a graph, and record the same."""
+        device = call.tensors[0].device
+        before = side_effects(model, device)
+        expected = call.run()
+        if before != side_effects(model, device):
+            entry.refuse(call.key, "the model draws random numbers or changes its buffers")
             return expected
         try:
-            graph = _Graph.record(recorder, call, expected, explain)
+            graph = _Graph.record(recorder, call, expected)
         except (RuntimeError, TypeError, ValueError) as error:  # it reads values of tensors, for example
-            entry.refuse(str(error).partition("\n")[0])
+            entry.refuse(call.key, str(error).partition("\n")[0])
             return expected
-        if _agree(graph.replay(call), expected):
+        if call.agree(graph.replay(call), expected):
             entry.graph = graph
         else:
-            entry.refuse("the recorded explanation differs from the one before it")
+            entry.refuse(call.key, f"the recorded {call.key.work} differs from the one before it")
         return expected
-
-
-def _agree(replayed: Explanations, expected: Explanations) -> bool:
-    def singles(result: Explanations) -> list[Explanation]:
-        return [result] if isinstance(result, Explanation) else list(result.values())
-
-    pairs = [
-        pair
-        for one, other in zip(singles(replayed), singles(expected), strict=True)
-        for pair in ((one.maps, other.maps), (one.scores, other.scores))
-    ]
-    return all(torch.allclose(one, other, TOLERANCE, TOLERANCE, equal_nan=True) for one, other in pairs)
 
 
 @dataclass
@@ -137,63 +158,43 @@ class _Entry:
     """What became of a key: seen, refused or recorded."""
 
     state: ModelState
-    graph: "_Graph | None" = None
+    graph: "_Graph[Any] | None" = None
     refusal: str = ""
 
     @property
     def described(self) -> str:
         return self.refusal or ("seen" if self.graph is None else "recorded")
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, key: CallKey, reason: str) -> None:
         """Note why there is no graph, and warn."""
         self.refusal = reason
-        warn(f"explanations of this shape are not made by a recorded graph: {reason}")
-
-
-class _StaticClasses(targets.Logit):
-    """The score of class indices in tensors that stay in place, which every replay reads."""
-
-    def __init__(self, score: targets.Logit, indices: ClassIndices) -> None:
-        super().__init__()
-        self.score, self.indices = score, indices
-
-    def bind(self, output: ModelOutput, count: int) -> Bound:
-        return self.score.bind_to(self.indices)
+        warn(f"there is no recorded graph for the {key.work} of shape {key.shape}: {reason}")
 
 
 @dataclass(frozen=True)
 class _Results:
-    """Explanations as tensors, and how to make explanations of other tensors."""
+    """The tensors of a result, and the tree that they stand in."""
 
     tensors: list[Tensor]
     leaves: list[object]
     structure: TreeSpec
 
     @classmethod
-    def of(cls, result: Explanations) -> "_Results":
-        """Take explanations with their maps apart."""
-        singles = {None: result} if isinstance(result, Explanation) else result
-        taken = {
-            key: ({each.name: getattr(single, each.name) for each in fields(single)}, single.maps)
-            for key, single in singles.items()
-        }
+    def of(cls, taken: object) -> "_Results":
         leaves, structure = tree_flatten(taken)
         return cls([leaf for leaf in leaves if isinstance(leaf, Tensor)], leaves, structure)
 
-    def explanations(self, images: Tensor) -> Explanations:
-        """Return explanations of copies of the tensors, for these images."""
+    def copied(self) -> object:
+        """Return the tree with copies of the tensors."""
         copies = iter([tensor.clone() for tensor in self.tensors])
-        leaves = [next(copies) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
-        result: dict[object, Explanation] = {}
-        for key, (values, maps) in tree_unflatten(leaves, self.structure).items():
-            result[key] = Explanation(**{**values, "images": images})
-            result[key].__dict__["maps"] = maps
-        return cast("Explanations", result.get(None, result))
+        return tree_unflatten(
+            [next(copies) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves], self.structure
+        )
 
 
 @dataclass(frozen=True)
-class _Graph:
-    """A recorded explanation.
+class _Graph(Generic[Result]):
+    """Recorded work.
 
     Attributes:
         recording: of it.
@@ -210,25 +211,24 @@ class _Graph:
     results: _Results
 
     @classmethod
-    def record(cls, recorder: Recorder, call: Call, expected: Explanations, explain: Explain) -> "_Graph":
-        """Record a call, whose explanations without a graph are known."""
-        first = expected if isinstance(expected, Explanation) else next(iter(expected.values()))
+    def record(cls, recorder: Recorder, call: Call[Result], expected: Result) -> "_Graph[Result]":
+        """Record a call, whose result without a graph is known."""
+        output = call.output_of(expected)
         results: list[_Results] = []
         with torch.inference_mode(False):
             inputs = [tensor.detach().clone() for tensor in call.tensors]
-            indices = call.indices(first.output)
+            indices = call.indices(output)
             static = None if indices is None else indices.static()
-            target = call.target if static is None else _StaticClasses(call.score, static)
 
             def run() -> list[Tensor]:
-                results[:] = [_Results.of(explain(call.with_tensors(inputs), target))]
+                results[:] = [_Results.of(call.take_apart(call.run_on(inputs, static)))]
                 return results[0].tensors
 
             recording = recorder(run)
-        return cls(recording, inputs, static, first.output, results[0])
+        return cls(recording, inputs, static, output, results[0])
 
-    def replay(self, call: Call) -> Explanations:
-        """Return the explanations of a call of the same key."""
+    def replay(self, call: Call[Result]) -> Result:
+        """Return the result of a call of the same key."""
         indices = call.indices(self.output)
         with torch.inference_mode(False), torch.no_grad(), self.recording.in_turn():
             for static, tensor in zip(self.inputs, call.tensors, strict=True):
@@ -236,4 +236,4 @@ class _Graph:
             if self.indices is not None and indices is not None:
                 self.indices.write(indices)
             self.recording.replay()
-            return self.results.explanations(call.inputs.images.detach())
+            return call.put_together(self.results.copied())

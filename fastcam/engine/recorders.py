@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,43 +24,58 @@ class Recording(Protocol):
 Recorder = Callable[[Callable[[], list[Tensor]]], Recording]  # of a function that returns the tensors it writes
 
 
-def recorder_for(device: torch.device) -> Recorder | None:
-    """Return the recorder of a device, or None where nothing is gained by one."""
-    return record_cuda_graph if device.type == "cuda" else None
+def new_recorder(device: torch.device) -> Recorder | None:
+    """Return a recorder for a device, or None where nothing is gained by one."""
+    return CudaGraphs() if device.type == "cuda" else None
 
 
-def record_cuda_graph(function: Callable[[], list[Tensor]]) -> Recording:
-    """Capture the function's kernels as one CUDA graph; replays write the tensors that its last call returns.
+class CudaGraphs:
+    """Records kernels as CUDA graphs, which take turns, so that all of them work in the memory of the largest.
 
-    Raises:
-        RuntimeError: for a function that cannot be captured, such as one that reads values of tensors.
+    Between two turns nothing of a graph is needed but what it returned, which is copied at once.
     """
-    current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-    side.wait_stream(current)
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP_RUNS):
+
+    def __init__(self) -> None:
+        self._memory = torch.cuda.graph_pool_handle()
+        self._last: torch.cuda.Event | None = None
+
+    def __call__(self, function: Callable[[], list[Tensor]]) -> Recording:
+        """Capture the function's kernels; replays write the tensors that its last call returns.
+
+        Raises:
+            RuntimeError: for a function that cannot be captured, such as one that reads values of tensors.
+        """
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_RUNS):
+                function()
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on calling CUDA.
+        with torch.cuda.graph(graph, self._memory, capture_error_mode="thread_local"):
             function()
-    current.wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on calling CUDA
-        function()
-    return _CudaGraph(graph)
+        return _CudaGraph(graph, self)
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Wait, in the context, for the graphs that other streams replayed."""
+        stream = torch.cuda.current_stream()
+        if self._last is not None:
+            stream.wait_event(self._last)
+        yield
+        self._last = stream.record_event()
 
 
+@dataclass(frozen=True)
 class _CudaGraph:
-    """A captured graph, whose replays on several streams take turns."""
+    """A captured graph."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph) -> None:
-        self.graph = graph
-        self.last: torch.cuda.Event | None = None
+    graph: torch.cuda.CUDAGraph
+    graphs: CudaGraphs
 
     def replay(self) -> None:
         self.graph.replay()
 
-    @contextlib.contextmanager
-    def in_turn(self) -> Iterator[None]:
-        stream = torch.cuda.current_stream()
-        if self.last is not None:
-            stream.wait_event(self.last)
-        yield
-        self.last = stream.record_event()
+    def in_turn(self) -> contextlib.AbstractContextManager[None]:
+        return self.graphs.in_turn()

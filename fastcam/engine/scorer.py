@@ -1,7 +1,7 @@
 """The model interface of the rules: scores and gradients of copies of the images."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from fastcam import incremental, ops, postprocess
 from fastcam.devices import all_rows
+from fastcam.engine.graph_copies import CopiesCall, Results, Work
+from fastcam.engine.graphs import Graphs
 from fastcam.engine.input_gradients import input_gradients
 from fastcam.model import capture
 from fastcam.model.batching import Batches, Block, join_blocks
@@ -34,6 +36,7 @@ class Scorer:
         layer: the layer inside the model that is scored instead of its output, or None.
         differentiable: whether the results are differentiable.
         cover: shares of a layer's axes that the images take; see :class:`.Padding`.
+        graphs: the recorded work of the explainer, or None to record none.
     """
 
     model: nn.Module
@@ -45,6 +48,7 @@ class Scorer:
     layer: capture.Layer | None = None
     differentiable: bool = False
     cover: postprocess.Cover = None
+    graphs: Graphs | None = None
 
     @property
     def images(self) -> Tensor:
@@ -72,11 +76,30 @@ class Scorer:
 
     def score(self, copies: Tensor, block: Block) -> Tensor:
         """Return the scores (n, m, [K]) of the copies (n, m, C, *S) of a block."""
-        return self.bound(self.output(copies, block), block.rows).unflatten(0, copies.shape[:2])
+        return self._work_on(copies, block, "scores", self._scores)["scores"]
 
-    def output(self, copies: Tensor, block: Block) -> ModelOutput:
-        """Return the output, n * m rows, for the copies (n, m, C, *S) of a block."""
-        return self.run(self.inputs.with_copies(copies.flatten(0, 1), block.rows))
+    def _scores(self, inputs: Inputs, bound: Bound, rows: Tensor) -> Results:
+        return {"scores": bound(self.run(inputs), rows)}
+
+    def _work_on(self, copies: Tensor, block: Block, name: str, work: Work, *settings: Hashable) -> Results:
+        """Return the results (n, m, ...) by name of work on the copies (n, m, C, *S) of a block, recorded if it can be.
+
+        Args:
+            copies: of the images of the block.
+            block: the images and variants of the copies.
+            name: of the work.
+            work: from the model's arguments for copies, the target and its rows to tensors (n * m, ...) by name.
+            settings: what the work depends on beside these and the scorer.
+        """
+        rows = block.rows
+        inputs = self.inputs.with_copies(copies.flatten(0, 1), rows)
+        call = None
+        if self.graphs is not None and self.graphs.record_on(copies.device):
+            call = CopiesCall.of(inputs, self.bound, rows, f"{name} of copies", (self.select, *settings), work)
+        results = (
+            work(inputs, self.bound, rows) if self.graphs is None or call is None else self.graphs.run(self.model, call)
+        )
+        return {key: values.unflatten(0, copies.shape[:2]) for key, values in results.items()}
 
     def run(self, inputs: Inputs, from_start: bool | None = None) -> ModelOutput:
         """Return the scored value for any inputs: the selected part of the output, or the layer's output."""
@@ -87,17 +110,20 @@ class Scorer:
 
     def predictions(self, copies: Tensor, block: Block) -> dict[str, Tensor]:
         """Return scores (n, m, [K]) of copies (n, m, C, *S); for classifiers also ``top_class`` and ``probability``."""
-        return self._predictions_of(self.output(copies, block), block)
 
-    def _predictions_of(self, output: ModelOutput, block: Block) -> dict[str, Tensor]:
-        """Return predictions (n, m, ...) from the output for a block's copies."""
-        rows, shape = block.rows, block.shape
-        predictions = {"scores": self.bound(output, rows)}
+        def work(inputs: Inputs, bound: Bound, rows: Tensor) -> Results:
+            return self._predictions_of(self.run(inputs), bound, rows)
+
+        return self._work_on(copies, block, "predictions", work)
+
+    def _predictions_of(self, output: ModelOutput, bound: Bound, rows: Tensor) -> Results:
+        """Return predictions (M, ...) from the output for copies."""
+        predictions = {"scores": bound(output, rows)}
         if isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1 and self.layer is None:
             predictions["top_class"] = output.argmax(1)
-            if self.bound.indices is not None:
-                predictions["probability"] = Logit.pick(output.softmax(1), self.bound.indices, rows)
-        return {name: values.unflatten(0, shape) for name, values in predictions.items()}
+            if bound.indices is not None:
+                predictions["probability"] = Logit.pick(output.softmax(1), bound.indices, rows)
+        return predictions
 
     def occluded_predictions(
         self, windows: Tensor, start: Tensor, engine: incremental.Engine, images: range | None
@@ -124,15 +150,21 @@ class Scorer:
             rows = torch.full((len(copies),), image)
             return self.run(self.inputs.with_copies(copies, rows), from_start=False)
 
+        def read_output(output: Tensor, block: Block) -> Results:
+            results = self._predictions_of(output, self.bound, block.rows)
+            return {name: values.unflatten(0, block.shape) for name, values in results.items()}
+
         return incremental.predict_windows(
             run,
             self.images,
             start,
             windows,
-            self._predictions_of,
+            self.scores,
+            read_output,
             self.batches,
             engine,
             images or range(len(self.images)),
+            is_alike=not self.inputs.per_image(),
         )
 
     def _reason_for_dense(self) -> str:
@@ -159,21 +191,25 @@ class Scorer:
             block: the images and variants of the copies.
             kinds: "input_gradients", "guided_gradients", "deconvnet_gradients".
         """
-        shape = copies.shape[:2]
-        flat = copies.flatten(0, 1)
-        leaf = flat if self.differentiable and flat.requires_grad else flat.detach().requires_grad_()
-        with torch.inference_mode(False), torch.enable_grad():
-            scores = self.bound(self.run(self.inputs.with_copies(leaf, block.rows), True), block.rows)
-            by_kind = input_gradients(scores, leaf, kinds, self.differentiable)
-        scores = scores if self.differentiable else scores.detach()
-        return scores.unflatten(0, shape), {kind: values.unflatten(0, shape) for kind, values in by_kind.items()}
+        differentiable = self.differentiable
+
+        def work(inputs: Inputs, bound: Bound, rows: Tensor) -> Results:
+            images = inputs.images
+            leaf = images if differentiable and images.requires_grad else images.detach().requires_grad_()
+            with torch.inference_mode(False), torch.enable_grad():
+                scores = bound(self.run(inputs.replace_images(leaf), True), rows)
+                by_kind = input_gradients(scores, leaf, kinds, differentiable)
+            return {"scores": scores if differentiable else scores.detach(), **by_kind}
+
+        by_kind = self._work_on(copies, block, "gradients", work, kinds)
+        return by_kind.pop("scores"), by_kind
 
     def for_copies(self, copies: Tensor, block: Block, scores: Tensor) -> "Scorer":
         """Return a scorer with the same targets for copies (n, m, C, *S), whose scores are (n, m, [K])."""
-        rows = block.rows
-        bound = Bound(lambda output, copy_rows: self.bound(output, rows[copy_rows.to(rows.device)]))
-        inputs = self.inputs.with_copies(copies.flatten(0, 1), rows)
-        batches = self.batches.without_progress()
-        return Scorer(
-            self.model, inputs, bound, scores.flatten(0, 1), batches, self.select, self.layer, self.differentiable
+        return replace(
+            self,
+            inputs=self.inputs.with_copies(copies.flatten(0, 1), block.rows),
+            bound=self.bound.for_copies(block.rows),
+            scores=scores.flatten(0, 1),
+            batches=self.batches.without_progress(),
         )

@@ -10,16 +10,17 @@ Floats = NDArray[np.floating]
 Counts = NDArray[np.int64]
 
 
-def find_buckets(analysis: TraceAnalysis, start: Region) -> list[NDArray[np.intp]]:
+def find_buckets(analysis: TraceAnalysis, start: Region, images: int = 1) -> list[NDArray[np.intp]]:
     """Return the indices of the M windows, in groups whose patches have similar sizes.
 
-    Within a group all patches are as large as the largest; every group runs every operation once. Starting from groups
-    with equal patches, pairs of groups are merged as long as this lowers the estimated cost.
+    Within a group all patches are as large as the largest; every group runs every operation once, for a number of
+    images together. Starting from groups with equal patches, pairs of groups are merged as long as this lowers the
+    estimated cost.
     """
     shares, costs = _patch_shares(analysis, start)
     groups, inverse = np.unique(shares.reshape(len(shares), -1), axis=0, return_inverse=True)
     groups, counts = groups.reshape(len(groups), *shares.shape[1:]), np.bincount(inverse.reshape(-1))
-    labels = _merge_groups(groups, counts, costs, analysis.group_work)[inverse.reshape(-1)]
+    labels = _merge_groups(groups, counts, costs, analysis.group_work / images)[inverse.reshape(-1)]
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 

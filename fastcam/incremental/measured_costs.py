@@ -14,7 +14,7 @@ from fastcam.devices import uses_tf32
 from fastcam.incremental.costs import PROCESSOR, Costs
 from fastcam.incremental.plan import TraceAnalysis, make_plan
 from fastcam.incremental.regions import Region
-from fastcam.incremental.runner import PlanRunner
+from fastcam.incremental.runner import PlanRunner, clean_values
 from fastcam.incremental.tape import record
 
 ROUNDS = 5  # of each measurement, of which the median counts
@@ -61,10 +61,11 @@ def _small_sweep(run: Callable[[Tensor], Tensor], image: Tensor) -> Callable[[],
     low = np.array([[0, 0], [SIDE - 1, SIDE - 1]])
     plan = make_plan(analysis, Region.of(low, low + 1, (SIDE, SIDE)), max_share=np.inf)
 
+    clean, rows = clean_values(analysis, image), torch.zeros(len(low), dtype=torch.int64, device=image.device)
+
     def sweep() -> Tensor:
-        runner = PlanRunner(analysis, plan, image.new_zeros((len(low), CHANNELS, *plan.start.size)))
-        for index, step in enumerate(plan.steps):
-            runner(index, step)
+        runner = PlanRunner(analysis, plan, image.new_zeros((len(low), CHANNELS, *plan.start.size)), clean, rows)
+        runner.run()
         return runner.whole(analysis.tape.output)
 
     return sweep

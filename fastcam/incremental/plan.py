@@ -36,12 +36,13 @@ class TraceAnalysis:
     """Facts about a tape that hold for all windows.
 
     Attributes:
-        tape: of one image.
+        tape: of one image; its values are shapes alone.
         operations: those that the output depends on, in order.
         localities: of the operations.
         layouts: of every slot.
         multiplications: of each operation, for whole maps of one image.
         work: the cost of each operation for them, in multiply-adds.
+        read_slots: whose values for whole images are read when patches are put into them; the output too.
         last_reads: for every slot, the index in ``operations`` of the last one that reads it.
         in_place: for every operation that may overwrite its first argument, by index, its in-place form.
         pass_work: the cost of running all of them on whole images, whatever their number: calls and constants.
@@ -54,6 +55,7 @@ class TraceAnalysis:
     layouts: dict[Slot, Layout]
     multiplications: list[float]
     work: list[float]
+    read_slots: frozenset[Slot]
     last_reads: dict[Slot, int]
     in_place: dict[int, ATenFunction]
     pass_work: float
@@ -76,27 +78,23 @@ class TraceAnalysis:
         constants = costs.constant * _constant_elements(operations)
         writes = [costs.element * _written_elements(tape, operation) for operation in operations]
         return cls(
-            _drop_unread_values(tape, needed, layouts),
+            replace(tape, values=[torch.empty_like(value, device="meta") for value in tape.values]),
             operations,
             [locality for _, locality in needed],
             layouts,
             multiplications,
             [arithmetic + write for arithmetic, write in zip(multiplications, writes, strict=True)],
+            _read_slots(tape, needed, layouts),
             dict(reads),
             _in_place_forms(tape, operations),
             costs.call * len(operations) + constants,
             costs.step * len(operations) + constants,
         )
 
-    def has_geometry_of(self, other: "TraceAnalysis") -> bool:
-        """Whether plans of another analysis hold for this one: the same operations, of the same sizes."""
-        mine, theirs = (
-            [(each.function, each.outputs, *map(analysis.shape, each.outputs)) for each in analysis.operations]
-            for analysis in (self, other)
-        )
-        return (
-            mine == theirs and self.layouts == other.layouts and all(map(_are_equal, self.localities, other.localities))
-        )
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the values of ``read_slots`` for one image."""
+        return sum(self.tape.values[slot.number].nbytes for slot in self.read_slots)
 
     def shape(self, slot: Slot) -> Sequence[int]:
         """Return the shape of a slot's whole maps for one image."""
@@ -134,22 +132,9 @@ class Plan:
     steps: list[PlanStep]
     states: dict[Slot, State]
 
-    def of_operations(self, operations: Sequence[Operation]) -> "Plan":
-        """Return the plan with the operations of another tape of its geometry, which hold constants of their own."""
-        if all(step.operation is operation for step, operation in zip(self.steps, operations, strict=True)):
-            return self
-        steps = [replace(step, operation=each) for step, each in zip(self.steps, operations, strict=True)]
-        return replace(self, steps=steps)
-
     def cost(self, whole_costs: Sequence[float]) -> float:
         """Return the cost of all windows together, given the cost of every operation on whole maps of one image."""
         return len(self.start) * sum(step.share * cost for step, cost in zip(self.steps, whole_costs, strict=True))
-
-
-def _are_equal(one: Locality, other: Locality) -> bool:
-    if isinstance(one, Separable) and isinstance(other, Separable):
-        return torch.equal(one.rows, other.rows) and torch.equal(one.columns, other.columns)
-    return one == other
 
 
 def make_plan(analysis: TraceAnalysis, start: Region, max_share: float = MAX_PATCH_SHARE) -> Plan:
@@ -206,22 +191,17 @@ def _neighbourhood_region(locality: Locality, region: Region, layout: Layout, ma
     return output if math.prod(output.size) < max_share * math.prod(layout.size) else None
 
 
-def _drop_unread_values(
+def _read_slots(
     tape: Tape, needed: Sequence[tuple[Operation, Locality]], layouts: Mapping[Slot, Layout]
-) -> Tape:
-    """Free the values that are never read: operations that run on patches alone need only their inputs' shapes."""
-    read_slots = {tape.output}
+) -> frozenset[Slot]:
+    """Return the slots whose clean values are read: operations that run on patches alone need none of their inputs'."""
+    read_slots = {Slot(0), tape.output}
     for operation, locality in needed:
         reads_patches_alone = locality == "pointwise" or (
             locality == "view" and layouts[operation.outputs[0]].has_positions
         )
         read_slots.update(() if reads_patches_alone else operation.inputs)
-    numbers = {slot.number for slot in read_slots}
-    values = [
-        value if number in numbers else torch.empty_like(value, device="meta")
-        for number, value in enumerate(tape.values)
-    ]
-    return replace(tape, values=values)
+    return frozenset(read_slots)
 
 
 def _in_place_forms(tape: Tape, operations: Sequence[Operation]) -> dict[int, ATenFunction]:

@@ -1,6 +1,6 @@
 """Execution of a plan, freeing every value after its last use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,28 +15,59 @@ from fastcam.incremental.plan import Plan, PlanStep, TraceAnalysis
 from fastcam.incremental.regions import Pair, Positions, Region, Sliding
 from fastcam.incremental.separable import Separable
 from fastcam.incremental.tape import Argument, Operation, Slot, fill_slots
+from fastcam.model.batching import is_out_of_memory
 from fastcam.ops.numerics import accumulation_dtype
 
 Result = Tensor | Sequence[Tensor]
 
 
+class NotIncrementalError(RuntimeError):
+    """The model cannot run from patches; the message is the reason."""
+
+
 class PlanRunner:
     """Runs the steps of a plan and holds the values of the slots, patches or whole maps.
 
-    "Clean" values are those of the image without windows, from the tape.
-
     Args:
-        analysis: of the clean forward pass.
+        analysis: of a forward pass.
         plan: the steps to run.
-        patches: of the image, (M, C, h, w).
+        patches: of the images, (M, C, h, w).
+        clean: of the N images without windows, the values that patches are put into; see :func:`clean_values`.
+        rows: (M,) int64, the image of every patch.
+        kept: the slots whose values stay; None for the output alone.
     """
 
-    def __init__(self, analysis: TraceAnalysis, plan: Plan, patches: Tensor) -> None:
+    def __init__(
+        self,
+        analysis: TraceAnalysis,
+        plan: Plan,
+        patches: Tensor,
+        clean: Mapping[Slot, Tensor],
+        rows: Tensor,
+        kept: frozenset[Slot] | None = None,
+    ) -> None:
         self.analysis, self.plan, self.device = analysis, plan, patches.device
-        self.count = len(plan.start)
+        self.clean, self.rows = clean, rows
+        self.count = len(patches)
         self.values = {Slot(0): patches}
+        self.kept = frozenset([analysis.tape.output]) if kept is None else kept
         self.index = 0
-        self.image_indices = torch.zeros(self.count, dtype=torch.int64, device=self.device)
+
+    def run(self) -> None:
+        """Run all steps.
+
+        Raises:
+            NotIncrementalError: if an operation does not support several images.
+        """
+        with torch.no_grad():
+            for index, step in enumerate(self.plan.steps):
+                try:
+                    self(index, step)
+                except (RuntimeError, IndexError, KeyError, TypeError) as error:
+                    if is_out_of_memory(error):
+                        raise
+                    name = step.operation.function
+                    raise NotIncrementalError(f"{name} does not support several images: {error}") from error
 
     def __call__(self, index: int, step: PlanStep) -> None:
         """Run a step, then free the values that no later step reads."""
@@ -45,7 +76,7 @@ class PlanRunner:
         tensors = [result] if isinstance(result, Tensor) else [value for value in result if isinstance(value, Tensor)]
         self.values.update(zip(step.operation.outputs, tensors, strict=False))
         for slot in {*step.operation.inputs, *step.operation.outputs}:
-            if self.analysis.last_reads.get(slot, index) <= index and slot != self.analysis.tape.output:
+            if self.analysis.last_reads.get(slot, index) <= index and slot not in self.kept:
                 self.values.pop(slot, None)
 
     def whole(self, slot: Slot) -> Tensor:
@@ -85,6 +116,8 @@ class PlanRunner:
     def _apply(self, operation: Operation, arguments: Sequence[Argument], keywords: dict[str, Argument]) -> Result:
         """Apply an operation to arguments, in place where nothing else needs the first one."""
         in_place = self.analysis.in_place.get(self.index)
+        if in_place is not None and operation.arguments[0] in self.kept:
+            in_place = None
         shapes = [argument.shape for argument in arguments if isinstance(argument, Tensor)]
         if in_place is not None and torch.broadcast_shapes(*shapes) == shapes[0]:
             return in_place(*arguments, **keywords)
@@ -120,13 +153,13 @@ class PlanRunner:
     def _run_global_mean(self, step: PlanStep) -> Tensor:
         """Add the patches' change to the clean mean."""
         (slot,) = step.operation.inputs
-        clean, patches = self.analysis.tape.values[slot.number], self.values[slot]
-        clean_patches = self._crop(clean, self._region(slot))
+        clean, patches, region = self.clean[slot], self.values[slot], self._region(slot)
+        clean_patches = crop(clean, self.rows, region.origin, region.size)
         patch_sum, clean_sum, clean_patch_sum = (
             maps.sum((2, 3), keepdim=True, dtype=accumulation_dtype(maps.dtype))
             for maps in (patches, clean, clean_patches)
         )
-        mean = (clean_sum + (patch_sum - clean_patch_sum)) / (clean.shape[2] * clean.shape[3])
+        mean = (clean_sum[self.rows] + (patch_sum - clean_patch_sum)) / (clean.shape[2] * clean.shape[3])
         return mean.to(clean.dtype).reshape(self._shape(step.operation.outputs[0], None))
 
     def _run_neighbourhood(self, step: PlanStep, locality: Sliding | Separable) -> Tensor:
@@ -144,7 +177,8 @@ class PlanRunner:
         if operation.name == "max_pool2d_with_indices":
             return F.max_pool2d(windows, locality.kernel, locality.stride, 0, locality.dilation)
         sums = F.avg_pool2d(windows, locality.kernel, locality.stride, divisor_override=1)
-        return sums / self._crop(_pooling_divisors(operation, self.analysis.tape.values[slot.number]), region)
+        divisors = _pooling_divisors(operation, self.clean[slot])
+        return sums / crop(divisors, torch.zeros_like(self.rows), region.origin, region.size)
 
     def _value(self, slot: Slot) -> Tensor:
         return self.values[slot]
@@ -168,29 +202,46 @@ class PlanRunner:
     def _gather_maps(self, slot: Slot, origins: Positions, size: Pair, fill: float = 0.0) -> Tensor:
         """Return windows (M, C, *size) of a slot's clean maps with its patches pasted in; ``fill`` outside the maps."""
         region, layout = self._region(slot), self.analysis.layouts[slot]
-        patches, clean = self.values[slot], self.analysis.tape.values[slot.number]
+        patches, clean = self.values[slot], self.clean[slot]
         if not layout.is_maps:
-            patches, clean = layout.as_maps(patches, self.count, region.size), layout.as_maps(clean, 1, layout.size)
+            images = len(self.clean[Slot(0)])
+            patches, clean = (
+                layout.as_maps(patches, self.count, region.size),
+                layout.as_maps(clean, images, layout.size),
+            )
         if size == region.size and (origins == region.origin).all():
             return patches
         patch_origins, window_origins = (
             send(torch.from_numpy(positions), self.device) for positions in (region.origin, origins)
         )
-        return ops.gather_patches(
-            clean, self.image_indices, patches.to(clean.dtype), patch_origins, window_origins, size, fill
-        )
+        return ops.gather_patches(clean, self.rows, patches.to(clean.dtype), patch_origins, window_origins, size, fill)
 
-    def _crop(self, maps: Tensor, region: Region) -> Tensor:
-        """Return the content (M, C, h, w) of maps (1, C, H, W) at the region's patches."""
-        outside = torch.tensor(maps.shape[2:], device=self.device).expand(self.count, 2)
-        empty = maps[:, :, :1, :1].expand(self.count, -1, -1, -1)
-        origins = send(torch.from_numpy(region.origin), self.device)
-        return ops.gather_patches(maps, self.image_indices, empty, outside, origins, region.size)
+
+def clean_values(analysis: TraceAnalysis, images: Tensor) -> dict[Slot, Tensor]:
+    """Return the values of whole images (N, C, H, W) that patches are put into, and the output.
+
+    Raises:
+        NotIncrementalError: if an operation does not support several images.
+    """
+    steps = [PlanStep(operation, None, None, 1.0) for operation in analysis.operations]
+    nowhere = np.zeros((len(images), 2), dtype=np.int64)
+    plan = Plan(Region.of(nowhere, nowhere, images.shape[2:]), steps, dict.fromkeys(analysis.layouts, "whole"))
+    rows = torch.arange(len(images), device=images.device)
+    runner = PlanRunner(analysis, plan, images, {}, rows, kept=analysis.read_slots)
+    runner.run()
+    return runner.values
+
+
+def crop(maps: Tensor, rows: Tensor, origins: Positions, size: Pair) -> Tensor:
+    """Return windows (M, C, *size) of maps (N, C, H, W); ``rows`` (M,) int64 holds the map of each, on their device."""
+    outside = torch.tensor(maps.shape[2:], device=maps.device).expand(len(rows), 2)
+    nothing = maps[:1, :, :1, :1].expand(len(rows), -1, -1, -1)
+    return ops.gather_patches(maps, rows, nothing, outside, send(torch.from_numpy(origins), maps.device), size)
 
 
 def _pooling_divisors(operation: Operation, clean: Tensor) -> Tensor:
     """Return the divisors (1, 1, H, W) of an average pooling at every output position."""
-    ones = torch.ones_like(clean[:, :1])
+    ones = torch.ones_like(clean[:1, :1])
     _, kernel, *rest = operation.arguments
     options = dict(zip(("stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"), rest, strict=False))
     means = F.avg_pool2d(ones, kernel, **options)

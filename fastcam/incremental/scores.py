@@ -2,14 +2,17 @@
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from fastcam.devices import uses_tf32
-from fastcam.incremental.sweep import NotIncrementalError, Sweep
+from fastcam.incremental.runner import NotIncrementalError
+from fastcam.incremental.sweep import Sweep
 from fastcam.model.batching import Batches, Block
 
 Engine = Literal["auto", "incremental", "dense"]
@@ -19,6 +22,7 @@ ReadOutput: TypeAlias = Callable[[Tensor, Block], Predictions]
 
 MIN_GAIN = 1.3  # predicted speed-up below which patches do not pay: gathering them costs time too
 PATCH_COPY_SIZE = 0.3  # batch-size weight of one patch copy relative to a full image
+MAX_BYTES = 2 << 30  # of the maps of images that are swept together
 
 _log = logging.getLogger("fastcam")
 
@@ -38,10 +42,12 @@ def predict_windows(
     images: Tensor,
     start: Tensor,
     windows: Tensor,
+    scores: Tensor,
     read_output: ReadOutput,
     batches: Batches,
     engine: Engine,
     image_range: range,
+    is_alike: bool,
 ) -> list[tuple[Block, Predictions]] | None:
     """Return predictions for images behind every window, block by block; None where whole passes are to be used.
 
@@ -50,16 +56,19 @@ def predict_windows(
         images: (N, C, H, W).
         start: the content of the windows, (N, C, H, W).
         windows: (M, 2, 2): start and size along both axes.
-        read_output: from an output (m, ...) and a block of one image to predictions (1, m, ...) by name.
+        scores: (N, [K]), of the images without windows.
+        read_output: from an output (n * m, ...) and a block to predictions (n, m, ...) by name, "scores" among them.
         batches: splits the work.
         engine: "auto" uses patches only where they are predicted to be faster; "incremental" uses patches or raises.
         image_range: the images to predict.
+        is_alike: whether the model does the same with all images, whose other arguments are the same.
 
     Raises:
         ValueError: if ``engine`` is "incremental" and the model cannot run from patches.
     """
     try:
-        return _predict_windows(run, images, start, windows, read_output, batches, engine, image_range)
+        work = _Work(run, images, start, windows, scores, read_output, batches, is_alike)
+        return work.predictions(image_range, engine)
     except NotIncrementalError as error:
         if engine == "incremental":
             raise ValueError(f'engine="incremental" cannot be used: {error}') from error
@@ -67,53 +76,83 @@ def predict_windows(
         return None
 
 
-def _predict_windows(
-    run: Run,
-    images: Tensor,
-    start: Tensor,
-    windows: Tensor,
-    read_output: ReadOutput,
-    batches: Batches,
-    engine: Engine,
-    image_range: range,
-) -> list[tuple[Block, Predictions]]:
-    predictions: list[tuple[Block, Predictions]] = []
-    sweep: Sweep | None = None
-    quiet = batches.without_progress()
-    with batches.progress.over(len(image_range) * len(windows)) as advance:
-        for index in image_range:
-            rows = slice(index, index + 1)
-            sweep = Sweep(functools.partial(run, index), images[rows], start[rows], like=sweep)
-            if index == image_range.start:
-                _check_gain(sweep, windows, engine)
-                buckets = sorted(sweep.buckets(windows), key=len, reverse=True)
-            for bucket in buckets:
-                bucket_windows = windows[bucket]
-                work = _sweep_blocks(sweep, bucket_windows)
-                for block, output in quiet.each(1, len(bucket_windows), work, PATCH_COPY_SIZE):
-                    columns = block.place[1]
-                    if not predictions:
-                        _check_agreement(sweep, bucket_windows[columns], output)
-                    predictions += _split_runs(read_output, output, bucket[columns].tolist(), index)
-                    advance(len(block))
-    return predictions
+@dataclass(frozen=True)
+class _Work:
+    """The arguments of :func:`predict_windows` that hold for all images."""
+
+    run: Run
+    images: Tensor
+    start: Tensor
+    windows: Tensor
+    scores: Tensor
+    read_output: ReadOutput
+    batches: Batches
+    is_alike: bool
+
+    def predictions(self, images: range, engine: Engine) -> list[tuple[Block, Predictions]]:
+        """Predict images, as many together as fill a block of work."""
+        found: list[tuple[Block, Predictions]] = []
+        sweep = self._sweep(images[:1])
+        _check_gain(sweep, self.windows, engine)
+        together = images_together(sweep, self.windows, self.batches) if self.is_alike else 1
+        buckets = sorted(sweep.buckets(self.windows, together), key=len, reverse=True)
+        with self.batches.progress.over(len(images) * len(self.windows)) as advance:
+            for first in range(0, len(images), together):
+                group = images[first : first + together]
+                if group != images[:1]:
+                    sweep = sweep.of(*self._rows(group)) if self.is_alike else self._sweep(group)
+                self._check_clean_output(sweep, group)
+                for bucket in buckets:
+                    for columns, block, output in self._outputs(sweep, bucket, group):
+                        if not found:
+                            _check_agreement(sweep, self.windows[columns], output)
+                        found += _split_runs(self.read_output(output, block), columns.tolist(), block.images)
+                        advance(len(output))
+        return found
+
+    def _rows(self, group: range) -> tuple[Tensor, Tensor]:
+        rows = slice(group.start, group.stop)
+        return self.images[rows], self.start[rows]
+
+    def _sweep(self, group: range) -> Sweep:
+        return Sweep(functools.partial(self.run, group.start), *self._rows(group))
+
+    def _outputs(self, sweep: Sweep, bucket: Tensor, group: range) -> Iterator[tuple[Tensor, Block, Tensor]]:
+        """Yield the windows, the block and the output (n * m, ...) for images behind the windows of a bucket."""
+        windows = self.windows[bucket]
+
+        def work(block: Block) -> Tensor:
+            inside = range(block.images.start - group.start, block.images.stop - group.start)
+            return sweep(windows[block.place[1]], inside)
+
+        blocks = self.batches.without_progress().each(group, len(bucket), work, PATCH_COPY_SIZE)
+        return ((bucket[block.place[1]], block, output) for block, output in blocks)
+
+    def _check_clean_output(self, sweep: Sweep, group: range) -> None:
+        """Compare the scores of images without windows: the model may do something else than with the first."""
+        found = self.read_output(sweep.clean_output, Block(group, range(1)))["scores"][:, 0]
+        expected = self.scores[group.start : group.stop]
+        if not _is_same(found, expected, self.scores):
+            raise NotIncrementalError("the model does not run the same operations for every image")
 
 
-def _sweep_blocks(sweep: Sweep, windows: Tensor) -> Callable[[Block], Tensor]:
-    """Return a function from a block to the output for its windows."""
-    return lambda block: sweep(windows[block.place[1]])
+def images_together(sweep: Sweep, windows: Tensor, batches: Batches) -> int:
+    """Return how many images are swept together: as many as fill a block with windows of one group, and fit."""
+    groups = len(sweep.buckets(windows))
+    filling = math.ceil(batches.limit_of(PATCH_COPY_SIZE) * groups / len(windows))
+    return max(1, min(filling, MAX_BYTES // max(1, sweep.analysis.bytes_read)))
 
 
 def _split_runs(
-    read_output: ReadOutput, output: Tensor, variants: Sequence[int], image: int
+    predictions: Predictions, variants: Sequence[int], images: range
 ) -> Iterator[tuple[Block, Predictions]]:
-    """Yield predictions for each run of consecutive windows: a block cannot hold others."""
+    """Yield predictions (n, m, ...) for each run of consecutive windows: a block cannot hold others."""
     first = 0
     for stop in range(1, len(variants) + 1):
         if stop < len(variants) and variants[stop] == variants[stop - 1] + 1:
             continue
-        block = Block(range(image, image + 1), range(variants[first], variants[stop - 1] + 1))
-        yield block, read_output(output[first:stop], block)
+        block = Block(images, range(variants[first], variants[stop - 1] + 1))
+        yield block, {name: values[:, first:stop] for name, values in predictions.items()}
         first = stop
 
 
@@ -132,8 +171,13 @@ def _check_agreement(sweep: Sweep, windows: Tensor, output: Tensor) -> None:
         expected = sweep.run(sweep.hidden_images(windows[middle]))
     if not isinstance(expected, Tensor) or output.shape[1:] != expected.shape[1:]:
         raise NotIncrementalError("the model's output for several images has another type or shape")
-    scale = float(expected.float().abs().max())
+    if not _is_same(output[middle], expected, expected):
+        raise NotIncrementalError("whole images give another output: it depends on more than the model's operations")
+
+
+def _is_same(found: Tensor, expected: Tensor, scale_of: Tensor) -> bool:
+    """Whether numbers are the same up to rounding, of those of the scale too."""
     is_tf32 = expected.dtype == torch.float32 and uses_tf32(expected.device)
     tolerance = torch.finfo(torch.float16 if is_tf32 else expected.dtype).eps ** 0.5  # TF32 has float16's bits
-    if not torch.allclose(output[middle], expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
-        raise NotIncrementalError("whole images give another output: it depends on more than the model's operations")
+    scale = float(scale_of.float().abs().nan_to_num(0, 0, 0).max())
+    return torch.allclose(found, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)

@@ -109,7 +109,7 @@ class Batches:
         Raises:
             Exception: of the enclosing :func:`fastcam.model.cancellation.cancelled_by`, before any block.
         """
-        growth = min(MAX_GROWTH, max(1, int(1 / size))) if self.adapts else 1
+        growth = self._growth(size)
         limit = self.limit * growth
         images = range(images) if isinstance(images, int) else images
         pending = [Block(images, range(variants))]
@@ -130,6 +130,13 @@ class Batches:
                     continue
                 yield block, result[0]
                 advance(len(block))
+
+    def limit_of(self, size: float) -> int:
+        """Return how many copies of a size, relative to a full image, a block holds at most."""
+        return self.limit * self._growth(size)
+
+    def _growth(self, size: float) -> int:
+        return min(MAX_GROWTH, max(1, int(1 / size))) if self.adapts else 1
 
     def _attempt(self, block: Block, work: Callable[[Block], Result]) -> tuple[Result] | None:
         """Return the result in a tuple, or None when memory ran out and a smaller block can be tried."""

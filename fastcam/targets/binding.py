@@ -7,7 +7,7 @@ from typing import TypeGuard, cast
 import torch
 from torch import Tensor
 
-from fastcam.devices import all_rows, take_rows
+from fastcam.devices import all_rows
 from fastcam.model.elements import ModelOutput, Select, pick
 from fastcam.targets.class_indices import Classes, ClassIndices, class_indices, class_scores
 
@@ -35,6 +35,7 @@ class Bound:
         is_found: (N, [K]) bool, where there is such a target: an image can have fewer detections than another; None if
             there always is.
         details: what is known of the targets, tensors with N rows by name.
+        score: what the classes are scored by, where ``indices`` are all that the function takes of the images.
     """
 
     function: Callable[[ModelOutput, Tensor], Tensor]
@@ -45,6 +46,7 @@ class Bound:
     shown: Tensor | None = None
     is_found: Tensor | None = None
     details: Mapping[str, Tensor] = field(default_factory=dict)
+    score: "Logit | None" = None
 
     @property
     def classes(self) -> Tensor | None:
@@ -70,6 +72,12 @@ class Bound:
     def __call__(self, output: ModelOutput, rows: Tensor) -> Tensor:
         """Return the scores of copies; ``rows`` holds the image of each copy."""
         return self.function(output, rows)
+
+    def for_copies(self, rows: Tensor) -> "Bound":
+        """Return the target bound to copies in place of the images; ``rows`` (M,) holds the image of each."""
+        if self.score is not None and self.indices is not None:
+            return self.score.bind_to(self.indices.take(rows))
+        return Bound(lambda output, copies: self.function(output, rows[copies]))
 
 
 class Score:
@@ -173,7 +181,10 @@ class Logit(Score):
     def bind_to(self, indices: ClassIndices) -> Bound:
         """Return the score of these classes."""
         return Bound(
-            lambda out, rows: self.pick(self.scale(class_scores(out, rows.shape[0])), indices, rows), indices, True
+            lambda out, rows: self.pick(self.scale(class_scores(out, rows.shape[0])), indices, rows),
+            indices,
+            is_logit=True,
+            score=self,
         )
 
     def scale(self, logits: Tensor) -> Tensor:
@@ -183,11 +194,10 @@ class Logit(Score):
     @staticmethod
     def pick(values: Tensor, indices: ClassIndices, rows: Tensor) -> Tensor:
         """Return the entries (M,) or (M, K) of (M, all) values at the classes of every row's image; NaN for none."""
-        classes = take_rows(indices.values, rows)
+        of_rows = indices.take(rows)
+        classes = of_rows.values
         picked = values.gather(1, classes.reshape(classes.shape[0], -1)).reshape(classes.shape)
-        if indices.is_unknown is None:
-            return picked
-        return picked.masked_fill(take_rows(indices.is_unknown, rows), torch.nan)
+        return picked if of_rows.is_unknown is None else picked.masked_fill(of_rows.is_unknown, torch.nan)
 
 
 def _score_each_image(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastcam.devices import send
+from fastcam.devices import send, take_rows
 from fastcam.model.elements import ModelOutput
 
 Indices = int | np.integer[Any] | Sequence[int] | Sequence[Sequence[int]] | Tensor | np.ndarray[Any, Any]
@@ -44,6 +44,11 @@ class ClassIndices:
         self.values.copy_(other.values, non_blocking=True)
         if self.is_unknown is not None:
             self.is_unknown.zero_() if other.is_unknown is None else self.is_unknown.copy_(other.is_unknown)
+
+    def take(self, rows: Tensor) -> "ClassIndices":
+        """Return the indices of copies; ``rows`` (M,) int64 on the CPU holds the image of each."""
+        is_unknown = None if self.is_unknown is None else take_rows(self.is_unknown, rows)
+        return ClassIndices(take_rows(self.values, rows), is_unknown)
 
     def expand(self, count: int) -> "ClassIndices":
         """Return the indices of one image for that many."""

@@ -1,5 +1,7 @@
 """Scores of classifiers and regressors beyond the logit."""
 
+from dataclasses import replace
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,8 +16,7 @@ class Probability(Logit):
 
     def bind_to(self, indices: ClassIndices) -> Bound:
         """Return the score of these classes, which is no entry of the output."""
-        bound = super().bind_to(indices)
-        return Bound(bound.function, bound.indices)
+        return replace(super().bind_to(indices), is_logit=False)
 
     def scale(self, logits: Tensor) -> Tensor:
         """Return the softmax over the classes."""

@@ -31,7 +31,8 @@ def recorded(model, method="grad_cam", **options):
         made.append(tape.record(function))
         return made[-1]
 
-    explainer._graphs = Graphs(explainer.settings, lambda device: recorder)
+    if explainer._graphs is not None:
+        explainer._graphs = Graphs(lambda device: recorder)
     return explainer, made
 
 
@@ -250,7 +251,8 @@ class Tempered(targets.Logit):
 @pytest.mark.parametrize(
     ("options", "target"),
     [
-        ({"method": "score_cam"}, 1),
+        ({"method": "integrated_gradients", "steps": 6}, lambda output: output[:, 1]),
+        ({"method": "score_cam", "differentiable": True}, 1),
         ({"differentiable": True}, 1),
         ({}, lambda output: output[:, 1]),
         ({}, targets.Difference(1, 2)),

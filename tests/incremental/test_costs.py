@@ -4,14 +4,11 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
-import fastcam
 from fastcam.incremental import measured_costs, scores, sweep
 from fastcam.incremental.costs import PROCESSOR, Costs
 from fastcam.incremental.sweep import Sweep
 from tests.incremental.sweeps import windows
-from tests.incremental.test_engine import images_of
 from tests.support.networks import photographs, torchvision_network
 
 GPU = Costs(call=5e8, step=3.6e9, constant=5.0, element=5.0)  # as of an H200: 15 and 100 us, 3.6e13 a second
@@ -75,43 +72,3 @@ def test_which_way_pays_on_a_gpu(on_a_gpu):
     some = windows(13, 32, 16)
     assert sweep_of("resnet18").gain(some, "work") < scores.MIN_GAIN
     assert sweep_of("vgg16").gain(some, "work") > scores.MIN_GAIN
-
-
-class Widening(nn.Module):
-    """Does something else with bright images."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.one, self.two, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 5, padding=2), nn.Linear(4, 3)
-        self.kernel = 3
-
-    def forward(self, images):
-        convolution = self.one if self.kernel == 3 else self.two
-        return self.last(convolution(images).relu().mean((2, 3)))
-
-
-def test_images_of_one_size_share_their_plans(monkeypatch):
-    """And give what each gives alone; a model that does something else has plans of its own."""
-    made, make = [], sweep.make_plan
-    monkeypatch.setattr(sweep, "make_plan", lambda *arguments: made.append(1) or make(*arguments))
-    model, images = Widening().double().eval(), images_of(3, 3, 24, 26).double()
-    options = {"window": 5, "stride": 4, "engine": "incremental"}
-    alone = [fastcam.explain(model, image[None], "occlusion", 1, **options).native for image in images]
-    assert made
-    for_one = len(made) // 3
-    made.clear()
-    together = fastcam.explain(model, images, "occlusion", 1, **options).native
-    assert len(made) == for_one
-    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-12)
-
-    some, start = windows(5, 5, 4), torch.zeros_like(images[:1])
-    first = Sweep(model, images[:1], start)
-    first.plan(some)
-    assert Sweep(model, images[1:2], start, like=first)._plans is first._plans
-    model.kernel = 5
-    other = Sweep(model, images[1:2], start, like=first)
-    assert other._plans == {}
-    occluded = other.hidden_images(some)
-    with torch.no_grad():
-        torch.testing.assert_close(other(some), model(occluded), rtol=0, atol=1e-12)
