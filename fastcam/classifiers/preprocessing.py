@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from fastcam.devices import send
+
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 Pixels = npt.NDArray[np.uint8]  # upright
@@ -115,10 +117,27 @@ class Preprocessing:
 
     def __call__(self, photograph: Image.Image | Pixels) -> Tensor:
         """Preprocess a photograph, or its upright (H, W, 3) pixels: ``tensor(crop(photograph))``."""
+        return self._normalize(self._cropped(photograph))
+
+    def pixels(self, photograph: Image.Image | Pixels) -> Tensor:
+        """Return the part of a photograph that the model sees, (H, W, C) uint8; :meth:`normalized` gives the input."""
+        return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(self._cropped(photograph))))
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """Return the input (N, C, H, W) of pixels (N, H, W, C) uint8, on their device.
+
+        On the CPU it has the bits of :meth:`__call__`.
+        """
+        planes = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        # Divided by tensors, since GPUs multiply by the reciprocal of a number.
+        whole, mean, std = (send(torch.tensor(each), pixels.device) for each in (255.0, self.mean, self.std))
+        planes.div_(whole).sub_(mean[:, None, None]).div_(std[:, None, None])
+        return planes
+
+    def _cropped(self, photograph: Image.Image | Pixels) -> Pixels:
         if not isinstance(photograph, Image.Image) and len(self.mean) == 1:
             photograph = Image.fromarray(photograph)
-        pixels = self._pixels(photograph) if isinstance(photograph, Image.Image) else photograph
-        return self._normalize(self._crop_pixels(pixels))
+        return self._crop_pixels(self._pixels(photograph) if isinstance(photograph, Image.Image) else photograph)
 
     def _pixels(self, picture: Image.Image) -> Pixels:
         """Return (H, W, 3), or (H, W) for a grey-scale model."""

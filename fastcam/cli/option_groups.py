@@ -318,6 +318,13 @@ class ReadingOptions:
     heading: ClassVar[str] = "Reading"
 
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None
+    decode_in: Annotated[
+        options.DecodeIn | None,
+        typer.Option(
+            help="Where they decode: processes, one for each thread, are faster from a few cores on.",
+            show_default="processes for a model on a GPU",
+        ),
+    ] = None
     decoder: Annotated[
         options.Decoder | None,
         typer.Option(
@@ -332,6 +339,7 @@ class ReadingOptions:
         """Return the arguments of :func:`fastcam.dataset.run`."""
         return {
             "workers": self.workers,
+            "decode_in": self.decode_in.value if self.decode_in else None,
             "decoder": self.decoder.value if self.decoder else None,
             "limits": options.limits(self.max_megapixels, self.max_megabytes),
         }

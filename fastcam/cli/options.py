@@ -70,6 +70,13 @@ class Decoder(StrEnum):
     scaled = "scaled"
 
 
+class DecodeIn(StrEnum):
+    """Where images are decoded."""
+
+    threads = "threads"
+    processes = "processes"
+
+
 Model = Annotated[
     str, typer.Option(help="torchvision:NAME, timm:NAME, package.module:factory, or a TorchScript or .pt2 file.")
 ]

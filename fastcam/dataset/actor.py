@@ -11,7 +11,8 @@ import torch
 from fastcam.dataset.decode import check_decoder
 from fastcam.dataset.job import Job
 from fastcam.dataset.orders import answers_of
-from fastcam.dataset.runner import Runner, default_workers
+from fastcam.dataset.runner import Runner
+from fastcam.dataset.workers import usable_cores
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -45,8 +46,8 @@ class ShardMaker:
             job.classifier.model.to("cuda")
         else:
             torch.set_num_threads(int(resources.get("CPU", 1)))
-        workers = job.workers or min(default_workers(), int(resources.get("CPU", default_workers())))
-        return job.make_runner(job.make_maker(), job.open_store(), lambda progress: None, workers=workers)
+        cores = max(1, int(resources.get("CPU", usable_cores())))
+        return job.make_runner(job.make_maker(), job.open_store(), lambda progress: None, cores)
 
 
 def check_reachable(job: Job) -> None:

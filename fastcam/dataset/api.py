@@ -14,6 +14,7 @@ from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset import table
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Decoder, Limits
+from fastcam.dataset.decoding_processes import DecodeIn
 from fastcam.dataset.devices import Devices, OnDevices
 from fastcam.dataset.job import Job
 from fastcam.dataset.job_arguments import make_job
@@ -49,6 +50,7 @@ def run(
     workers: int | None = None,
     limits: Limits | None = None,
     decoder: Decoder | None = None,
+    decode_in: DecodeIn | None = None,
     precision: Precision | None = None,
     compile: bool = False,
     features: str | nn.Module | None = None,
@@ -82,11 +84,14 @@ def run(
         dtype: "float16", "float32", or "uint8" for maps scaled to [0, 1] and then to 0..255.
         batch_size: images per batch; None takes 8 on a CPU, 64 elsewhere. Halved when memory runs out.
         shard_size: images per Parquet file.
-        workers: threads that read and decode; None takes one per core, at most eight.
+        workers: threads that read and decode; None takes one per core, at most eight, or 32 with processes.
         limits: limits of the images.
         decoder: of JPEG files, "torchcodec" or "pillow"; None takes torchcodec if it is installed. Pillow reads all
             other formats. "scaled" decodes large photographs at 1/2, 1/4 or 1/8, where that is still at least twice
             what they are resized to: in 0.6 of the time for twelve megapixels, with inputs that differ by some 1/255.
+        decode_in: "threads", or "processes", one for each of them, which decodes what it reads: faster from a few cores
+            on, where threads wait for the interpreter's lock, and what kills a process is a row with the reason. None
+            takes processes for a model on another device than the CPU, on more than two cores. The maps are the same.
         precision: as for :class:`fastcam.Explainer`.
         compile: as for :class:`fastcam.Explainer`.
         features: "hidden" for the last hidden layer, or a layer: its mean over the positions is kept beside the maps of
@@ -119,6 +124,7 @@ def run(
         workers=workers,
         limits=limits,
         decoder=decoder,
+        decode_in=decode_in,
         precision=precision,
         compile=compile,
         features=features,

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import multiprocessing
-import os
 import pickle
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,9 +18,10 @@ from fastcam.dataset.driver import Driver
 from fastcam.dataset.job import Job, device_of
 from fastcam.dataset.orders import Order, answers_of
 from fastcam.dataset.records import JsonObject
-from fastcam.dataset.runner import Progress, Report, Runner, default_workers
+from fastcam.dataset.runner import Progress, Report, Runner
 from fastcam.dataset.signals import interrupt_on_signal
 from fastcam.dataset.store import Store
+from fastcam.dataset.workers import usable_cores
 from fastcam.devices import unusable
 
 END_SECONDS = 30  # that a process may take to drop the shard in work
@@ -152,7 +152,7 @@ class _Process:
     @classmethod
     def start(cls, sent: bytes, device: str, processes: int) -> "_Process":
         """Start one of so many processes."""
-        cores = max(1, len(os.sched_getaffinity(0)) // processes)
+        cores = max(1, usable_cores() // processes)
         context = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
         here, there = context.Pipe()
         process = context.Process(
@@ -191,8 +191,7 @@ def _work(sent: bytes, device: str, cores: int, connection: Connection) -> None:
     def runner() -> Runner:
         job: Job = pickle.loads(sent)  # of the driver, of this machine and user
         job.classifier.model.to(device)
-        workers = job.workers or min(default_workers(), cores)
-        return job.make_runner(job.make_maker(), job.open_store(), lambda progress: None, workers=workers)
+        return job.make_runner(job.make_maker(), job.open_store(), lambda progress: None, cores)
 
     with contextlib.suppress(EOFError, OSError):  # the driver is gone
         while True:

@@ -7,13 +7,15 @@ import torch
 from torch import nn
 
 from fastcam.classifiers.models import Classifier
+from fastcam.dataset.decoding_processes import DecodeIn
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.records import JsonObject, Span
-from fastcam.dataset.runner import Making, Report, Runner, default_workers
+from fastcam.dataset.runner import Making, Report, Runner
 from fastcam.dataset.shard_rows import ShardRows
 from fastcam.dataset.sources import Source
 from fastcam.dataset.store import Store
 from fastcam.dataset.work import Maker, Work
+from fastcam.dataset.workers import Workers, usable_cores
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Job:
         batch_size: images per batch.
         shard_size: images per shard.
         workers: threads that read and decode; None takes the default of the machine.
+        decode_in: where these threads decode; None takes the default of the machine.
     """
 
     source: Source
@@ -41,6 +44,12 @@ class Job:
     batch_size: int
     shard_size: int
     workers: int | None
+    decode_in: DecodeIn | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return device_of(self.classifier.model)
 
     def open_store(self) -> Store:
         """Return the store of the output folder, created if necessary.
@@ -68,17 +77,22 @@ class Job:
         """
         return self.work.start(self.classifier, self.batch_size)
 
-    def make_runner(self, maker: Maker, store: Store, report: Report, workers: int | None = None) -> Runner:
+    def make_runner(self, maker: Maker, store: Store, report: Report, cores: int | None = None) -> Runner:
         """Return the runner that makes shards in this process.
 
         Args:
             maker: makes the rows.
             store: folder of the run.
             report: called after every batch and every commit.
-            workers: threads that read and decode; None takes the job's.
+            cores: of this machine that the run may use; None takes all.
         """
-        making = self.make_making(maker, store)
-        return Runner(self.source, self.loader, [making], workers or self.workers or default_workers(), report)
+        loader = replace(self.loader, pixels=self.device.type != "cpu")
+        return Runner(self.source, loader, [self.make_making(maker, store)], self.workers_on(cores), report)
+
+    def workers_on(self, cores: int | None = None) -> Workers:
+        """Return what loads the images on so many cores of this machine; None takes all."""
+        usual = Workers.usual(self.device, cores or usable_cores())
+        return Workers(self.workers or usual.count, self.decode_in or usual.decode_in)
 
     def make_making(self, maker: Maker, store: Store, input: int = 0) -> Making:
         """Return what a runner makes for this job.
@@ -88,7 +102,8 @@ class Job:
             store: folder of the run.
             input: which of the runner's inputs of an image the model sees.
         """
-        return Making(ShardRows(maker, device_of(self.classifier.model), self.batch_size), store, input)
+        rows = ShardRows(maker, self.device, self.batch_size, self.loader.preprocessing)
+        return Making(rows, store, input)
 
     def with_model(self, model: nn.Module) -> "Job":
         """Return the job with another copy of the model."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args
 
 from torch import Tensor, nn
 
@@ -12,6 +12,7 @@ from fastcam.classifiers.models import Classifier
 from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset import table
 from fastcam.dataset.decode import Decoder, Limits, check_decoder, default_decoder
+from fastcam.dataset.decoding_processes import DecodeIn
 from fastcam.dataset.detection_rows import DetectionRows, detections_of
 from fastcam.dataset.identity import identity
 from fastcam.dataset.job import Job, device_of
@@ -47,6 +48,7 @@ def make_job(
     workers: int | None = None,
     limits: Limits | None = None,
     decoder: Decoder | None = None,
+    decode_in: DecodeIn | None = None,
     precision: Precision | None = None,
     compile: bool = False,
     features: str | nn.Module | None = None,
@@ -92,6 +94,7 @@ def make_job(
         workers=workers,
         limits=limits,
         decoder=decoder,
+        decode_in=decode_in,
     )
 
 
@@ -117,6 +120,7 @@ class Feeding(TypedDict, total=False):
     workers: int | None
     limits: Limits | None
     decoder: Decoder | None
+    decode_in: DecodeIn | None
 
 
 def classifier_of(model: nn.Module | Classifier, preprocessing: Preprocessing | None) -> Classifier:
@@ -137,6 +141,7 @@ def job_of(
     workers: int | None = None,
     limits: Limits | None = None,
     decoder: Decoder | None = None,
+    decode_in: DecodeIn | None = None,
 ) -> Job:
     """Return the job that makes ``work`` of the images.
 
@@ -152,6 +157,7 @@ def job_of(
         workers: as for :func:`run`.
         limits: as for :func:`run`.
         decoder: as for :func:`run`.
+        decode_in: as for :func:`run`.
 
     Raises:
         ValueError, TypeError: for invalid arguments.
@@ -161,6 +167,8 @@ def job_of(
             raise ValueError(f"`{name}` must be a positive whole number, got {value!r}")
     decoder = decoder or default_decoder()
     check_decoder(decoder)
+    if decode_in is not None and decode_in not in get_args(DecodeIn):
+        raise ValueError(f"`decode_in` must be {' or '.join(get_args(DecodeIn))}, got {decode_in!r}")
     loader = Loader(preprocessing or classifier.preprocessing, limits or Limits(), decoder)
     images = source_of(source)
     default_batch_size = DEFAULT_CPU_BATCH_SIZE if device_of(classifier.model).type == "cpu" else DEFAULT_BATCH_SIZE
@@ -176,6 +184,7 @@ def job_of(
         batch_size=batch_size,
         shard_size=shard_size,
         workers=workers,
+        decode_in=decode_in,
     )
 
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from PIL import Image
@@ -22,6 +23,24 @@ MAX_IMAGES_PER_TASK = 8  # of a thread
 MIN_TASKS = 16  # for an even load of the threads
 
 
+Content: TypeAlias = bytes | Tensor | Image.Image  # an encoded image, or the sample of a PyTorch dataset
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What the models see of an image.
+
+    Attributes:
+        tensors: the input (C, *S) of each model; or its pixels (H, W, C) uint8, see :attr:`Loader.pixels`.
+        size: (width, height) of the upright photograph; None for a sample that is a tensor.
+        seconds: that decoding and preprocessing took.
+    """
+
+    tensors: tuple[Tensor, ...]
+    size: Size | None
+    seconds: tuple[float, float]
+
+
 @dataclass(frozen=True)
 class LoadedImage:
     """A model input, or the reason why there is none.
@@ -30,11 +49,11 @@ class LoadedImage:
         item: the image in the source.
         label: the dataset's own label, if any.
         sha256: of the encoded bytes, or of the values of a PyTorch dataset's sample.
-        tensor: (C, *S), or None.
+        tensor: (C, *S), or pixels (H, W, C) uint8 of which floats are made on the device; or None.
         reason: one line, if there is no tensor.
         seconds: that reading, decoding and preprocessing took.
         size: (height, width) of the upright photograph; None for a sample that is a tensor.
-        more: inputs of further models.
+        more: the same for further models.
     """
 
     item: Item
@@ -60,15 +79,21 @@ class Loader:
         limits: limits of the images.
         decoder: of JPEG files.
         more: the same for further models that see the image.
+        pixels: leave photographs as pixels (H, W, C) uint8, a quarter of the bytes, which become floats on the device.
     """
 
     preprocessing: Preprocessing
     limits: Limits
     decoder: Decoder = "pillow"
     more: tuple[Preprocessing, ...] = ()
+    pixels: bool = False
 
-    def __call__(self, item: Item) -> LoadedImage:
+    def __call__(self, item: Item, convert: "Callable[[Content], Converted] | None" = None) -> LoadedImage:
         """Load one image; any error becomes the reason.
+
+        Args:
+            item: the image.
+            convert: does what :meth:`convert` does, elsewhere.
 
         Raises:
             UnreachableError: where the store of all images does not answer.
@@ -81,31 +106,41 @@ class Loader:
                 label = _label_text(rest[0]) if rest else label
             content = _check_type(image)
             sha256 = hashlib.sha256(_content_bytes(content)).hexdigest()
-            read = time.perf_counter()
-            pixels, size = self._decoded(content, self.preprocessing)
-            decoded = time.perf_counter()
-            tensor = pixels if isinstance(pixels, Tensor) else self.preprocessing(pixels)
-            more = tuple(self._further(content, pixels, each) for each in self.more)
-            seconds = (read - start, decoded - read, time.perf_counter() - decoded)
-            shape = None if size is None else size[::-1]
-            return LoadedImage(item, label, sha256, tensor, seconds=seconds, size=shape, more=more)
+            read = time.perf_counter() - start
+            found = (convert or self.convert)(content)
+            size = None if found.size is None else found.size[::-1]
+            tensor, *more = found.tensors
+            seconds = (read, *found.seconds)
+            return LoadedImage(item, label, sha256, tensor, seconds=seconds, size=size, more=tuple(more))
         except UnreachableError:
             raise
         except Exception as error:  # damaged files, or errors in the code of the user's dataset
-            reason = " ".join(str(error).split()) or type(error).__name__
-            expected = isinstance(error, ValueError | OSError)
-            return LoadedImage(item, label, sha256, None, reason if expected else f"{type(error).__name__}: {reason}")
+            return LoadedImage(item, label, sha256, None, reason_of(error))
 
-    def _further(
-        self, content: bytes | Tensor | Image.Image, pixels: Tensor | Image.Image | Pixels, preprocessing: Preprocessing
-    ) -> Tensor:
-        """Return the input of a further model, of the same pixels unless their number follows from the input."""
-        if self.decoder == "scaled":
-            pixels, _ = self._decoded(content, preprocessing)
-        return pixels if isinstance(pixels, Tensor) else preprocessing(pixels)
+    def convert(self, content: Content) -> Converted:
+        """Return what the models see of an image.
+
+        Raises:
+            ValueError: for data that cannot be decoded or exceed the limits.
+        """
+        start = time.perf_counter()
+        pixels, size = self._decoded(content, self.preprocessing)
+        decoded = time.perf_counter()
+        tensors = [self._input(pixels, self.preprocessing)]
+        for preprocessing in self.more:
+            if self.decoder == "scaled":  # the number of pixels follows from the input
+                pixels, _ = self._decoded(content, preprocessing)
+            tensors.append(self._input(pixels, preprocessing))
+        return Converted(tuple(tensors), size, (decoded - start, time.perf_counter() - decoded))
+
+    def _input(self, pixels: Tensor | Image.Image | Pixels, preprocessing: Preprocessing) -> Tensor:
+        """Return what a model sees of a decoded photograph, or the tensor of a sample."""
+        if isinstance(pixels, Tensor):
+            return pixels
+        return preprocessing.pixels(pixels) if self.pixels else preprocessing(pixels)
 
     def _decoded(
-        self, content: bytes | Tensor | Image.Image, preprocessing: Preprocessing
+        self, content: Content, preprocessing: Preprocessing
     ) -> tuple[Tensor | Image.Image | Pixels, Size | None]:
         """Return what is preprocessed, and the size of the whole photograph; None for a sample that is a tensor."""
         if isinstance(content, Tensor):
@@ -118,13 +153,19 @@ class Loader:
         return pixels, (pixels.shape[1], pixels.shape[0])
 
 
-def _check_type(image: object) -> bytes | Tensor | Image.Image:
+def reason_of(error: Exception) -> str:
+    """Return one line on why an image could not be loaded."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return reason if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {reason}"
+
+
+def _check_type(image: object) -> Content:
     if isinstance(image, bytes | Tensor | Image.Image):
         return image
     raise TypeError(f"a sample must begin with a tensor or a PIL image, got {type(image).__name__}")
 
 
-def _content_bytes(image: bytes | Tensor | Image.Image) -> bytes:
+def _content_bytes(image: Content) -> bytes:
     if isinstance(image, bytes):
         return image
     if isinstance(image, Tensor):
@@ -139,7 +180,11 @@ def _label_text(label: object) -> str | None:
 
 
 def load_in_order(
-    items: Callable[[int, int], Iterator[Item]], spans: Iterator[Span], loader: Loader, threads: Executor, window: int
+    items: Callable[[int, int], Iterator[Item]],
+    spans: Iterator[Span],
+    loader: Callable[[Item], LoadedImage],
+    threads: Executor,
+    window: int,
 ) -> Iterator[tuple[Span, Iterator[LoadedImage]]]:
     """Yield each span and its images, loaded ahead on threads, across span boundaries.
 
@@ -177,7 +222,7 @@ def load_in_order(
         yield span, images_of(span)
 
 
-def _load(loader: Loader, items: Sequence[Item]) -> list[LoadedImage]:
+def _load(loader: Callable[[Item], LoadedImage], items: Sequence[Item]) -> list[LoadedImage]:
     return [loader(item) for item in items]
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,17 +11,17 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
+from fastcam.dataset.decoding_processes import LoaderInProcesses
 from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
 from fastcam.dataset.read_ahead import ReadAhead
 from fastcam.dataset.records import Commit, Span
 from fastcam.dataset.shard_rows import ShardRows
 from fastcam.dataset.signals import InterruptedRunError, raise_if_set
-from fastcam.dataset.sources import Source, is_remote
+from fastcam.dataset.sources import Item, Source, is_remote
 from fastcam.dataset.stages import Stages
 from fastcam.dataset.store import Store
+from fastcam.dataset.workers import Workers
 from fastcam.model.cancellation import STOPPING, cancelled_by, stop_event
-
-MAX_DEFAULT_WORKERS = 8
 
 Report: TypeAlias = Callable[["Progress"], None]
 
@@ -83,21 +82,21 @@ class Runner:
         source: the images.
         loader: converts an image to the models' inputs.
         makings: what is made of each image, one of them or several.
-        workers: threads that read and decode; 0 reads images without threads, one at a time.
+        workers: load the images.
         report: called after every batch and every commit.
     """
 
     source: Source
     loader: Loader
     makings: Sequence[Making]
-    workers: int
+    workers: Workers
     report: Report
     progress: Progress = field(init=False)
     _start: float = field(init=False, default_factory=time.monotonic)
     _is_warm: bool = field(init=False, default=False)  # whether a batch was explained by this runner
 
     def __post_init__(self) -> None:
-        self.progress = Progress(0, stages=Stages(max(1, self.workers)))
+        self.progress = Progress(0, stages=Stages(max(1, self.workers.count)))
 
     def run(self, total: int, missing: Sequence[Span]) -> Progress:
         """Make shards, and report the progress.
@@ -112,7 +111,7 @@ class Runner:
             ValueError, TypeError, RuntimeError: for a model, layers or targets that do not fit together.
         """
         done = total - sum(span.stop - span.start for span in missing)
-        self.progress = Progress(total, done, stages=Stages(max(1, self.workers)))
+        self.progress = Progress(total, done, stages=Stages(max(1, self.workers.count)))
         with stop_event(STOPPING) as stop:
             for commit in self.make(missing, stop):
                 self._report(commit)
@@ -150,7 +149,7 @@ class Runner:
     def one_by_one(self, source: Source) -> "Runner":
         """Return the runner that makes the same rows of a source with a batch and no thread for each image."""
         makings = [replace(making, rows=making.rows.one_by_one()) for making in self.makings]
-        return replace(self, source=source, makings=makings, workers=0)
+        return replace(self, source=source, makings=makings, workers=Workers(0))
 
     @property
     def store(self) -> Store:
@@ -169,17 +168,21 @@ class Runner:
     @contextlib.contextmanager
     def _load(self, missing: Sequence[Span]) -> Iterator[Iterator[tuple[Span, Iterator[LoadedImage]]]]:
         """Yield the images of every shard, loaded ahead if there are worker threads."""
-        if not self.workers:
+        count = self.workers.count
+        if not count:
             yield ((span, map(self.loader, self.source.items(span.start, span.stop))) for span in missing)
             return
-        window = 2 * max(making.rows.batch_size for making in self.makings) + self.workers
+        window = 2 * max(making.rows.batch_size for making in self.makings) + count
         with contextlib.ExitStack() as stack:
             items = self.source.items
             if is_remote(self.source):
                 items = stack.enter_context(ReadAhead(self.source, missing, self.loader.limits)).items
-            threads = stack.enter_context(ThreadPoolExecutor(self.workers, "fastcam-decode"))
+            loader: Callable[[Item], LoadedImage] = self.loader
+            if self.workers.decode_in == "processes":
+                loader = stack.enter_context(LoaderInProcesses(self.loader))
+            threads = stack.enter_context(ThreadPoolExecutor(count, "fastcam-decode"))
             try:
-                yield load_in_order(items, iter(missing), self.loader, threads, window)
+                yield load_in_order(items, iter(missing), loader, threads, window)
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 
@@ -212,8 +215,3 @@ class Runner:
             self._is_warm = True
         if images:
             self._report()
-
-
-def default_workers() -> int:
-    """Return the default number of threads that read and decode: one per CPU core, at most eight."""
-    return min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))

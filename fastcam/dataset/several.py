@@ -11,7 +11,7 @@ from torch import nn
 from fastcam.classifiers.models import Classifier
 from fastcam.dataset.job import Job
 from fastcam.dataset.job_arguments import make_job
-from fastcam.dataset.runner import Progress, Report, Runner, default_workers
+from fastcam.dataset.runner import Progress, Report, Runner
 from fastcam.dataset.sources import SourceLike, source_of
 
 BY_MODEL = ("target", "target_layer", "reshape_transform", "preprocessing", "features")  # settings that may differ
@@ -73,7 +73,8 @@ def run_jobs(jobs: Sequence[Job], report: Report) -> Progress:
             for job, maker, store in zip(jobs, makers, stores, strict=True)
         ]
         first = jobs[0]
-        loader = replace(first.loader, preprocessing=seen[0], more=tuple(seen[1:]))
+        pixels = any(job.device.type != "cpu" for job in jobs)
+        loader = replace(first.loader, preprocessing=seen[0], more=tuple(seen[1:]), pixels=pixels)
         missing = [span for span in first.spans() if not all(store.is_done(span) for store in stores)]
-        runner = Runner(first.source, loader, makings, first.workers or default_workers(), report)
+        runner = Runner(first.source, loader, makings, first.workers_on(), report)
         return runner.run(len(first.source), missing)

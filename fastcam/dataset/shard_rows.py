@@ -7,6 +7,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.signals import InterruptedRunError
 from fastcam.dataset.stages import Stages
@@ -22,6 +23,7 @@ class ShardRows:
         maker: makes the rows of some images.
         device: of the model.
         batch_size: images per batch; halved when memory runs out.
+        preprocessing: makes floats of pixels, on the device.
         has_worked: whether any image was ever explained with these settings; until then an error of a batch is one of
             the settings, and raised.
         failed: images without a result.
@@ -30,6 +32,7 @@ class ShardRows:
     maker: Maker
     device: torch.device
     batch_size: int
+    preprocessing: Preprocessing
     has_worked: bool = False
     failed: int = 0
     _numbers: dict[str, int] = field(init=False, default_factory=dict)  # of the images by id, in the current shard
@@ -114,6 +117,8 @@ class ShardRows:
     def _explain_batch(self, batch: Sequence[LoadedImage]) -> pa.Table:
         tensors = [image.tensor for image in batch if image.tensor is not None]
         inputs = self._stacked(tensors).to(self.device, non_blocking=True)
+        if inputs.dtype == torch.uint8 and batch[0].size is not None:
+            inputs = self.preprocessing.normalized(inputs)
         rows = self.maker.of_batch(inputs, batch, [self._numbers[image.item.id] for image in batch])
         self.has_worked = True
         return rows

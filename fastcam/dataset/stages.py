@@ -13,7 +13,7 @@ Limit: TypeAlias = Literal["loading", "explaining", "writing"]
 MIN_WAIT = 0.1  # of the time, from which on explaining is said to wait for another stage
 
 ADVICE: dict[Limit, str] = {
-    "loading": "more cores or --workers, --decoder torchcodec, or scaled for large photographs",
+    "loading": "more cores or --workers, --decode-in processes, --decoder torchcodec, or scaled for large photographs",
     "explaining": "--precision bf16, --compile, a GPU, or a larger --batch-size there",
     "writing": "a faster disk, --resolution native, --dtype uint8, or a larger --shard-size",
 }

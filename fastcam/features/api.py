@@ -46,8 +46,8 @@ def run(
         ray: as for :func:`fastcam.dataset.run`.
         devices: as for :func:`fastcam.dataset.run`.
         report: as for :func:`fastcam.dataset.run`.
-        feeding: ``preprocessing``, ``batch_size``, ``shard_size``, ``workers``, ``limits`` and ``decoder``, as for
-            :func:`fastcam.dataset.run`.
+        feeding: ``preprocessing``, ``batch_size``, ``shard_size``, ``workers``, ``limits``, ``decoder`` and
+            ``decode_in``, as for :func:`fastcam.dataset.run`.
 
     Returns:
         The progress at the end.

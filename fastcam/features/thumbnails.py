@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 
 from fastcam.classifiers.preprocessing import open_photograph, to_rgb
 from fastcam.dataset.decode import Limits
-from fastcam.dataset.runner import default_workers
 from fastcam.dataset.sources import Item, SourceLike, source_of
+from fastcam.dataset.workers import MAX_THREADS, usable_cores
 from fastcam.features.reader import Features
 from fastcam.render import Bytes
 
@@ -51,7 +51,7 @@ class Thumbnails:
         """
         wanted = list(dict.fromkeys(int(place) for place in places))
         reads, pictures = self._reads(wanted), {}
-        with ThreadPoolExecutor(default_workers(), "fastcam-decode") as threads:
+        with ThreadPoolExecutor(min(MAX_THREADS, usable_cores()), "fastcam-decode") as threads:
             for place, picture in zip(wanted, threads.map(self._picture, reads), strict=True):
                 pictures[place] = picture
                 report(len(pictures))
