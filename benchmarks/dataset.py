@@ -36,8 +36,8 @@ from fastcam.cli import demo
 from fastcam.dataset.decode import default_decoder
 from fastcam.dataset.loading import Loader, load_in_order
 from fastcam.dataset.records import Span
-from fastcam.dataset.runner import default_workers
 from fastcam.dataset.sources import source_of
+from fastcam.dataset.workers import usable_cores
 
 BATCH = 8
 SEES = Preprocessing()
@@ -62,7 +62,7 @@ def explain_images(model: nn.Module, images: torch.Tensor, count: int) -> None:
 
 def decode(paths: list[str]) -> None:
     source, loader = source_of(paths), Loader(SEES, fastcam.dataset.Limits(), default_decoder())
-    with ThreadPoolExecutor(default_workers()) as threads:
+    with ThreadPoolExecutor(usable_cores()) as threads:
         for _, images in load_in_order(source.items, iter([Span(0, len(paths))]), loader, threads, 4 * BATCH):
             assert all(image.tensor is not None for image in images)
 

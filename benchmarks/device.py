@@ -3,7 +3,7 @@
 Compiles the kernels for this GPU alone, runs the op tests on it, and measures every op beside eager PyTorch and beside
 a copy of as many bytes. Kernels are timed as replayed CUDA graphs, calls by themselves. The table ends with what falls
 short of the goals; everything is kept as results/device_<name>.json. Whole explanations follow, beside the peers
-(`benchmarks.device_explanations`).
+(`benchmarks.device_explanations`), and a folder of photographs (`benchmarks.device_dataset`).
 """
 
 import os
@@ -73,7 +73,8 @@ def main() -> None:
     )
     # Another process, which loads what was compiled.
     subprocess.run([sys.executable, "-m", "benchmarks.device", "measure", tests], cwd=ROOT, check=True)
-    subprocess.run([sys.executable, "-m", "benchmarks.device_explanations"], cwd=ROOT, check=True)
+    for more in ("device_explanations", "device_dataset"):
+        subprocess.run([sys.executable, "-m", f"benchmarks.{more}"], cwd=ROOT, check=True)
 
 
 def measure_all(tests: str) -> None:

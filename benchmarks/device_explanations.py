@@ -86,7 +86,7 @@ def main() -> None:
         for name in at.networks
         for batch in at.batches
     ]
-    for name, batch, methods, modes in [*contests, (at.networks[0], min(8, *at.batches), COPYING, {})]:
+    for name, batch, methods, modes in [*contests, (at.networks[0], min(8, *at.batches), COPYING, GRAPH)]:
         found = rows_of(name, batch, methods, modes, device)
         console.print(method_table(found, f"{name}, batch {batch}"))
         rows += found

@@ -21,6 +21,8 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 Pixels = npt.NDArray[np.uint8]  # upright
 
+INTERPOLATIONS_ON_DEVICES = ("bilinear", "bicubic")
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _MAX_PIXELS = 500_000_000  # of a picture to write: 1.5 GB of memory
@@ -122,6 +124,25 @@ class Preprocessing:
     def pixels(self, photograph: Image.Image | Pixels) -> Tensor:
         """Return the part of a photograph that the model sees, (H, W, C) uint8; :meth:`normalized` gives the input."""
         return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(self._cropped(photograph))))
+
+    def pixels_of_planes(self, photographs: Tensor) -> Tensor:
+        """Return the parts that the model sees (N, H, W, 3) uint8 of photographs (N, 3, h, w) uint8, on their device.
+
+        They differ from those of :meth:`pixels` by the rounding between rows and columns: a step of 255, bicubic two.
+
+        Raises:
+            ValueError: for an interpolation that is not bilinear or bicubic.
+        """
+        mode = self.interpolation
+        if mode not in INTERPOLATIONS_ON_DEVICES:
+            raise ValueError(f"devices resize by {' or '.join(INTERPOLATIONS_ON_DEVICES)} interpolation, not {mode}")
+        width, height = self.resized_size((photographs.shape[3], photographs.shape[2]))
+        resized = photographs.float()
+        if (width, height) != (photographs.shape[3], photographs.shape[2]):
+            resized = F.interpolate(resized, (height, width), mode=mode, antialias=True).round_().clamp_(0, 255)
+        left, top = self._corner((width, height))
+        cropped = resized[:, :, top : top + self.size[0], left : left + self.size[1]]
+        return cropped.permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)
 
     def normalized(self, pixels: Tensor) -> Tensor:
         """Return the input (N, C, H, W) of pixels (N, H, W, C) uint8, on their device.

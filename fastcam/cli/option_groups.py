@@ -328,7 +328,7 @@ class ReadingOptions:
     decoder: Annotated[
         options.Decoder | None,
         typer.Option(
-            help="Of JPEG files; scaled decodes photographs of 1,000 pixels and more at 1/2 to 1/8.",
+            help="Of JPEG files; scaled decodes large photographs at 1/2 to 1/8, gpu decodes where the model is.",
             show_default="torchcodec where installed",
         ),
     ] = None

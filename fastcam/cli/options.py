@@ -68,6 +68,7 @@ class Decoder(StrEnum):
     torchcodec = "torchcodec"
     pillow = "pillow"
     scaled = "scaled"
+    gpu = "gpu"
 
 
 class DecodeIn(StrEnum):

@@ -15,6 +15,7 @@ from fastcam.dataset import table
 from fastcam.dataset.cluster import Cluster
 from fastcam.dataset.decode import Decoder, Limits
 from fastcam.dataset.decoding_processes import DecodeIn
+from fastcam.dataset.device_decoding import device_decoder
 from fastcam.dataset.devices import Devices, OnDevices
 from fastcam.dataset.job import Job
 from fastcam.dataset.job_arguments import make_job
@@ -89,6 +90,7 @@ def run(
         decoder: of JPEG files, "torchcodec" or "pillow"; None takes torchcodec if it is installed. Pillow reads all
             other formats. "scaled" decodes large photographs at 1/2, 1/4 or 1/8, where that is still at least twice
             what they are resized to: in 0.6 of the time for twelve megapixels, with inputs that differ by some 1/255.
+            "gpu" decodes ordinary JPEG files on the GPU of the model, by nvJPEG, and resizes them there.
         decode_in: "threads", or "processes", one for each of them, which decodes what it reads: faster from a few cores
             on, where threads wait for the interpreter's lock, and what kills a process is a row with the reason. None
             takes processes for a model on another device than the CPU, on more than two cores. The maps are the same.
@@ -143,6 +145,8 @@ def run_job(job: Job, report: Report, ray: Cluster | str | None, devices: OnDevi
     if ray is not None and devices is not None:
         raise ValueError("a run is on the nodes of a Ray cluster or on `devices` of this machine, not on both")
     place = Devices.of(devices) if devices is not None else Cluster.of(ray) if ray is not None else None
+    if place is None:
+        device_decoder(job.loader, job.device)
     maker = job.make_maker()  # raises for invalid settings before anything is written
     with contextlib.closing(job.open_store()) as store:
         if place is not None:

@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from fastcam.classifiers.preprocessing import Pixels, Preprocessing, check_pixels, open_photograph, to_rgb
-from fastcam.dataset.jpeg_header import read_header
+from fastcam.dataset.jpeg_header import ORIENTATION, is_upright, read_header
 
-Decoder: TypeAlias = Literal["torchcodec", "pillow", "scaled"]
+Decoder: TypeAlias = Literal["torchcodec", "pillow", "scaled", "gpu"]
 Size: TypeAlias = tuple[int, int]  # (width, height)
 SCALED_MARGIN = 2  # of a scaled photograph over what it is resized to; the rest is left to the antialiased resizing
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values where width and height are exchanged
+_TURNED = (5, 6, 7, 8)  # values of the orientation where width and height are exchanged
+_END_OF_JPEG = b"\xff\xd9"  # a file without it is damaged, or has something behind the picture
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Limits:
 
 def default_decoder() -> Decoder:
     """Return "torchcodec" if it is installed and works, else "pillow"."""
-    return "pillow" if _find_decode_jpeg() is None else "torchcodec"
+    return "pillow" if find_decode_jpeg() is None else "torchcodec"
 
 
 def check_decoder(decoder: str) -> None:
@@ -76,12 +77,12 @@ def check_decoder(decoder: str) -> None:
     """
     if decoder not in get_args(Decoder):
         raise ValueError(f"`decoder` must be one of {', '.join(get_args(Decoder))}, got {decoder!r}")
-    if decoder == "torchcodec" and _find_decode_jpeg() is None:
-        raise ValueError("`decoder` torchcodec needs the package, 0.16 or newer: pip install torchcodec")
+    if decoder in ("torchcodec", "gpu") and find_decode_jpeg() is None:
+        raise ValueError(f"`decoder` {decoder} needs torchcodec, 0.16 or newer: pip install torchcodec")
 
 
 @functools.cache
-def _find_decode_jpeg() -> Callable[..., Tensor] | None:
+def find_decode_jpeg() -> Callable[..., Tensor] | None:
     """Return torchcodec's JPEG decoder, if it is installed."""
     try:
         from torchcodec import decoders
@@ -101,7 +102,7 @@ def decode_pixels(data: bytes, limits: Limits, decoder: Decoder) -> Pixels:
     Raises:
         ValueError: for data that cannot be decoded or exceed the limits.
     """
-    decode_jpeg = _find_decode_jpeg() if decoder == "torchcodec" else None
+    decode_jpeg = find_decode_jpeg() if decoder in ("torchcodec", "gpu") else None
     if decode_jpeg is not None and _is_jpeg(data, limits):
         with contextlib.suppress(RuntimeError, ValueError):  # Pillow's error message is better
             return decode_jpeg(data, mode="RGB").permute(1, 2, 0).numpy()
@@ -126,7 +127,7 @@ def decode_scaled(data: bytes, limits: Limits, preprocessing: Preprocessing) -> 
     """
     with _without_warnings(), open_photograph(io.BytesIO(data), limits.formats) as image:
         limits.check(image.size, len(data))
-        is_turned = image.getexif().get(_ORIENTATION) in _TURNED
+        is_turned = image.getexif().get(ORIENTATION) in _TURNED
         whole = _turned(image.size) if is_turned else image.size
         resized = preprocessing.resized_size(whole)
         width, height = _turned(resized) if is_turned else resized
@@ -135,6 +136,19 @@ def decode_scaled(data: bytes, limits: Limits, preprocessing: Preprocessing) -> 
             resampling = Image.Resampling[preprocessing.interpolation.upper()]
             return np.array(to_rgb(image.resize((width, height), resampling, drafted[1]))), whole
         return np.array(to_rgb(image)), whole
+
+
+def is_for_device(data: bytes, limits: Limits) -> bool:
+    """Whether a device is to decode a file: an ordinary JPEG file within the limits, whole and upright.
+
+    Raises:
+        ValueError: for an ordinary JPEG file beyond the limits.
+    """
+    header = read_header(data) if "JPEG" in limits.formats else None
+    if header is None:
+        return False
+    limits.check((header.width, header.height), len(data))
+    return data.endswith(_END_OF_JPEG) and is_upright(data)
 
 
 def _turned(size: Size) -> Size:

@@ -8,6 +8,7 @@ from torch import nn
 
 from fastcam.classifiers.models import Classifier
 from fastcam.dataset.decoding_processes import DecodeIn
+from fastcam.dataset.device_decoding import device_decoder
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.records import JsonObject, Span
 from fastcam.dataset.runner import Making, Report, Runner
@@ -87,7 +88,8 @@ class Job:
             cores: of this machine that the run may use; None takes all.
         """
         loader = replace(self.loader, pixels=self.device.type != "cpu")
-        return Runner(self.source, loader, [self.make_making(maker, store)], self.workers_on(cores), report)
+        makings, decoder = [self.make_making(maker, store)], device_decoder(loader, self.device)
+        return Runner(self.source, loader, makings, self.workers_on(cores), report, decoder)
 
     def workers_on(self, cores: int | None = None) -> Workers:
         """Return what loads the images on so many cores of this machine; None takes all."""

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastcam.classifiers.preprocessing import Pixels, Preprocessing
-from fastcam.dataset.decode import Decoder, Limits, Size, decode_pixels, decode_scaled
+from fastcam.classifiers.preprocessing import INTERPOLATIONS_ON_DEVICES, Pixels, Preprocessing
+from fastcam.dataset.decode import Decoder, Limits, Size, decode_pixels, decode_scaled, is_for_device
+from fastcam.dataset.jpeg_header import read_header
 from fastcam.dataset.records import Span
 from fastcam.dataset.sources import Item
 from fastcam.dataset.sources.remote import UnreachableError
@@ -31,7 +32,8 @@ class Converted:
     """What the models see of an image.
 
     Attributes:
-        tensors: the input (C, *S) of each model; or its pixels (H, W, C) uint8, see :attr:`Loader.pixels`.
+        tensors: the input (C, *S) of each model; or its pixels (H, W, C) uint8, see :attr:`Loader.pixels`; or the file
+            (bytes,) uint8 that a device decodes.
         size: (width, height) of the upright photograph; None for a sample that is a tensor.
         seconds: that decoding and preprocessing took.
     """
@@ -49,7 +51,8 @@ class LoadedImage:
         item: the image in the source.
         label: the dataset's own label, if any.
         sha256: of the encoded bytes, or of the values of a PyTorch dataset's sample.
-        tensor: (C, *S), or pixels (H, W, C) uint8 of which floats are made on the device; or None.
+        tensor: (C, *S), or pixels (H, W, C) uint8 of which floats are made on the device, or the file (bytes,) uint8
+            that it decodes; or None.
         reason: one line, if there is no tensor.
         seconds: that reading, decoding and preprocessing took.
         size: (height, width) of the upright photograph; None for a sample that is a tensor.
@@ -124,6 +127,11 @@ class Loader:
             ValueError: for data that cannot be decoded or exceed the limits.
         """
         start = time.perf_counter()
+        if self.decoder == "gpu" and isinstance(content, bytes) and self._is_for_device(content):
+            file = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            header = read_header(content)
+            size = None if header is None else (header.width, header.height)
+            return Converted((file,) * (1 + len(self.more)), size, (time.perf_counter() - start, 0.0))
         pixels, size = self._decoded(content, self.preprocessing)
         decoded = time.perf_counter()
         tensors = [self._input(pixels, self.preprocessing)]
@@ -132,6 +140,11 @@ class Loader:
                 pixels, _ = self._decoded(content, preprocessing)
             tensors.append(self._input(pixels, preprocessing))
         return Converted(tuple(tensors), size, (decoded - start, time.perf_counter() - decoded))
+
+    def _is_for_device(self, content: bytes) -> bool:
+        kinds = (self.preprocessing, *self.more)
+        can = all(len(each.mean) == 3 and each.interpolation in INTERPOLATIONS_ON_DEVICES for each in kinds)
+        return can and is_for_device(content, self.limits)
 
     def _input(self, pixels: Tensor | Image.Image | Pixels, preprocessing: Preprocessing) -> Tensor:
         """Return what a model sees of a decoded photograph, or the tensor of a sample."""
@@ -151,6 +164,11 @@ class Loader:
             return decode_scaled(content, self.limits, preprocessing)
         pixels = decode_pixels(content, self.limits, self.decoder)
         return pixels, (pixels.shape[1], pixels.shape[0])
+
+
+def is_encoded(tensor: Tensor) -> bool:
+    """Whether a tensor holds a file that a device decodes."""
+    return tensor.dtype == torch.uint8 and tensor.dim() == 1
 
 
 def reason_of(error: Exception) -> str:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from fastcam.dataset.decoding_processes import LoaderInProcesses
+from fastcam.dataset.device_decoding import DeviceDecoder
 from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
 from fastcam.dataset.read_ahead import ReadAhead
 from fastcam.dataset.records import Commit, Span
@@ -84,6 +85,7 @@ class Runner:
         makings: what is made of each image, one of them or several.
         workers: load the images.
         report: called after every batch and every commit.
+        decoder: of files that the loader leaves to the models' device, if any.
     """
 
     source: Source
@@ -91,6 +93,7 @@ class Runner:
     makings: Sequence[Making]
     workers: Workers
     report: Report
+    decoder: DeviceDecoder | None = None
     progress: Progress = field(init=False)
     _start: float = field(init=False, default_factory=time.monotonic)
     _is_warm: bool = field(init=False, default=False)  # whether a batch was explained by this runner
@@ -195,6 +198,8 @@ class Runner:
         """Make the rows of a shard."""
         for making in wanted:
             making.rows.begin()
+        if self.decoder is not None:
+            images = self.decoder.ahead(images, max(making.rows.batch_size for making in wanted))
         for image in self._stages.awaited(images):
             done = [making.rows.add(image.seen_by(making.input), self._stages) for making in wanted]
             self._count(done[-1])

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fastcam.classifiers.models import Classifier
+from fastcam.dataset.device_decoding import device_decoder
 from fastcam.dataset.job import Job
 from fastcam.dataset.job_arguments import make_job
 from fastcam.dataset.runner import Progress, Report, Runner
@@ -64,6 +65,7 @@ def run_jobs(jobs: Sequence[Job], report: Report) -> Progress:
     Raises:
         InterruptedRunError, OSError, ValueError, TypeError, RuntimeError: as :func:`run`.
     """
+    device_decoder(jobs[0].loader, jobs[0].device)
     makers = [job.make_maker() for job in jobs]  # raises for invalid settings before anything is written
     seen = list(dict.fromkeys(job.loader.preprocessing for job in jobs))
     with contextlib.ExitStack() as stack:
@@ -76,5 +78,6 @@ def run_jobs(jobs: Sequence[Job], report: Report) -> Progress:
         pixels = any(job.device.type != "cpu" for job in jobs)
         loader = replace(first.loader, preprocessing=seen[0], more=tuple(seen[1:]), pixels=pixels)
         missing = [span for span in first.spans() if not all(store.is_done(span) for store in stores)]
-        runner = Runner(first.source, loader, makings, first.workers_on(), report)
+        decoder = device_decoder(loader, first.device)
+        runner = Runner(first.source, loader, makings, first.workers_on(), report, decoder)
         return runner.run(len(first.source), missing)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastcam.classifiers.preprocessing import Preprocessing
+from fastcam.dataset.device_decoding import used_here
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.signals import InterruptedRunError
 from fastcam.dataset.stages import Stages
@@ -115,8 +116,11 @@ class ShardRows:
         return self._explain(batch[:half]) + self._explain(batch[half:])
 
     def _explain_batch(self, batch: Sequence[LoadedImage]) -> pa.Table:
-        tensors = [image.tensor for image in batch if image.tensor is not None]
-        inputs = self._stacked(tensors).to(self.device, non_blocking=True)
+        tensors = [used_here(image.tensor) for image in batch if image.tensor is not None]
+        if all(tensor.device.type == "cpu" for tensor in tensors):
+            inputs = self._stacked(tensors).to(self.device, non_blocking=True)
+        else:  # the device decoded some of them
+            inputs = torch.stack([tensor.to(self.device, non_blocking=True) for tensor in tensors])
         if inputs.dtype == torch.uint8 and batch[0].size is not None:
             inputs = self.preprocessing.normalized(inputs)
         rows = self.maker.of_batch(inputs, batch, [self._numbers[image.item.id] for image in batch])

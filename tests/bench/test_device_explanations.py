@@ -22,8 +22,9 @@ def test_modes_make_the_same_maps(mode):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu():
-    command = [sys.executable, "-m", "benchmarks.device_explanations"]
+@pytest.mark.parametrize("name", ["device_explanations", "device_dataset"])
+def test_without_a_gpu(name):
+    command = [sys.executable, "-m", f"benchmarks.{name}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "torch finds none here; --device cpu tries it out" in done.stderr

@@ -58,11 +58,11 @@ def test_decoders_raise_the_same_errors(decoder):
 
 def test_a_missing_decoder_is_refused(monkeypatch):
     assert default_decoder() == "torchcodec"
-    monkeypatch.setattr(decode_module, "_find_decode_jpeg", lambda: None)
+    monkeypatch.setattr(decode_module, "find_decode_jpeg", lambda: None)
     assert default_decoder() == "pillow"
-    with pytest.raises(ValueError, match=r"`decoder` torchcodec needs the package, 0\.16 or newer"):
+    with pytest.raises(ValueError, match=r"`decoder` torchcodec needs torchcodec, 0\.16 or newer"):
         check_decoder("torchcodec")
-    with pytest.raises(ValueError, match="`decoder` must be one of torchcodec, pillow, scaled, got 'cv2'"):
+    with pytest.raises(ValueError, match="`decoder` must be one of torchcodec, pillow, scaled, gpu, got 'cv2'"):
         check_decoder("cv2")
 
 

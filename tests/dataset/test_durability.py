@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastcam.dataset
-from fastcam.dataset import durable_files
+from fastcam.dataset import device_decoding, durable_files
 from fastcam.dataset.durable_files import set_aside, sweep, write_once
 from fastcam.dataset.table import read_shard
 from tests.dataset import victim
@@ -62,10 +62,27 @@ def check_what_is_there(out):
         assert len(maps) == sum(each.stop - each.start for each in maps.commits)
 
 
-def check_goes_on(source, out, undisturbed):
-    done = run(source, out)
+def check_goes_on(source, out, undisturbed, **options):
+    done = run(source, out, **options)
     assert done.done == 10
     assert contents(out) == undisturbed
+
+
+FEEDERS = {"processes": {"decode_in": "processes"}, "the device": {"decoder": "gpu"}}
+
+
+@pytest.mark.parametrize("feeder", FEEDERS)
+@pytest.mark.parametrize(("stage", "number", "after"), [("write", 2, False), ("link", 3, True)])
+def test_killed_while_others_decode(source, processes, tmp_path, monkeypatch, feeder, stage, number, after):
+    monkeypatch.setattr(device_decoding, "_has_nvjpeg", lambda device: True)
+    out, options = tmp_path / "out", FEEDERS[feeder]
+    run(source, tmp_path / "undisturbed", **options)
+    process = processes.Process(target=victim.work, args=(source, out, stage, number, after), kwargs=options)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    check_what_is_there(out)
+    check_goes_on(source, out, contents(tmp_path / "undisturbed"), **options)
 
 
 @pytest.mark.parametrize(("stage", "number", "after"), covering(victim.STAGES, [1, 2, 3, 6], [False, True]))

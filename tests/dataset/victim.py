@@ -3,10 +3,12 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import fastcam.dataset
+from fastcam.dataset import device_decoding
 from tests.dataset.small import SETTINGS, network
 
 STAGES = ("open", "write", "fsync", "link", "unlink")
@@ -32,9 +34,10 @@ def plant(stage: str, number: int, after: bool) -> None:
     setattr(os, stage, deadly)
 
 
-def work(source: Path, out: Path, stage: str = "", number: int = 0, after: bool = False) -> None:
-    """The run."""
+def work(source: Path, out: Path, stage: str = "", number: int = 0, after: bool = False, **options: Any) -> None:
+    """The run; the CPU counts as a device that decodes."""
+    device_decoding._has_nvjpeg = lambda device: True
     torch.set_num_threads(1)
     if stage:
         plant(stage, number, after)
-    fastcam.dataset.run(source, network(), out, **SETTINGS)
+    fastcam.dataset.run(source, network(), out, **SETTINGS, **options)
