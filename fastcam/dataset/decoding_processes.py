@@ -96,6 +96,7 @@ class _Process:
                 [sys.executable, "-c", _SERVE.format(descriptor=there.fileno())],
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in a terminal is for the process that this one works for
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         self._connection = Connection(here.detach())
@@ -105,7 +106,7 @@ class _Process:
     def is_ready(self) -> bool:
         """Whether it has started."""
         if not self._is_ready:
-            with contextlib.suppress(EOFError, OSError):  # it could not start, which the next message tells
+            with contextlib.suppress(EOFError, OSError):  # it could not start, and said why on standard error
                 self._is_ready = self._connection.poll() and self._connection.recv_bytes() == _READY
         return self._is_ready
 
@@ -133,18 +134,18 @@ class _Process:
         return torch.from_numpy(array)
 
     def stop(self) -> None:
-        """Ask it to end."""
-        self._process.terminate()
+        """Let it end."""
+        self._connection.close()
+        self._process.terminate()  # if it has not started yet
 
     def end(self) -> int:
         """Wait until it has ended, and return its exit code."""
+        self._connection.close()
         try:
             return self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
-        finally:
-            self._connection.close()
 
 
 def _described(code: int) -> str:
@@ -153,7 +154,8 @@ def _described(code: int) -> str:
 
 def serve(descriptor: int) -> None:
     """Answer the messages of a thread until it hangs up: of encoded images, what the loader makes of them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the whole group: the thread's process ends this one
+    # Sent to all processes of a job: the one that this one works for ends the run, and no image is to fail before.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
     connection = Connection(descriptor)
     with contextlib.suppress(EOFError, OSError):

@@ -100,6 +100,15 @@ def test_a_process_that_dies_costs_one_image(started):
     assert_same(started(item(jpeg(2))), started.loader(item(jpeg(2))))
 
 
+def test_what_asks_a_job_to_end_is_for_the_run_alone(started):
+    """Batch systems send SIGTERM to every process: no image fails by it before the run has ended."""
+    (pid,) = children()
+    os.kill(pid, signal.SIGTERM)
+    assert_same(started(item(jpeg(0))), started.loader(item(jpeg(0))))
+    assert children() == [pid]
+    assert os.getsid(pid) != os.getsid(0)  # nor does Ctrl-C reach it
+
+
 def test_threads_have_processes_of_their_own():
     loader = Loader(PREPROCESSING, Limits())
     contents = [jpeg(index) for index in range(12)]
