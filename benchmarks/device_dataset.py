@@ -94,11 +94,14 @@ def contestants(model: nn.Module, device: torch.device) -> dict[str, Contestant]
         "fastcam, processes": with_fastcam(model, decode_in="processes"),
     }
     if device.type == "cuda":
-        fast = {"precision": "auto", "graph": True}
+        on_gpu: dict[str, Any] = {"decoder": "gpu", "decode_in": "threads"}
+        prepared = fastcam.prepare(model, torch.rand(BATCH, 3, 224, 224, device=device), "auto", target_layer="layer4")
         found |= {
-            "fastcam, processes, prepared, graph": with_fastcam(model, decode_in="processes", **fast),
-            "fastcam, GPU decoder": with_fastcam(model, decoder="gpu", decode_in="threads"),
-            "fastcam, GPU decoder, prepared, graph": with_fastcam(model, decoder="gpu", decode_in="threads", **fast),
+            "fastcam, processes, prepared": with_fastcam(prepared, decode_in="processes"),
+            "fastcam, GPU decoder": with_fastcam(model, **on_gpu),
+            "fastcam, GPU decoder, prepared": with_fastcam(prepared, **on_gpu),
+            "fastcam, GPU decoder, prepared, graph": with_fastcam(prepared, graph=True, **on_gpu),
+            "fastcam, GPU decoder, two on the GPU": with_fastcam(model, devices=[0, 0], **on_gpu),
         }
     return found
 
@@ -119,7 +122,7 @@ def check(made: dict[str, Maps]) -> dict[str, float]:
 def measure(paths: list[str], work: Path, rounds: int, device: torch.device) -> list[dict[str, Any]]:
     """Return a row for each contestant."""
     entries = contestants(network("resnet50").to(device), device)
-    few = paths[: 2 * BATCH]  # they also start what stays: processes are started in every run
+    few = paths[: 2 * BATCH]
     ranks = check({name: make(few, work / f"few {name}")() for name, make in entries.items()})
     seconds: dict[str, list[float]] = {name: [] for name in entries}
     for number in range(rounds):
@@ -143,7 +146,7 @@ def measure(paths: list[str], work: Path, rounds: int, device: torch.device) -> 
 def main() -> None:
     """Measure, print and keep as results/device_dataset_<name>.json."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--images", type=int, default=6000)
+    parser.add_argument("--images", type=int, default=20000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cuda")
     at = parser.parse_args()
