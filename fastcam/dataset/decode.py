@@ -69,6 +69,11 @@ def default_decoder() -> Decoder:
     return "pillow" if find_decode_jpeg() is None else "torchcodec"
 
 
+def on_processor(decoder: Decoder) -> Decoder:
+    """Return the decoder that makes the same picture without a GPU, up to rounding."""
+    return default_decoder() if decoder == "gpu" else decoder
+
+
 def check_decoder(decoder: str) -> None:
     """Refuse an unknown decoder, or one that is not installed.
 

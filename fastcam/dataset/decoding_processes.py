@@ -1,8 +1,8 @@
 """Processes that decode and preprocess, one for each loading thread, which only reads and waits.
 
 Threads share the interpreter's lock: beyond a few cores they decode no more images a second. A process of its own takes
-the encoded bytes and returns the model's input. What kills it, such as a fault in an image library, is the fault of one
-image, and another process takes its place.
+the encoded bytes and returns the model's input. What kills two of them, such as a fault in an image library, is the
+fault of one image, and another process takes their place.
 """
 
 import contextlib
@@ -13,14 +13,15 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 
-from fastcam.dataset.loading import Content, Converted, LoadedImage, Loader, reason_of
+from fastcam.dataset.loading import Content, Converted, LoadedImage, Loader
 from fastcam.dataset.sources import Item
 
 DecodeIn: TypeAlias = Literal["threads", "processes"]
@@ -39,6 +40,11 @@ class LoaderInProcesses:
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
+        self._sent: bytes | None = None  # where no process can be started
+        try:
+            self._sent = pickle.dumps(loader)
+        except Exception as error:  # of a user's own preprocessing
+            _warn(error)
         self._own = threading.local()
         self._processes: list[_Process] = []
         self._lock = threading.Lock()
@@ -63,44 +69,77 @@ class LoaderInProcesses:
         return self.loader(item, self._convert)
 
     def _convert(self, content: Content) -> Converted:
+        """Return what the loader makes of what was read.
+
+        What a process refuses its thread tries too: it alone knows what this program has changed about Pillow.
+        """
         process = self._process() if isinstance(content, bytes) else None
         if process is None or not process.is_ready():
             return self.loader.convert(content)
+        assert isinstance(content, bytes)
         try:
-            return process.convert(cast("bytes", content))
+            found = process.convert(content)
         except (EOFError, OSError):
-            code = process.end()
+            process.end()
+            found = self._once_more(content)
+        return self.loader.convert(content) if found is None else found
+
+    def _once_more(self, content: bytes) -> Converted | None:
+        """Convert an image in a new process: the one before may have been killed for another reason.
+
+        Raises:
+            ValueError: if that dies as well.
+        """
+        self._own.process = None
+        process = self._process()
+        try:
+            if process is None:
+                raise EOFError
+            process.wait_until_ready()
+            return process.convert(content)
+        except (EOFError, OSError):
             self._own.process = None
-            raise ValueError(f"the process that decoded this image died, with {_described(code)}") from None
+            how = "" if process is None else f", with {_described(process.end())}"
+            raise ValueError(f"the process that decoded this image died{how}") from None
 
     def _process(self) -> "_Process | None":
-        """Return the process of this thread, started if there is none; None once all are to end."""
+        """Return the process of this thread, started if there is none; None if there is to be none."""
         found: _Process | None = getattr(self._own, "process", None)
         if found is not None:
             return found
         with self._lock:
-            if self._is_closed:
+            if self._sent is None or self._is_closed:
                 return None
-            self._own.process = started = _Process(self.loader)
+            try:
+                started = _Process(self._sent)
+            except OSError as error:  # too many processes, or no memory for another
+                self._sent = None
+                _warn(error)
+                return None
+            self._own.process = started
             self._processes = [each for each in self._processes if each.is_alive()] + [started]
             return started
 
 
-class _Process:
-    """A process that converts encoded images, and the connection to it."""
+def _warn(error: Exception) -> None:
+    warnings.warn(f"images are decoded in threads: no process could be started ({error})", stacklevel=2)
 
-    def __init__(self, loader: Loader) -> None:
+
+class _Process:
+    """A process that converts encoded images, and the connection to it; of a pickled loader."""
+
+    def __init__(self, loader: bytes) -> None:
         here, there = socket.socketpair()
         with there:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _SERVE.format(descriptor=there.fileno())],
+                [sys.executable, "-P", "-c", _SERVE.format(descriptor=there.fileno())],
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in a terminal is for the process that this one works for
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             )
         self._connection = Connection(here.detach())
-        self._connection.send_bytes(pickle.dumps(loader))
+        self._connection.send_bytes(loader)
         self._is_ready = False
 
     def is_ready(self) -> bool:
@@ -110,21 +149,29 @@ class _Process:
                 self._is_ready = self._connection.poll() and self._connection.recv_bytes() == _READY
         return self._is_ready
 
+    def wait_until_ready(self) -> None:
+        """Wait until it has started.
+
+        Raises:
+            EOFError, OSError: if it ended instead.
+        """
+        if not self._is_ready:
+            self._is_ready = self._connection.recv_bytes() == _READY
+
     def is_alive(self) -> bool:
         """Whether it has not ended."""
         return self._process.poll() is None
 
-    def convert(self, content: bytes) -> Converted:
-        """Return what the loader makes of an encoded image.
+    def convert(self, content: bytes) -> Converted | None:
+        """Return what the loader makes of an encoded image; None if it refuses it.
 
         Raises:
-            ValueError: with the loader's reason.
             EOFError, OSError: if the process died.
         """
         self._connection.send_bytes(content)
-        answer = pickle.loads(self._connection.recv_bytes())  # of the loader, in a process of this one
-        if isinstance(answer, str):
-            raise ValueError(answer)
+        answer = pickle.loads(self._connection.recv_bytes())  # of a process of this one
+        if answer is None:
+            return None
         forms, size, seconds = answer
         return Converted(tuple(self._receive(*form) for form in forms), size, seconds)
 
@@ -167,12 +214,12 @@ def serve(descriptor: int) -> None:
 
 
 def _answer(loader: Loader, content: bytes) -> Iterator[bytes | memoryview]:
-    """Yield what is sent of an image: its form and the bytes of each array, or the reason why there are none."""
+    """Yield what is sent of an image: its form and the bytes of each array, or None if the loader refuses it."""
     try:
         found = loader.convert(content)
         arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in found.tensors]
-    except Exception as error:  # damaged files
-        yield pickle.dumps(reason_of(error))
+    except Exception:  # of damaged files: the thread finds the reason
+        yield pickle.dumps(None)
         return
     forms: list[Form] = [(array.shape, array.dtype.name) for array in arrays]
     yield pickle.dumps((forms, found.size, found.seconds))

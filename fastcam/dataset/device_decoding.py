@@ -15,8 +15,7 @@ from torch import Tensor
 
 from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset.decode import Limits, decode_pixels, find_decode_jpeg
-from fastcam.dataset.loading import LoadedImage, Loader, is_encoded, reason_of
-from fastcam.model.batching import is_out_of_memory
+from fastcam.dataset.loading import LoadedImage, Loader, reason_of
 
 MAX_PIXELS = 64_000_000  # decoded together: of 16 bytes each, on the way
 GROUPS_AHEAD = 2  # of images, which are decoded while the model explains those before them
@@ -83,18 +82,8 @@ class DeviceDecoder:
             return [image for portion in _portions(images) for image in self._portion(portion)]
 
     def _portion(self, images: Sequence[LoadedImage]) -> list[LoadedImage]:
-        files = [image.tensor for image in images if image.tensor is not None and is_encoded(image.tensor)]
-        try:
-            inputs = self._inputs(self._decoded(files))
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            inputs = [[] for _ in files]
-        of_files = iter(inputs)
-        return [
-            self._with_pixels(image, next(of_files)) if image.tensor is not None and is_encoded(image.tensor) else image
-            for image in images
-        ]
+        inputs = iter(self._inputs(self._decoded([image.tensor for image in images if image.is_encoded])))
+        return [self._with_pixels(image, next(inputs)) if image.is_encoded else image for image in images]
 
     def _with_pixels(self, image: LoadedImage, inputs: Sequence[Tensor]) -> LoadedImage:
         """Return an image with what the models see of it; decoded by the processor if that is nothing yet."""
@@ -107,7 +96,7 @@ class DeviceDecoder:
             inputs = [preprocessing.pixels(decoded) for preprocessing in self.preprocessings]
         return replace(image, tensor=inputs[0], more=tuple(inputs[1:]))
 
-    def _decoded(self, files: Sequence[Tensor]) -> list[Tensor | None]:
+    def _decoded(self, files: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return planes (3, h, w) uint8 of encoded files; None for those that cannot be decoded here."""
         decode_jpeg = find_decode_jpeg()
         assert decode_jpeg is not None
@@ -126,11 +115,22 @@ class DeviceDecoder:
             if photograph is not None:
                 sizes[photograph.shape].append(place)
         for places in sizes.values():
-            together = torch.stack([photograph for place in places if (photograph := photographs[place]) is not None])
-            for preprocessing in self.preprocessings:
-                for place, pixels in zip(places, preprocessing.pixels_of_planes(together), strict=True):
-                    found[place].append(pixels)
+            together = [photograph for place in places if (photograph := photographs[place]) is not None]
+            for place, inputs in zip(places, self._resized(together), strict=True):
+                found[place] = inputs
         return found
+
+    def _resized(self, photographs: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Return what the models see of photographs of one size; nothing where memory runs out, or a size is refused.
+
+        GPUs do not make an image a hundred times smaller at once.
+        """
+        try:
+            whole = torch.stack(list(photographs))
+            seen = [preprocessing.pixels_of_planes(whole) for preprocessing in self.preprocessings]
+        except RuntimeError:
+            return [[] for _ in photographs]
+        return [list(inputs) for inputs in zip(*seen, strict=True)]
 
     @contextlib.contextmanager
     def _on_stream(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from fastcam.dataset.shard_rows import ShardRows
 from fastcam.dataset.sources import Source
 from fastcam.dataset.store import Store
 from fastcam.dataset.work import Maker, Work
-from fastcam.dataset.workers import Workers, usable_cores
+from fastcam.dataset.workers import Workers, usable_cores, usual_count, usual_place
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,9 @@ class Job:
 
     def workers_on(self, cores: int | None = None) -> Workers:
         """Return what loads the images on so many cores of this machine; None takes all."""
-        usual = Workers.usual(self.device, cores or usable_cores())
-        return Workers(self.workers or usual.count, self.decode_in or usual.decode_in)
+        cores = cores or usable_cores()
+        decode_in = self.decode_in or usual_place(self.device, self.loader.decoder, cores)
+        return Workers(self.workers or usual_count(decode_in, cores), decode_in)
 
     def make_making(self, maker: Maker, store: Store, input: int = 0) -> Making:
         """Return what a runner makes for this job.

@@ -68,6 +68,12 @@ class LoadedImage:
     size: tuple[int, int] | None = None
     more: tuple[Tensor, ...] = ()
 
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the tensor holds a file that a device decodes."""
+        is_bytes = self.tensor is not None and self.tensor.dtype == torch.uint8 and self.tensor.dim() == 1
+        return is_bytes and self.size is not None
+
     def seen_by(self, model: int) -> "LoadedImage":
         """Return the image with the input of one of several models."""
         return self if model == 0 or self.tensor is None else replace(self, tensor=self.more[model - 1])
@@ -164,11 +170,6 @@ class Loader:
             return decode_scaled(content, self.limits, preprocessing)
         pixels = decode_pixels(content, self.limits, self.decoder)
         return pixels, (pixels.shape[1], pixels.shape[0])
-
-
-def is_encoded(tensor: Tensor) -> bool:
-    """Whether a tensor holds a file that a device decodes."""
-    return tensor.dtype == torch.uint8 and tensor.dim() == 1
 
 
 def reason_of(error: Exception) -> str:

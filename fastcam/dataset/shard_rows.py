@@ -120,7 +120,8 @@ class ShardRows:
         if all(tensor.device.type == "cpu" for tensor in tensors):
             inputs = self._stacked(tensors).to(self.device, non_blocking=True)
         else:  # the device decoded some of them
-            inputs = torch.stack([tensor.to(self.device, non_blocking=True) for tensor in tensors])
+            is_later = self.device.type == "cuda"  # what copies to the CPU must have come before it is read
+            inputs = torch.stack([tensor.to(self.device, non_blocking=is_later) for tensor in tensors])
         if inputs.dtype == torch.uint8 and batch[0].size is not None:
             inputs = self.preprocessing.normalized(inputs)
         rows = self.maker.of_batch(inputs, batch, [self._numbers[image.item.id] for image in batch])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fastcam.dataset.decode import Decoder
 from fastcam.dataset.decoding_processes import DecodeIn
 
 MAX_THREADS, MAX_PROCESSES = 8, 32  # by default
@@ -23,15 +24,19 @@ class Workers:
     count: int
     decode_in: DecodeIn = "threads"
 
-    @classmethod
-    def usual(cls, device: torch.device, cores: int) -> "Workers":
-        """Return how the images of a model on a device are loaded by default.
 
-        A model on the CPU takes longer for an image than threads on the other cores.
-        """
-        if device.type == "cpu" or cores <= FEW_CORES:
-            return cls(min(MAX_THREADS, cores))
-        return cls(min(MAX_PROCESSES, cores), "processes")
+def usual_place(device: torch.device, decoder: Decoder, cores: int) -> DecodeIn:
+    """Return where images are decoded by default, for a model on a device.
+
+    A model on the CPU takes longer for an image than threads on the other cores, and a GPU that decodes leaves little.
+    """
+    has_time = device.type == "cpu" or decoder == "gpu" or cores <= FEW_CORES
+    return "threads" if has_time else "processes"
+
+
+def usual_count(decode_in: DecodeIn, cores: int) -> int:
+    """Return the default number of threads."""
+    return min(MAX_THREADS if decode_in == "threads" else MAX_PROCESSES, cores)
 
 
 def usable_cores() -> int:

@@ -52,9 +52,15 @@ class CudaGraphs:
                 function()
         current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on calling CUDA.
-        with torch.cuda.graph(graph, self._memory, capture_error_mode="thread_local"):
-            function()
+        try:
+            with (
+                torch.cuda.stream(current),  # whatever happens, this thread goes on there
+                torch.cuda.graph(graph, self._memory, capture_error_mode="thread_local"),  # others may call CUDA
+            ):
+                function()
+        except BaseException:
+            self._memory = torch.cuda.graph_pool_handle()  # a failed capture may not have let go of the other
+            raise
         return _CudaGraph(graph, self)
 
     @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fastcam.classifiers.models import Classifier
-from fastcam.dataset.decode import Limits
+from fastcam.dataset.decode import Limits, on_processor
 from fastcam.dataset.export import read_preprocessing
 from fastcam.dataset.identity import weights_digest
 from fastcam.dataset.job import device_of
@@ -67,7 +67,7 @@ def query_of_picture(features: Features, name: str, data: bytes, classifier: Cla
         raise ValueError(f"{name!r} is no image of the dataset: to make its vector, give the model as `classifier`")
     identity: dict[str, Any] = features.identity
     limits = Limits.read(identity["limits"])
-    loader = Loader(read_preprocessing(identity["preprocessing"]), limits, identity["decoder"])
+    loader = Loader(read_preprocessing(identity["preprocessing"]), limits, on_processor(identity["decoder"]))
     loaded = loader(Item(name, name, None, lambda _: data))
     if loaded.tensor is None:
         raise ValueError(f"{name!r} cannot be read: {loaded.reason}")

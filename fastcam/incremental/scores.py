@@ -13,7 +13,7 @@ from torch import Tensor
 from fastcam.devices import uses_tf32
 from fastcam.incremental.runner import NotIncrementalError
 from fastcam.incremental.sweep import Sweep
-from fastcam.model.batching import Batches, Block
+from fastcam.model.batching import Batches, Block, is_out_of_memory
 
 Engine = Literal["auto", "incremental", "dense"]
 Predictions: TypeAlias = dict[str, Tensor]
@@ -97,11 +97,19 @@ class _Work:
         together = images_together(sweep, self.windows, self.batches) if self.is_alike else 1
         buckets = sorted(sweep.buckets(self.windows, together), key=len, reverse=True)
         with self.batches.progress.over(len(images) * len(self.windows)) as advance:
-            for first in range(0, len(images), together):
+            first = 0
+            while first < len(images):
                 group = images[first : first + together]
                 if group != images[:1]:
                     sweep = sweep.of(*self._rows(group)) if self.is_alike else self._sweep(group)
-                self._check_clean_output(sweep, group)
+                try:
+                    self._check_clean_output(sweep, group)
+                except (RuntimeError, MemoryError) as error:
+                    if together == 1 or not is_out_of_memory(error):
+                        raise
+                    together //= 2
+                    continue
+                first += len(group)
                 for bucket in buckets:
                     for columns, block, output in self._outputs(sweep, bucket, group):
                         if not found:
@@ -132,14 +140,14 @@ class _Work:
         """Compare the scores of images without windows: the model may do something else than with the first."""
         found = self.read_output(sweep.clean_output, Block(group, range(1)))["scores"][:, 0]
         expected = self.scores[group.start : group.stop]
-        if not _is_same(found, expected, self.scores):
+        if not _is_same(found, expected, max(_scale(self.scores), _scale(sweep.clean_output))):
             raise NotIncrementalError("the model does not run the same operations for every image")
 
 
 def images_together(sweep: Sweep, windows: Tensor, batches: Batches) -> int:
     """Return how many images are swept together: as many as fill a block with windows of one group, and fit."""
     groups = len(sweep.buckets(windows))
-    filling = math.ceil(batches.limit_of(PATCH_COPY_SIZE) * groups / len(windows))
+    filling = math.ceil(batches.limit_of(PATCH_COPY_SIZE) * groups / max(1, len(windows)))
     return max(1, min(filling, MAX_BYTES // max(1, sweep.analysis.bytes_read)))
 
 
@@ -171,13 +179,17 @@ def _check_agreement(sweep: Sweep, windows: Tensor, output: Tensor) -> None:
         expected = sweep.run(sweep.hidden_images(windows[middle]))
     if not isinstance(expected, Tensor) or output.shape[1:] != expected.shape[1:]:
         raise NotIncrementalError("the model's output for several images has another type or shape")
-    if not _is_same(output[middle], expected, expected):
+    if not _is_same(output[middle], expected, _scale(expected)):
         raise NotIncrementalError("whole images give another output: it depends on more than the model's operations")
 
 
-def _is_same(found: Tensor, expected: Tensor, scale_of: Tensor) -> bool:
-    """Whether numbers are the same up to rounding, of those of the scale too."""
+def _scale(values: Tensor) -> float:
+    """Return the largest magnitude."""
+    return float(values.float().abs().nan_to_num(0, 0, 0).max())
+
+
+def _is_same(found: Tensor, expected: Tensor, scale: float) -> bool:
+    """Whether numbers are the same up to rounding, of numbers as large as the scale too."""
     is_tf32 = expected.dtype == torch.float32 and uses_tf32(expected.device)
     tolerance = torch.finfo(torch.float16 if is_tf32 else expected.dtype).eps ** 0.5  # TF32 has float16's bits
-    scale = float(scale_of.float().abs().nan_to_num(0, 0, 0).max())
     return torch.allclose(found, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import ImageFile
 
 import fastcam.dataset
 from fastcam.classifiers.preprocessing import Preprocessing
@@ -21,7 +22,7 @@ from fastcam.dataset.decoding_processes import LoaderInProcesses
 from fastcam.dataset.job_arguments import make_job
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.sources import Item
-from fastcam.dataset.workers import Workers
+from fastcam.dataset.workers import Workers, usual_count, usual_place
 from tests.dataset.small import PREPROCESSING, SETTINGS, contents, folder, jpeg, network, picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,10 +91,24 @@ def _png(image):
     return buffer.getvalue()
 
 
-def test_a_process_that_dies_costs_one_image(started):
+def test_a_process_that_is_killed_costs_nothing(started):
     (pid,) = children()
     os.kill(pid, signal.SIGKILL)
-    assert started(item(jpeg(0))).reason == "the process that decoded this image died, with Killed"
+    assert_same(started(item(jpeg(0))), started.loader(item(jpeg(0))))
+    assert len(children()) == 1
+    assert children() != [pid]
+
+
+def test_an_image_on_which_two_processes_die_is_a_row(started, monkeypatch):
+    def die(process):
+        process._connection.recv_bytes()
+        os.kill(process._process.pid, signal.SIGKILL)
+
+    (pid,) = children()
+    os.kill(pid, signal.SIGKILL)
+    with monkeypatch.context() as patched:
+        patched.setattr("fastcam.dataset.decoding_processes._Process.wait_until_ready", die)
+        assert started(item(jpeg(0))).reason == "the process that decoded this image died, with Killed"
     assert_same(started(item(jpeg(1))), started.loader(item(jpeg(1))))  # while another one starts
     wait_until(started._process().is_ready)
     assert children() != [pid]
@@ -107,6 +122,47 @@ def test_what_asks_a_job_to_end_is_for_the_run_alone(started):
     assert_same(started(item(jpeg(0))), started.loader(item(jpeg(0))))
     assert children() == [pid]
     assert os.getsid(pid) != os.getsid(0)  # nor does Ctrl-C reach it
+
+
+def test_what_a_program_changed_about_pillow_counts(started, monkeypatch):
+    truncated = _png(picture("RGB", (90, 80)))[:-60]
+    assert "truncated" in started(item(truncated)).reason
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    found = started(item(truncated))
+    assert found.reason == ""
+    assert_same(found, started.loader(item(truncated)))
+
+
+def test_files_of_the_working_folder_are_not_run(tmp_path, monkeypatch):
+    for name in ("fastcam", "torch", "random"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    with LoaderInProcesses(Loader(PREPROCESSING, Limits())) as loader:
+        wait_until(loader._process().is_ready)
+        assert_same(loader(item(jpeg(0))), loader.loader(item(jpeg(0))))
+
+
+class OwnPreprocessing(Preprocessing):
+    """What cannot be sent."""
+
+    def __reduce__(self):
+        raise TypeError("cannot be sent")
+
+
+@pytest.mark.parametrize("case", ["no interpreter", "no pickle"])
+def test_where_no_process_can_be_started_threads_decode(case, monkeypatch):
+    if case == "no interpreter":
+        monkeypatch.setattr(sys, "executable", "/there/is/none")
+    own = OwnPreprocessing(18, (16, 16)) if case == "no pickle" else PREPROCESSING
+
+    def load():
+        loader = LoaderInProcesses(Loader(own, Limits()))
+        for index in range(3):
+            assert_same(loader(item(jpeg(index))), loader.loader(item(jpeg(index))))
+
+    with pytest.warns(UserWarning, match="images are decoded in threads: no process could be started"):
+        load()
+    assert children() == []
 
 
 def test_threads_have_processes_of_their_own():
@@ -196,10 +252,10 @@ def _counting(normalized, seen):
 
 def test_the_default_of_a_machine():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert Workers.usual(cpu, 2) == Workers.usual(gpu, 2) == Workers(2, "threads")
-    assert Workers.usual(cpu, 64) == Workers(8, "threads")
-    assert Workers.usual(gpu, 16) == Workers(16, "processes")
-    assert Workers.usual(gpu, 96) == Workers(32, "processes")
+    assert usual_place(cpu, "pillow", 64) == usual_place(gpu, "pillow", 2) == usual_place(gpu, "gpu", 64) == "threads"
+    assert usual_place(gpu, "torchcodec", 3) == usual_place(gpu, "scaled", 64) == "processes"
+    assert [usual_count("threads", cores) for cores in (2, 8, 64)] == [2, 8, 8]
+    assert [usual_count("processes", cores) for cores in (2, 16, 64)] == [2, 16, 32]
 
 
 def test_settings_take_precedence(tmp_path):
@@ -207,6 +263,8 @@ def test_settings_take_precedence(tmp_path):
         folder(tmp_path / "in", 2), network(), tmp_path / "out", workers=5, decode_in="processes", **SETTINGS
     )
     assert job.workers_on(16) == Workers(5, "processes")
+    assert replace(job, workers=None).workers_on(64) == Workers(32, "processes")
+    assert replace(job, workers=None, decode_in=None).workers_on(64) == Workers(8, "threads")
     with pytest.raises(ValueError, match="`decode_in` must be threads or processes, got 'ray'"):
         run(tmp_path / "in", tmp_path / "out", decode_in="ray")
 

@@ -16,7 +16,7 @@ from fastcam.dataset import device_decoding
 from fastcam.dataset.decode import Limits, decode_pixels, is_for_device
 from fastcam.dataset.device_decoding import DeviceDecoder
 from fastcam.dataset.jpeg_header import is_upright
-from fastcam.dataset.loading import Loader, is_encoded
+from fastcam.dataset.loading import Loader
 from fastcam.dataset.sources import Item
 from tests.dataset.small import PREPROCESSING, SETTINGS, contents, folder, jpeg, network, picture
 from tests.dataset.test_decode import mutated
@@ -129,7 +129,7 @@ def test_groups_keep_their_order_and_what_cannot_be_decoded_is_said():
     loader = Loader(PREPROCESSING, Limits(), "gpu", more=(KINDS[1],), pixels=True)
     plain = Loader(PREPROCESSING, Limits(), "torchcodec", more=(KINDS[1],), pixels=True)
     images = loaded(files, loader)
-    assert sum(image.tensor is not None and is_encoded(image.tensor) for image in images) == 2 * len(FOR_DEVICE)
+    assert sum(image.is_encoded for image in images) == 2 * len(FOR_DEVICE)
     for group in (1, 3, 100):
         found = list(decoder.ahead(iter(images), group))
         for one, other in zip(found, loaded(files, plain), strict=True):
@@ -176,11 +176,14 @@ def test_few_pixels_at_a_time(monkeypatch):
         assert torch.equal(one.tensor, other.tensor)
 
 
-def test_memory_that_runs_out_is_the_processors_work(monkeypatch):
-    def no_memory(*arguments):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("too much shared memory")]
+)
+def test_what_a_device_refuses_is_the_processors_work(monkeypatch, error):
+    def refuse(*arguments):
+        raise error
 
-    monkeypatch.setattr(Preprocessing, "pixels_of_planes", no_memory)
+    monkeypatch.setattr(Preprocessing, "pixels_of_planes", refuse)
     images = loaded([jpeg(0)], Loader(PREPROCESSING, Limits(), "gpu", pixels=True))
     (found,) = DeviceDecoder(CPU, (PREPROCESSING,), Limits())(images)
     assert torch.equal(found.tensor, PREPROCESSING.pixels(decode_pixels(jpeg(0), Limits(), "torchcodec")))

@@ -9,6 +9,7 @@ import fastcam.dataset
 import fastcam.evaluate.datasets
 import fastcam.features
 from fastcam.classifiers.models import Classifier
+from fastcam.dataset import device_decoding
 from tests.cli.command_line import run as command
 from tests.dataset.small import PREPROCESSING, SETTINGS, contents, folder, network
 from tests.dataset.test_detections import WHOLE, Squares, write_squares
@@ -148,16 +149,22 @@ def test_networks_and_layers_that_have_none(tmp_path):
         fastcam.evaluate.datasets.run(source, network(), tmp_path / "measures", ["insertion"], features="hidden")
 
 
-def test_neighbours_of_mapped_images(tmp_path):
-    """A new picture is found by the same network; and the command line makes such a folder."""
+@pytest.mark.parametrize("decoder", [None, "scaled", "gpu"])
+def test_neighbours_of_mapped_images(tmp_path, monkeypatch, decoder):
+    """A new picture is found by the same network, decoded by the processor."""
+    monkeypatch.setattr(device_decoding, "_has_nvjpeg", lambda device: True)
     source = folder(tmp_path / "in")
-    model = Classifier(network(), PREPROCESSING)
-    fastcam.dataset.run(source, model, tmp_path / "maps", target_layer="features", features="hidden")
+    model, options = Classifier(network(), PREPROCESSING), {"target_layer": "features", "decoder": decoder}
+    fastcam.dataset.run(source, model, tmp_path / "maps", features="hidden", **options)
     found = fastcam.features.open(tmp_path / "maps")
     data = (source / "cats" / "001.jpg").read_bytes()
     query = fastcam.features.query_of_picture(found, "new", data + b" ", model)
     near = fastcam.features.neighbours_of(found, [query], 1)
     assert found.ids[near.indices[0, 0]] == "cats/001.jpg"
+
+
+def test_neighbours_by_command(tmp_path):
+    source = folder(tmp_path / "in")
     out = str(tmp_path / "by command")
     network_options = ["--model", "tests.dataset.small:network", "--size", "16", "--features", "hidden"]
     command("map", str(source), *network_options, "--layer", "features", "--out", out)

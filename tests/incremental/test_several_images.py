@@ -1,5 +1,7 @@
 """Images that are swept together: one recording, one plan, and the maps of each image alone."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -132,3 +134,29 @@ def test_scores_that_are_not_finite_stay_so():
     images[1, 0, 0, 0] = torch.nan
     found, dense = (native(model, images, engine=engine) for engine in ("incremental", "dense"))
     torch.testing.assert_close(found, dense, equal_nan=True)
+
+
+def test_a_score_of_nearly_zero_is_no_difference():
+    """Rounding is that of the output, however small the chosen score."""
+    model, images = copy.deepcopy(small_network("gap")), images_of(3).float()
+    with torch.no_grad():
+        last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+        last.bias[1] -= model(images)[:, 1].mean()
+    found, dense = (native(model, images, engine=engine) for engine in ("incremental", "dense"))
+    torch.testing.assert_close(found, dense, rtol=1e-3, atol=1e-5)
+
+
+def test_memory_that_runs_out_for_several_images(monkeypatch):
+    model, images = small_network("gap").double(), images_of(5)
+    expected, clean, counts = native(model, images), sweep.clean_values, []
+
+    def limited(analysis, some):
+        counts.append(len(some))
+        if len(some) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return clean(analysis, some)
+
+    monkeypatch.setattr(sweep, "clean_values", limited)
+    torch.testing.assert_close(native(model, images, batch_size=200), expected, rtol=0, atol=1e-12)
+    assert counts[0] == 5
+    assert counts[-1] <= 2
