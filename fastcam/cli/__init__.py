@@ -26,7 +26,7 @@ from fastcam.cli import (
     stats,
     view,
 )
-from fastcam.cli.option_groups import grouped
+from fastcam.cli.grouping import grouped
 
 app = typer.Typer(
     help="Saliency maps for PyTorch vision models.",

@@ -17,15 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastcam.cli import options
 from fastcam.cli.console import print_error, report_errors
-from fastcam.cli.option_groups import (
-    InputOptions,
-    MethodOptions,
-    PreparedOptions,
-    ReadingOptions,
-    RunOptions,
-    SeveralClassifierOptions,
-    SubsetOptions,
-)
+from fastcam.cli.dataset_options import ReadingOptions, RunOptions, SubsetOptions
+from fastcam.cli.model_options import InputOptions, MethodOptions, PreparedOptions, SeveralClassifierOptions
 
 if TYPE_CHECKING:
     from fastcam.classifiers.models import Classifier

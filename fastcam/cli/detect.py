@@ -13,7 +13,7 @@ from rich.table import Table
 import fastcam
 from fastcam.cli import options, outputs, photographs
 from fastcam.cli.console import output, print_error, progress_bar, report_errors, status_text
-from fastcam.cli.option_groups import ClassifierOptions, LayerMethodOptions
+from fastcam.cli.model_options import ClassifierOptions, LayerMethodOptions
 
 if TYPE_CHECKING:
     from fastcam.cli.detection_run import Found

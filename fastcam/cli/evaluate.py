@@ -13,16 +13,9 @@ from rich.table import Table
 from fastcam.cli import options
 from fastcam.cli.console import output, report_errors
 from fastcam.cli.dataset import import_dataset, interruptible, show_progress
-from fastcam.cli.option_groups import (
-    ClassifierOptions,
-    InputOptions,
-    MethodOptions,
-    PreparedOptions,
-    ReadingOptions,
-    RunOptions,
-    SubsetOptions,
-    first_given,
-)
+from fastcam.cli.dataset_options import ReadingOptions, RunOptions, SubsetOptions
+from fastcam.cli.grouping import first_given
+from fastcam.cli.model_options import ClassifierOptions, InputOptions, MethodOptions, PreparedOptions
 
 if TYPE_CHECKING:
     from fastcam.evaluate.annotations import Annotations

@@ -13,14 +13,8 @@ from rich.table import Table
 from fastcam.cli import options, outputs
 from fastcam.cli.console import output, progress_bar, report_errors
 from fastcam.cli.dataset import describe_failed, import_dataset, interruptible, show_progress
-from fastcam.cli.option_groups import (
-    ClassifierOptions,
-    InputOptions,
-    ReadingOptions,
-    RunOptions,
-    SubsetOptions,
-    WeightOptions,
-)
+from fastcam.cli.dataset_options import ReadingOptions, RunOptions, SubsetOptions
+from fastcam.cli.model_options import ClassifierOptions, InputOptions, WeightOptions
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from fastcam.cli import options
 from fastcam.cli.console import output, print_error, report_errors
-from fastcam.cli.option_groups import WeightOptions
+from fastcam.cli.model_options import WeightOptions
 
 if TYPE_CHECKING:
     from fastcam.cli.layer_list import ListedLayer

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from fastcam.cli import options, outputs, photographs
 from fastcam.cli.console import output, print_error, report_errors
-from fastcam.cli.option_groups import ClassifierOptions, InputOptions, MethodOptions
+from fastcam.cli.model_options import ClassifierOptions, InputOptions, MethodOptions
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -44,6 +44,8 @@ def stats(
     table.add_row("rows", str(counts.rows))
     table.add_row("shards", f"{len(maps.commits)}, {_size(counts.bytes)}")
     table.add_row("from the first commit to the last", f"{counts.seconds:.0f} s")
+    if maps.last_run is not None:
+        table.add_row("last run", _describe_run(maps.last_run))
     for status, count in counts.statuses.items():
         table.add_row(f"status: {escape(status)}", str(count))
     for index, count in list(counts.predicted.items())[:top]:
@@ -57,6 +59,11 @@ def stats(
         typer.echo(f"  {_place(row, names)}: {status_text(row['status'], row['cause'])}")
     if mean_maps is not None:
         typer.echo(f"{written} mean maps in {mean_maps}")
+
+
+def _describe_run(run: Mapping[str, Any]) -> str:
+    limit = f", limited by {run['limit']}" if run.get("limit") else ""
+    return f"{run['images']} images in {run['seconds']:.1f} s{limit}"
 
 
 def _result_of(identity: Mapping[str, object]) -> str:

@@ -150,8 +150,12 @@ def run_job(job: Job, report: Report, ray: Cluster | str | None, devices: OnDevi
     maker = job.make_maker()  # raises for invalid settings before anything is written
     with contextlib.closing(job.open_store()) as store:
         if place is not None:
-            return place.run(job, store, report)
-        return job.make_runner(maker, store, report).run(len(job.source), job.missing_spans(store))
+            done = place.run(job, store, report)
+        else:
+            done = job.make_runner(maker, store, report).run(len(job.source), job.missing_spans(store))
+        if done.new:
+            store.note_run(done.summary())
+        return done
 
 
 def plan(source: SourceLike, model: nn.Module | Classifier, seconds: float = 10.0, **settings: Any) -> Stages:

@@ -80,6 +80,11 @@ class Maps:
         """The identity of the run: weights, method, layer, preprocessing, ..."""
         return self.store.identity
 
+    @property
+    def last_run(self) -> JsonObject | None:
+        """What the last run that made something says of itself: images, seconds, the rates of its stages; or None."""
+        return self.store.last_run()
+
     @cached_property
     def class_names(self) -> list[str]:
         """The names of the model's classes as the run knew them, possibly none."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from fastcam.dataset.decoding_processes import LoaderInProcesses
 from fastcam.dataset.device_decoding import DeviceDecoder
 from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
 from fastcam.dataset.read_ahead import ReadAhead
-from fastcam.dataset.records import Commit, Span
+from fastcam.dataset.records import Commit, JsonObject, Span
 from fastcam.dataset.shard_rows import ShardRows
 from fastcam.dataset.signals import InterruptedRunError, raise_if_set
 from fastcam.dataset.sources import Item, Source, is_remote
@@ -53,6 +53,18 @@ class Progress:
     def rate(self) -> float:
         """Images per second."""
         return self.new / self.seconds if self.seconds else 0.0
+
+    def summary(self) -> JsonObject:
+        """Return what the run did, how fast, what each stage could do and which one the others waited for."""
+        return {
+            "images": self.new,
+            "failed": self.failed,
+            "seconds": self.seconds,
+            "images_a_second": self.rate,
+            "limit": self.stages.limit,
+            "images_a_second_alone": self.stages.rates,
+            "stages": asdict(self.stages),
+        }
 
 
 @dataclass

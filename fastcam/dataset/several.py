@@ -80,4 +80,7 @@ def run_jobs(jobs: Sequence[Job], report: Report) -> Progress:
         missing = [span for span in first.spans() if not all(store.is_done(span) for store in stores)]
         decoder = device_decoder(loader, first.device)
         runner = Runner(first.source, loader, makings, first.workers_on(), report, decoder)
-        return runner.run(len(first.source), missing)
+        done = runner.run(len(first.source), missing)
+        for store in stores if done.new else ():
+            store.note_run(done.summary())
+        return done

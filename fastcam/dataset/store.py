@@ -2,7 +2,8 @@
 
 ``run.json`` holds the run's identity; ``shards/`` the Parquet files; ``commits/`` one JSON file per shard with its size
 and SHA-256. A shard is valid once its commit record exists. After :meth:`Store.commit` returns it survives a killed
-process, and a power failure on a file system that honours fsync.
+process, and a power failure on a file system that honours fsync. ``last-run.json`` says how fast the last run was, and
+why: the only file that is not the same after every run.
 """
 
 import hashlib
@@ -15,11 +16,20 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from fastcam.dataset.durable_files import is_only_lock, open_locked, set_aside, sweep, sync_folder, write_once
+from fastcam.dataset.durable_files import (
+    is_only_lock,
+    open_locked,
+    set_aside,
+    sweep,
+    sync_folder,
+    write_once,
+    write_replacing,
+)
 from fastcam.dataset.records import Commit, DamagedError, JsonObject, Span, encode_json, read_json
 from fastcam.dataset.rows import in_order
 from fastcam.dataset.table import encode_shard, read_shard
 
+LAST_RUN = "last-run.json"
 MAX_SHOWN_LENGTH = 40  # of a value in a message
 PARQUET_MAGIC = b"PAR1"  # the last bytes of a Parquet file
 
@@ -94,6 +104,18 @@ class Store:
     def record(self, span: Span) -> Path:
         """Return the path of a span's commit record."""
         return self.commits / f"{span.name}.json"
+
+    def note_run(self, summary: JsonObject) -> None:
+        """Keep what a run says of itself, in place of what the run before said.
+
+        Raises:
+            OSError: if the disk is full, broken or read-only; committed shards are kept.
+        """
+        write_replacing(self.folder / LAST_RUN, encode_json(summary))
+
+    def last_run(self) -> JsonObject | None:
+        """Return what the last run that made something said of itself; None where none has ended, or it is lost."""
+        return read_json(self.folder / LAST_RUN)
 
     def is_committed(self, span: Span) -> bool:
         """Whether there is a commit record."""

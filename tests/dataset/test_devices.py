@@ -55,6 +55,17 @@ def test_the_same_files_as_one_process(tmp_path):
     assert run(source, tmp_path / "new").new == 0
 
 
+def test_processes_that_decode_belong_to_those_that_explain(tmp_path):
+    """Each process has its own, which end with it."""
+    source = folder(tmp_path / "in", 30)
+    run(source, tmp_path / "alone", devices=None)
+    assert run(source, tmp_path / "out", decode_in="processes", workers=1).new == 30
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+    assert not [
+        each for each in psutil.Process().children(recursive=True) if "decoding_processes" in str(each.cmdline())
+    ]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_torchscript_model(tmp_path):
     """It is sent as the bytes of its file."""

@@ -1,5 +1,6 @@
 """What a run waited for, and what its stages could do."""
 
+import json
 import tempfile
 import time
 
@@ -9,6 +10,7 @@ import torch
 import fastcam.dataset
 from fastcam.dataset import Stages, api, runner
 from fastcam.dataset.loading import LoadedImage
+from tests.cli.command_line import run as command
 from tests.dataset.nodes import Slow, as_kind
 from tests.dataset.small import SETTINGS, folder, network
 from tests.support.conv_net import ConvNet
@@ -144,3 +146,31 @@ def test_a_plan_of_too_few_images(tmp_path):
 def test_what_a_plan_does_not_take(tmp_path, name):
     with pytest.raises(ValueError, match=f"keeps nothing: `{name}` is not possible"):
         fastcam.dataset.plan(folder(tmp_path / "in", 2), network(), **SETTINGS, **{name: "x"})
+
+
+@pytest.mark.parametrize("options", [{}, {"devices": ["cpu", "cpu"]}])
+def test_the_folder_keeps_what_the_last_run_said(tmp_path, options):
+    source, out = folder(tmp_path / "in", 12), tmp_path / "out"
+    done = fastcam.dataset.run(source, network(), out, **SETTINGS, **options)
+    kept = fastcam.dataset.open(out).last_run
+    assert kept == json.loads(json.dumps(done.summary()))
+    assert (kept["images"], kept["failed"]) == (12, 0)
+    assert kept["images_a_second"] == pytest.approx(12 / kept["seconds"])
+    assert kept["limit"] == done.stages.limit
+    assert kept["images_a_second_alone"] == done.stages.rates
+    lines = command("stats", str(out)).stdout
+    assert "12 images in" in lines
+    before = (out / "last-run.json").read_bytes()
+    assert fastcam.dataset.run(source, network(), out, **SETTINGS, **options).new == 0
+    assert (out / "last-run.json").read_bytes() == before  # a run that makes nothing has nothing to say
+    (out / "last-run.json").write_bytes(b"{")
+    assert fastcam.dataset.open(out).last_run is None
+    assert "last run" not in command("stats", str(out)).stdout
+
+
+def test_models_that_share_a_pass_keep_it_each(tmp_path):
+    source = folder(tmp_path / "in", 5)
+    fastcam.dataset.run(source, {"a": network(), "b": network(-1)}, tmp_path / "out", **SETTINGS)
+    kept = [fastcam.dataset.open(tmp_path / "out" / name).last_run for name in "ab"]
+    assert kept[0] == kept[1]
+    assert kept[0]["images"] == 5
