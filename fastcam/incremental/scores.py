@@ -97,26 +97,37 @@ class _Work:
         together = images_together(sweep, self.windows, self.batches) if self.is_alike else 1
         buckets = sorted(sweep.buckets(self.windows, together), key=len, reverse=True)
         with self.batches.progress.over(len(images) * len(self.windows)) as advance:
-            first = 0
-            while first < len(images):
-                group = images[first : first + together]
-                if group != images[:1]:
-                    sweep = sweep.of(*self._rows(group)) if self.is_alike else self._sweep(group)
-                try:
-                    self._check_clean_output(sweep, group)
-                except (RuntimeError, MemoryError) as error:
-                    if together == 1 or not is_out_of_memory(error):
-                        raise
-                    together //= 2
-                    continue
-                first += len(group)
+            for group, swept in self._groups(sweep, images, together):
                 for bucket in buckets:
-                    for columns, block, output in self._outputs(sweep, bucket, group):
+                    for columns, block, output in self._outputs(swept, bucket, group):
                         if not found:
-                            _check_agreement(sweep, self.windows[columns], output)
+                            _check_agreement(swept, self.windows[columns], output)
                         found += _split_runs(self.read_output(output, block), columns.tolist(), block.images)
                         advance(len(output))
         return found
+
+    def _groups(self, sweep: Sweep, images: range, together: int) -> Iterator[tuple[range, Sweep]]:
+        """Yield images, so many together or fewer when memory runs out, with their sweep, whose clean output is right.
+
+        Args:
+            sweep: of the first image.
+            images: in a row.
+            together: how many.
+        """
+        first = 0
+        while first < len(images):
+            group = images[first : first + together]
+            if group != images[:1]:
+                sweep = sweep.of(*self._rows(group)) if self.is_alike else self._sweep(group)
+            try:
+                self._check_clean_output(sweep, group)
+            except (RuntimeError, MemoryError) as error:
+                if together == 1 or not is_out_of_memory(error):
+                    raise
+                together //= 2
+                continue
+            yield group, sweep
+            first += len(group)
 
     def _rows(self, group: range) -> tuple[Tensor, Tensor]:
         rows = slice(group.start, group.stop)
