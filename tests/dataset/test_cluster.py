@@ -237,6 +237,7 @@ def test_a_node_that_does_not_see_the_files_refuses(tmp_path):
     class Noted(Cluster):
         def run(self, job, store, report):
             jobs.append(job)
+            return fastcam.dataset.Progress(0)
 
     run(source, tmp_path / "out", ray=Noted())
     check_reachable(jobs[0])
