@@ -139,8 +139,12 @@ class _Process:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             )
         self._connection = Connection(here.detach())
-        self._connection.send_bytes(loader)
         self._is_ready = False
+        try:
+            self._connection.send_bytes(loader)
+        except OSError:  # it died at once
+            self.end()
+            raise
 
     def is_ready(self) -> bool:
         """Whether it has started."""
