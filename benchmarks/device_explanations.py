@@ -1,7 +1,7 @@
 """Whole explanations on the GPU that is here: ``python -m benchmarks.device_explanations``.
 
-fastcam as it is, as one recorded graph, prepared, and both, beside the peers and a bare forward pass, for batches from
-one image to 256. Maps must agree before anything is timed. `benchmarks.device` runs this too.
+fastcam as it is, with and without recorded graphs, and prepared, beside the peers and a bare forward pass, for batches
+from one image to 256. Maps must agree before anything is timed. `benchmarks.device` runs this too.
 """
 
 import argparse
@@ -53,9 +53,12 @@ def explainer_entrant(graph: bool, precision: Precision | None = None, compile: 
     return enter
 
 
-GRAPH: dict[str, Entrant] = {"fastcam, one graph": explainer_entrant(graph=True)}
+GRAPH: dict[str, Entrant] = {
+    "fastcam, one graph": explainer_entrant(graph=True),  # as by default, and it says what was recorded
+    "fastcam, no graph": explainer_entrant(graph=False),
+}
 PREPARED: dict[str, Entrant] = {  # compiling takes most of a minute each: of the first network alone
-    "fastcam, prepared": explainer_entrant(graph=False, precision="auto", compile=True),
+    "fastcam, prepared, no graph": explainer_entrant(graph=False, precision="auto", compile=True),
     "fastcam, prepared, one graph": explainer_entrant(graph=True, precision="auto", compile=True),
 }
 

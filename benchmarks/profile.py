@@ -185,7 +185,7 @@ def tiny(modules: int, known: bool) -> nn.Module:
 def added(method: str, network: nn.Module, device: torch.device, rounds: int = 200) -> float | None:
     """Milliseconds that an explanation takes beyond a bare forward pass; None where the method has none."""
     model, images = network.to(device), torch.rand(1, 3, 8, 8, device=device)
-    explainer, wait = fastcam.Explainer(model, method), synchronizer(device)
+    explainer, wait = fastcam.Explainer(model, method, graph=False), synchronizer(device)
     forward, explain = bare_forward(model, images), shown(explainer, images, [0])
     try:
         for _ in range(20):
@@ -234,7 +234,7 @@ def measure(method: str, at: argparse.Namespace, device: torch.device, console: 
     images = torch.randn(at.batch, 3, *loaded.preprocessing.size, device=device)
     forward = bare_forward(model, images)
     targets = forward().argmax(1).tolist()
-    explainer = fastcam.Explainer(model, method, f"model.{at.layer}" if at.layer else None)
+    explainer = fastcam.Explainer(model, method, f"model.{at.layer}" if at.layer else None, graph=False)
     found = profiled(shown(explainer, images, targets), device, at.repeats)
     bare = profiled(forward, device, at.repeats)
     where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)

@@ -13,7 +13,7 @@ from fastcam.engine import image_groups, per_image, true_causes
 from fastcam.engine.assembly import Explanations, explain
 from fastcam.engine.first_pass import first_pass
 from fastcam.engine.graph_calls import ExplanationCall
-from fastcam.engine.graphs import GraphReport, Graphs
+from fastcam.engine.graphs import GraphReport, Graphs, GraphUse
 from fastcam.engine.notes import Notes, warn
 from fastcam.engine.settings import Reshape, Settings
 from fastcam.explanation import Explanation
@@ -78,10 +78,12 @@ class Explainer(Generic[Result]):
             second, and the map of a video is (T, H, W).
         strict: raise an error where the engine would have to guess, and for classes in a tensor on a GPU that the
             output lacks; otherwise guesses are in :attr:`.Explanation.notes`, and warned of once.
-        graph: on a GPU, record the explanation as one CUDA graph when a shape of images is seen for the second time,
-            and replay it from then on: without Python, and with equal maps. Of methods that run copies of the images,
-            what the model does with a block of copies is recorded. For class indices as target; :attr:`graphs` says
-            what was recorded. Of up to 8 graphs memory stays reserved: what the largest works in, and the results.
+        graph: on a GPU, "auto" and True record the explanation as one CUDA graph when a shape of images is seen for the
+            second time, and replay it from then on: without Python, and with equal maps, which is checked. Of methods
+            that run copies of the images, what the model does with a block of copies is recorded. For class indices as
+            target; :attr:`graphs` says what was recorded, or why not, and True warns of the latter. Of up to 8 graphs
+            memory stays reserved, at most a quarter of the GPU's: what the largest works in, and the results. False
+            records nothing.
         options: of the method's rule, for example ``window`` of occlusion.
 
     Raises:
@@ -99,7 +101,7 @@ class Explainer(Generic[Result]):
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
         compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
         shared: int | str | Sequence[int | str] = ..., channel_axis: int | None = ..., strict: bool = ...,
-        graph: bool = ..., **options: object,
+        graph: GraphUse = ..., **options: object,
     ) -> None: ...
 
     @overload
@@ -111,7 +113,7 @@ class Explainer(Generic[Result]):
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
         compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
         shared: int | str | Sequence[int | str] = ..., channel_axis: int | None = ..., strict: bool = ...,
-        graph: bool = ..., **options: object,
+        graph: GraphUse = ..., **options: object,
     ) -> None: ...
 
     @overload
@@ -123,7 +125,7 @@ class Explainer(Generic[Result]):
         progress: bool | Report = ..., differentiable: bool = ..., precision: Precision | None = ...,
         compile: bool = ..., layer_run: int | None = ..., explain_input: int | str | None = ...,
         shared: int | str | Sequence[int | str] = ..., channel_axis: int | None = ..., strict: bool = ...,
-        graph: bool = ..., **options: object,
+        graph: GraphUse = ..., **options: object,
     ) -> None: ...
     # fmt: on
 
@@ -149,7 +151,7 @@ class Explainer(Generic[Result]):
         shared: int | str | Sequence[int | str] = (),
         channel_axis: int | None = None,
         strict: bool = False,
-        graph: bool = False,
+        graph: GraphUse = "auto",
         **options: object,
     ) -> None:
         model = artefacts.as_module(model)
@@ -186,7 +188,9 @@ class Explainer(Generic[Result]):
                 raise ValueError("differentiable maps are of the model's own parameters: not of a prepared copy's")
         self.precision: Precision | None = "fp32" if compile and precision is None else precision
         self.compile = compile
-        self._graphs = Graphs() if graph and not differentiable else None
+        if not isinstance(graph, bool) and graph != "auto":
+            raise ValueError(f'`graph` must be "auto", True or False, got {graph!r}')
+        self._graphs = Graphs(warns=graph is True) if graph and not differentiable else None
         self._preparing = threading.Lock()
 
     def __call__(self, images: Images, target: targets.Target = None, *, out: Tensor | None = None) -> Result:
@@ -232,7 +236,7 @@ class Explainer(Generic[Result]):
                 if isinstance(target, targets.Score) and target.reads_input:
                     stack.enter_context(with_input(self.model, inputs.position))
                 _warn_of_training(self.model)
-                return self._with_class_names(self._explain_or_replay(inputs, target))
+                return self._with_class_names(self._replay_or_explain(inputs, target))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             cause = true_causes.find(error, self.model, inputs)
             if cause is None:
@@ -248,13 +252,17 @@ class Explainer(Generic[Result]):
             return result.with_class_names(names)
         return cast("Explanations", {key: each.with_class_names(names) for key, each in result.items()})
 
-    def _explain_or_replay(self, inputs: Inputs, target: targets.Target) -> Explanations:
+    def _replay_or_explain(self, inputs: Inputs, target: targets.Target) -> Explanations:
         """Explain all images; in one graph, if it is to be recorded and the method makes one pass."""
-        # A graph would take the whole batch at once, and the memory for it.
-        if self._graphs is None or not self.settings.is_one_pass or self._groups(inputs, target) is not None:
+        graphs = self._graphs
+        if graphs is None or not graphs.record_on(inputs.images.device):
             return self._explain_all(inputs, target)
-        call = ExplanationCall.of(inputs, target, self._explain_all)
-        return self._explain_all(inputs, target) if call is None else self._graphs.run(self.model, call)
+        # A graph would take the whole batch at once, and the memory for it.
+        is_one = self.settings.is_one_pass and self._groups(inputs, target) is None
+        call = ExplanationCall.of(inputs, target, self._explain_all) if is_one else None
+        if call is None:
+            return graphs.make_room_for(lambda: self._explain_all(inputs, target))
+        return graphs.make_room_for(lambda: graphs.run(self.model, call))
 
     def _explain_all(self, inputs: Inputs, target: targets.Target) -> Explanations:
         """Explain all images, in groups if there are many."""
@@ -278,7 +286,7 @@ class Explainer(Generic[Result]):
 
     @property
     def graphs(self) -> list[GraphReport]:
-        """What became of every form of call with ``graph=True``: seen once, recorded, or why there is no graph."""
+        """What became of every form of call that may be recorded: seen once, recorded, or why there is no graph."""
         return [] if self._graphs is None else self._graphs.report()
 
     def _prepare(self, inputs: Inputs) -> None:

@@ -2,15 +2,16 @@
 
 The whole of a one-pass explanation, from the images to the maps, or of what a method asks of a block of copies, is
 recorded with tensors that stay in place: images and classes are copied into them, the graph is replayed, and its
-results are copied out. It is recorded when a form is seen for the second time, and used if its results agree with those
-of the same work without it.
+results are copied out. It is recorded when a form is seen for the second time, with the images mirrored, and used if
+its results for the images as they are agree with those of the same work without it: work that is no part of the
+recording, such as that of another device, shows in this.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from fastcam.engine.graph_keys import CallKey
 from fastcam.engine.model_state import ModelState, has_hooks, side_effects
 from fastcam.engine.notes import warn
 from fastcam.engine.recorders import Recorder, Recording, new_recorder
+from fastcam.model.batching import is_out_of_memory
 from fastcam.model.elements import ModelOutput
 from fastcam.model.running import is_training
 from fastcam.targets.class_indices import ClassIndices
@@ -27,6 +29,7 @@ from fastcam.targets.class_indices import ClassIndices
 MAX_GRAPHS = 8  # kept by an explainer; of more, the one that was not used for longest goes
 
 Result = TypeVar("Result")
+GraphUse = bool | Literal["auto"]
 
 
 class Call(Protocol[Result]):
@@ -72,12 +75,14 @@ class GraphReport:
         shape: of the images, or copies.
         target: the form of the target, "highest", "all", "indices (N,)" or "indices (N, 3)".
         state: "seen" once, "recorded", or why there is no graph.
+        bytes: of memory that stays reserved for the graph, beyond that which it shares with earlier ones.
     """
 
     work: str
     shape: tuple[int, ...]
     target: str
     state: str
+    bytes: int
 
 
 class Graphs:
@@ -85,13 +90,16 @@ class Graphs:
 
     Args:
         new_recorder: from a device to a recorder, or to None; called once for each device.
+        warns: whether a form that cannot be recorded is warned of; the report has it all the same.
     """
 
-    def __init__(self, new_recorder: Callable[[torch.device], Recorder | None] = new_recorder) -> None:
-        self._new_recorder = new_recorder
+    def __init__(
+        self, new_recorder: Callable[[torch.device], Recorder | None] = new_recorder, *, warns: bool = True
+    ) -> None:
+        self._new_recorder, self._warns = new_recorder, warns
         self._recorders: dict[torch.device, Recorder | None] = {}
         self._entries: OrderedDict[CallKey, _Entry] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a model may ask for the report
 
     def record_on(self, device: torch.device) -> bool:
         """Whether work on a device is recorded."""
@@ -118,8 +126,34 @@ class Graphs:
         """Return what became of every form of call, the latest last."""
         with self._lock:
             return [
-                GraphReport(key.work, key.shape, key.target, entry.described) for key, entry in self._entries.items()
+                GraphReport(key.work, key.shape, key.target, entry.described, entry.bytes)
+                for key, entry in self._entries.items()
             ]
+
+    def make_room_for(self, run: Callable[[], Result]) -> Result:
+        """Return what a function returns, in the memory of the graphs where there is no other."""
+        try:
+            return run()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not self._give_up("memory ran out"):
+                raise
+        return run()
+
+    def _give_up(self, reason: str) -> bool:
+        """Refuse, from now on, all forms that were seen, if any is recorded; returns whether one is."""
+        with self._lock:
+            if all(entry.graph is None for entry in self._entries.values()):
+                return False
+            self._let_go()
+            for key, entry in self._entries.items():
+                self._refuse(key, entry, reason)
+        return True
+
+    def _let_go(self) -> None:
+        """Forget all recordings, and the memory that they share."""
+        for entry in self._entries.values():
+            entry.graph = None
+        self._recorders.clear()
 
     def _recorder(self, device: torch.device) -> Recorder | None:
         if device not in self._recorders:
@@ -132,25 +166,34 @@ class Graphs:
         while len(self._entries) > MAX_GRAPHS:
             self._entries.popitem(last=False)
 
-    @staticmethod
-    def _record(recorder: Recorder, model: nn.Module, call: Call[Result], entry: "_Entry") -> Result:
+    def _record(self, recorder: Recorder, model: nn.Module, call: Call[Result], entry: "_Entry") -> Result:
         """Do the work without a graph, and record the same."""
         device = call.tensors[0].device
         before = side_effects(model, device)
         expected = call.run()
         if before != side_effects(model, device):
-            entry.refuse(call.key, "the model draws random numbers or changes its buffers")
+            self._refuse(call.key, entry, "the model draws random numbers or changes its buffers")
             return expected
         try:
             graph = _Graph.record(recorder, call, expected)
-        except (RuntimeError, TypeError, ValueError) as error:  # it reads values of tensors, for example
-            entry.refuse(call.key, str(error).partition("\n")[0])
+            agrees = call.agree(graph.replay(call), expected)
+        except Exception as error:  # whatever it is, the explanation is there; it reads values of tensors, for example
+            self._refuse(call.key, entry, str(error).partition("\n")[0] or type(error).__name__)
             return expected
-        if call.agree(graph.replay(call), expected):
-            entry.graph = graph
+        if not agrees:
+            self._refuse(call.key, entry, f"the recorded {call.key.work} differs from the one before it")
+        elif sum(each.bytes for each in self._entries.values()) + graph.bytes > recorder.limit:
+            self._let_go()  # smaller ones are recorded again
+            gigabytes, most = graph.bytes / 2**30, recorder.limit / 2**30
+            self._refuse(call.key, entry, f"it would keep {gigabytes:.2g} GiB of memory; all may keep {most:.2g}")
         else:
-            entry.refuse(call.key, f"the recorded {call.key.work} differs from the one before it")
+            entry.graph = graph
         return expected
+
+    def _refuse(self, key: CallKey, entry: "_Entry", reason: str) -> None:
+        entry.refusal = reason
+        if self._warns:
+            warn(f"there is no recorded graph for the {key.work} of shape {key.shape}: {reason}")
 
 
 @dataclass
@@ -165,10 +208,9 @@ class _Entry:
     def described(self) -> str:
         return self.refusal or ("seen" if self.graph is None else "recorded")
 
-    def refuse(self, key: CallKey, reason: str) -> None:
-        """Note why there is no graph, and warn."""
-        self.refusal = reason
-        warn(f"there is no recorded graph for the {key.work} of shape {key.shape}: {reason}")
+    @property
+    def bytes(self) -> int:
+        return 0 if self.graph is None else self.graph.bytes
 
 
 @dataclass(frozen=True)
@@ -216,7 +258,8 @@ class _Graph(Generic[Result]):
         output = call.output_of(expected)
         results: list[_Results] = []
         with torch.inference_mode(False):
-            inputs = [tensor.detach().clone() for tensor in call.tensors]
+            images, *others = [tensor.detach().clone() for tensor in call.tensors]
+            inputs = [images.flip(-1), *others]  # which the first replay sees as they are
             indices = call.indices(output)
             static = None if indices is None else indices.static()
 
@@ -226,6 +269,11 @@ class _Graph(Generic[Result]):
 
             recording = recorder(run)
         return cls(recording, inputs, static, output, results[0])
+
+    @property
+    def bytes(self) -> int:
+        """Of memory that stays reserved."""
+        return self.recording.bytes + sum(tensor.nbytes for tensor in self.inputs)
 
     def replay(self, call: Call[Result]) -> Result:
         """Return the result of a call of the same key."""

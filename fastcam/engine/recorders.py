@@ -8,11 +8,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+MEMORY_SHARE = 0.25  # of a GPU's memory, which the graphs of one explainer may keep
 WARM_UP_RUNS = 3  # in which libraries choose their algorithms and allocate what they keep
 
 
 class Recording(Protocol):
     """What a function did."""
+
+    @property
+    def bytes(self) -> int:
+        """Of memory that it took for itself, and keeps."""
 
     def replay(self) -> None:
         """Do it again: on the present values of the tensors that it read, into the tensors that it returned."""
@@ -21,21 +26,35 @@ class Recording(Protocol):
         """Wait, in the context, for what other streams still do with the same tensors."""
 
 
-Recorder = Callable[[Callable[[], list[Tensor]]], Recording]  # of a function that returns the tensors it writes
+class Recorder(Protocol):
+    """Records functions that return the tensors they write.
+
+    Attributes:
+        limit: bytes of memory that all recordings may keep.
+    """
+
+    limit: int
+
+    def __call__(self, function: Callable[[], list[Tensor]]) -> Recording:
+        """Record what a function does."""
 
 
 def new_recorder(device: torch.device) -> Recorder | None:
     """Return a recorder for a device, or None where nothing is gained by one."""
-    return CudaGraphs() if device.type == "cuda" else None
+    return CudaGraphs(device) if device.type == "cuda" and torch.cuda.is_available() else None
 
 
 class CudaGraphs:
     """Records kernels as CUDA graphs, which take turns, so that all of them work in the memory of the largest.
 
     Between two turns nothing of a graph is needed but what it returned, which is copied at once.
+
+    Args:
+        device: of the kernels.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.limit = int(torch.cuda.get_device_properties(device).total_memory * MEMORY_SHARE)
         self._memory = torch.cuda.graph_pool_handle()
         self._last: torch.cuda.Event | None = None
 
@@ -57,11 +76,13 @@ class CudaGraphs:
                 torch.cuda.stream(current),  # whatever happens, this thread goes on there
                 torch.cuda.graph(graph, self._memory, capture_error_mode="thread_local"),  # others may call CUDA
             ):
+                before = torch.cuda.memory_reserved()  # here: entering the capture lets go of what is not in use
                 function()
+                taken = max(0, torch.cuda.memory_reserved() - before)
         except BaseException:
             self._memory = torch.cuda.graph_pool_handle()  # a failed capture may not have let go of the other
             raise
-        return _CudaGraph(graph, self)
+        return _CudaGraph(graph, self, taken)
 
     @contextlib.contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -79,6 +100,7 @@ class _CudaGraph:
 
     graph: torch.cuda.CUDAGraph
     graphs: CudaGraphs
+    bytes: int
 
     def replay(self) -> None:
         self.graph.replay()

@@ -173,7 +173,7 @@ def _subgraph(
 
 def _compile(module: nn.Module) -> FlatFunction:
     # Without the compiler's own CUDA graphs, which reuse the memory of activations that are kept:
-    # ``Explainer(graph=True)`` records the whole explanation, compiled parts included.
+    # the explainer records the whole explanation, compiled parts included.
     return torch.compile(module, dynamic=False)
 
 

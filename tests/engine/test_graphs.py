@@ -23,17 +23,12 @@ def images_for(seed, count=3, size=(12, 10)):
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def recorded(model, method="grad_cam", **options):
+def recorded(model, method="grad_cam", *, limit=1 << 40, warns=True, **options):
     """An explainer whose graphs are tapes, and the recordings that it makes."""
-    explainer, made = fastcam.Explainer(model, method, graph=True, **options), []
-
-    def recorder(function):
-        made.append(tape.record(function))
-        return made[-1]
-
+    explainer, recorder = fastcam.Explainer(model, method, graph=True, **options), tape.Recorder(limit)
     if explainer._graphs is not None:
-        explainer._graphs = Graphs(lambda device: recorder)
-    return explainer, made
+        explainer._graphs = Graphs(lambda device: recorder, warns=warns)
+    return explainer, recorder.made
 
 
 def assert_same(found, expected):
@@ -215,6 +210,102 @@ def test_a_recording_that_differs_is_not_used():
     explainer(images_for(0), 1)
     with pytest.warns(UserWarning, match="differs from the one before it"):
         explainer(images_for(0), 1)
+
+
+def test_work_outside_of_a_recording_shows_when_it_is_checked():
+    """Replays would go on with what was computed for the images of the recording."""
+    model = conv_net()
+    model.probe = Call(lambda x: x + torch.from_numpy(np.sin(9 * x.detach().numpy()))).eval()
+    explainer, _ = recorded(model, target_layer="features")
+    explainer(images_for(0), 1)
+    with pytest.warns(UserWarning, match="differs from the one before it"):
+        explainer(images_for(1), 1)
+
+
+@pytest.mark.parametrize("error", [AttributeError("no such thing"), AssertionError(), ZeroDivisionError("by 0")])
+def test_whatever_fails_in_recording_the_explanation_is_there(error, recwarn):
+    model, turn = conv_net(), [0]
+
+    def work(x):
+        turn[0] += 1
+        if turn[0] == 3:
+            raise error
+        return x
+
+    model.probe = Call(work).eval()
+    explainer, made = recorded(model, target_layer="features", warns=False)
+    for seed in range(4):
+        expected = fastcam.explain(conv_net(), images_for(seed), target=1, target_layer="features")
+        assert_same(explainer(images_for(seed), 1), expected)
+    assert made == []
+    assert explainer.graphs[0].state == (str(error) or "AssertionError")
+    assert not recwarn.list
+
+
+def test_graphs_keep_no_more_memory_than_they_may():
+    model = conv_net()
+    explainer, made = recorded(model)
+    for seed in range(3):
+        explainer(images_for(seed, 2), 1)
+    (small,) = explainer.graphs
+    assert small.bytes == made[0].bytes + images_for(0, 2).nbytes
+    explainer, made = recorded(model, limit=2 * small.bytes)
+    for count in (2, 8):
+        for seed in range(2):
+            if (count, seed) == (8, 1):
+                with pytest.warns(
+                    UserWarning, match="no recorded graph .* shape \\(8, 3, 12, 10\\): it would keep .* GiB"
+                ):
+                    explainer(images_for(seed, count), 1)
+            else:
+                explainer(images_for(seed, count), 1)
+    assert [entry.state[:13] for entry in explainer.graphs] == ["seen", "it would keep"]
+    for count in (2, 8):  # what fits is recorded again, what does not stays as it was
+        for seed in range(2):
+            found = explainer(images_for(seed, count), 1)
+            assert_same(found, fastcam.explain(model, images_for(seed, count), target=1))
+    assert sorted(entry.state[:13] for entry in explainer.graphs) == ["it would keep", "recorded"]
+    assert len(made) == 3
+
+
+def test_graphs_give_way_when_memory_runs_out():
+    model = conv_net()
+    explainer, _ = recorded(model, target_layer="features")
+
+    def work(x):
+        if len(x) == 5 and any(entry.bytes for entry in explainer.graphs):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x
+
+    model.probe = Call(work).eval()
+    for seed in range(3):
+        explainer(images_for(seed), 1)
+    assert explainer.graphs[0].bytes > 0
+    with pytest.warns(UserWarning, match="memory ran out"):
+        found = explainer(images_for(3, 5), 1)
+    assert_same(found, fastcam.explain(conv_net(), images_for(3, 5), target=1, target_layer="features"))
+    assert [(entry.state, entry.bytes) for entry in explainer.graphs] == [("memory ran out", 0)] * 2
+
+    def fail(x):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.probe = Call(fail).eval()
+    with pytest.raises(torch.OutOfMemoryError):  # without graphs there is nothing to give
+        explainer(images_for(3), 1)
+
+
+def test_automatic_graphs_are_recorded_without_a_word_of_what_is_not(recwarn):
+    model = conv_net()
+    read(model)
+    explainer, _ = recorded(model, warns=False)
+    for seed in range(3):
+        explainer(images_for(seed), 1)
+    assert "operation not permitted" in explainer.graphs[0].state
+    assert not recwarn.list
+    assert fastcam.Explainer(model)._graphs is not None
+    assert fastcam.Explainer(model, graph=False)._graphs is None
+    with pytest.raises(ValueError, match="`graph` must be \"auto\", True or False, got 'always'"):
+        fastcam.Explainer(model, graph="always")
 
 
 HOOKS = {

@@ -30,6 +30,7 @@ class Recording:
 
     def __init__(self, calls):
         self.calls, self.replays = calls, 0
+        self.bytes = sum(leaf.nbytes for call in calls for leaf in tree_leaves(call[3]) if hasattr(leaf, "nbytes"))
 
     def replay(self):
         self.replays += 1
@@ -43,8 +44,14 @@ class Recording:
         return contextlib.nullcontext()
 
 
-def record(function):
-    """Run the function, and return its recording."""
-    with _Tape() as tape:
-        function()
-    return Recording(tape.calls)
+class Recorder:
+    """Records functions; ``made`` are the recordings."""
+
+    def __init__(self, limit=1 << 40):
+        self.limit, self.made = limit, []
+
+    def __call__(self, function):
+        with _Tape() as tape:
+            function()
+        self.made.append(Recording(tape.calls))
+        return self.made[-1]
