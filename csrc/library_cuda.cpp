@@ -116,6 +116,29 @@ std::optional<Tensor> new_extremes(const Tensor& maps, bool normalize, int64_t c
   return torch::stable::new_empty(maps, {size}, accumulation_dtype(maps));
 }
 
+// Photographs that lie one after the other, six numbers of each: its size, that after resizing, and the crop's corner.
+std::vector<cuda::Photograph> photographs_of(const Tensor& pixels, const std::vector<int64_t>& places,
+                                             const std::vector<int64_t>& size) {
+  STD_TORCH_CHECK(pixels.scalar_type() == ScalarType::Byte && pixels.dim() == 1, "pixels must be (bytes,) uint8");
+  STD_TORCH_CHECK(places.size() % 6 == 0, "places must have 6 numbers of each photograph, got ", places.size());
+  STD_TORCH_CHECK(size.size() == 2 && size[0] > 0 && size[1] > 0, "size must be two positive numbers");
+  std::vector<cuda::Photograph> photographs;
+  int64_t first = 0;
+  for (size_t i = 0; i < places.size(); i += 6) {
+    const int64_t *place = &places[i], height = place[0], width = place[1];
+    const bool is_image = height > 0 && width > 0 && height < INT32_MAX && width < INT32_MAX;
+    const bool has_crop = place[4] >= 0 && place[5] >= 0 && place[2] < INT32_MAX && place[3] < INT32_MAX &&
+                          place[4] <= place[2] - size[0] && place[5] <= place[3] - size[1];
+    STD_TORCH_CHECK(is_image && has_crop, "photograph ", i / 6, " must have pixels, and a crop inside it when resized");
+    check_plane(3 * height * width);
+    photographs.push_back({first, static_cast<int>(height), static_cast<int>(width), static_cast<int>(place[2]),
+                           static_cast<int>(place[3]), static_cast<int>(place[4]), static_cast<int>(place[5])});
+    first += 3 * height * width;
+  }
+  STD_TORCH_CHECK(first == pixels.numel(), "the photographs have ", first, " bytes, pixels has ", pixels.numel());
+  return photographs;
+}
+
 void* data_of(const std::optional<Tensor>& memory) { return memory ? memory->mutable_data_ptr() : nullptr; }
 
 }  // namespace
@@ -272,6 +295,24 @@ Tensor impute_neighbours(Tensor images, Tensor missing, double tolerance) {
   return out;
 }
 
+Tensor resize_crop(Tensor pixels, std::vector<int64_t> places, std::vector<int64_t> size, bool cubic) {
+  const std::vector<cuda::Photograph> photographs = photographs_of(pixels, places, size);
+  const auto count = static_cast<int64_t>(photographs.size());
+  const Tensor out = torch::stable::new_empty(pixels, {count, size[0], size[1], 3});
+  if (out.numel() == 0) return out;
+  pixels = torch::stable::contiguous(pixels);
+  const Launch launch(out);
+  cuda::Resizing resizing{pixels.const_data_ptr<uint8_t>(), photographs.data(), count, size[0], size[1], cubic, nullptr,
+                          out.mutable_data_ptr<uint8_t>()};
+  for (const cuda::Photograph& each : photographs)
+    check_plane(3 * resizing.room(&each - &photographs[0], 1).lines * size[1]);
+  const Tensor workspace = torch::stable::new_empty(pixels, {resizing.workspace_size()}, ScalarType::Int);
+  resizing.workspace = workspace.mutable_data_ptr();
+  cuda::resize_crop(resizing, launch.stream);
+  launch.check();
+  return out;
+}
+
 Tensor overlay(Tensor images, Tensor maps, Tensor colors, double alpha) {
   check_overlay(images, maps, colors, alpha);
   images = torch::stable::contiguous(images);
@@ -302,6 +343,7 @@ void implement_ops(Library& m) {
   m.impl("mask_images", TORCH_BOX(&mask_images));
   m.impl("gather_patches", TORCH_BOX(&gather_patches));
   m.impl("impute_neighbours", TORCH_BOX(&impute_neighbours));
+  m.impl("resize_crop", TORCH_BOX(&resize_crop));
   m.impl("overlay", TORCH_BOX(&overlay));
 }
 

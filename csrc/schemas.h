@@ -20,6 +20,7 @@ void define_ops(Library& m) {
       "gather_patches(Tensor clean, Tensor images, Tensor patches, Tensor origins, Tensor windows, int[2] size, "
       "float fill=0.0) -> Tensor");
   m.def("impute_neighbours(Tensor images, Tensor missing, float tolerance) -> Tensor");
+  m.def("resize_crop(Tensor pixels, int[] places, int[2] size, bool cubic=False) -> Tensor");
   m.def("overlay(Tensor images, Tensor maps, Tensor colors, float alpha) -> Tensor");
 }
 

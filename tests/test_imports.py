@@ -70,7 +70,7 @@ ALLOWED = {
     "explainer": "artefacts engine explanation graph methods model postprocess preparation ragged targets",
     "one_call": "engine explainer explanation methods model postprocess preparation targets",
     "exporting": "_extension engine explainer explanation model preparation targets",
-    "classifiers": "artefacts devices targets",
+    "classifiers": "artefacts devices ops targets",
     "inspect": "explainer incremental model ops render targets",
     "_public": "_extension artefacts classifiers engine explainer explanation exporting inspect methods one_call ops "
     "preparation ragged reshape scale targets",

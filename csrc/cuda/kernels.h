@@ -189,6 +189,62 @@ struct Imputing {
 };
 void impute_neighbours(const Imputing& imputing, Stream stream);
 
+// A photograph (3, height, width) of bytes, the size that it is resized to, and the corner of its crop there.
+struct Photograph {
+  int64_t first;  // of its bytes, among those of all
+  int height, width, resized_height, resized_width, top, left;
+};
+
+// What some photographs need at most: weights of an output, lines of the photograph, and numbers for all weights.
+struct ResizingRoom {
+  int64_t taps, lines, weights;
+};
+
+constexpr int64_t kGroup = 32;  // photographs that a kernel is told of at once
+
+// Crops (count, height, width, 3) of resized photographs.
+struct Resizing {
+  const uint8_t* pixels;
+  const Photograph* photographs;  // in memory of the host
+  int64_t count, height, width;   // of the crops
+  bool cubic;
+  void* workspace;  // of `workspace_size`
+  uint8_t* out;
+
+  int64_t longer() const { return height > width ? height : width; }
+
+  // For `some` photographs from `begin` on.
+  ResizingRoom room(int64_t begin, int64_t some) const {
+    ResizingRoom most{};
+    const double reach = cubic ? 2.0 : 1.0;
+    for (int64_t i = begin; i < begin + some; ++i) {
+      const Photograph& each = photographs[i];
+      const double down = static_cast<double>(each.height) / each.resized_height;
+      const double across = static_cast<double>(each.width) / each.resized_width;
+      const double larger = down > across ? down : across;
+      const auto taps = static_cast<int64_t>(reach * (larger > 1 ? larger : 1)) * 2 + 3;
+      const auto lines = static_cast<int64_t>(down * height + 2 * reach * (down > 1 ? down : 1)) + 3;
+      most.taps = taps > most.taps ? taps : most.taps;
+      most.lines = lines > most.lines ? lines : most.lines;
+    }
+    most.weights = 2 * some * (1 + longer() * (2 + most.taps));
+    return most;
+  }
+
+  // 32-bit numbers of memory: the weights of a group, and its photographs between the two passes.
+  int64_t workspace_size() const {
+    int64_t most = 0;
+    for (int64_t begin = 0; begin < count; begin += kGroup) {
+      const int64_t some = count - begin < kGroup ? count - begin : kGroup;
+      const ResizingRoom needed = room(begin, some);
+      const int64_t size = needed.weights + (some * 3 * needed.lines * width + 3) / 4;
+      most = size > most ? size : most;
+    }
+    return most;
+  }
+};
+void resize_crop(const Resizing& resizing, Stream stream);
+
 // Colours (256, 3) of maps over images (count, 3) of bytes.
 void overlay(Dtype dtype, const uint8_t* images, const void* maps, const uint8_t* colors, float alpha, int64_t count,
              uint8_t* out, Stream stream);

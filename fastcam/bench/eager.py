@@ -1,5 +1,7 @@
 """The formulas of the ops in plain eager PyTorch; shapes as in ``fastcam.ops``."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -77,6 +79,20 @@ def gather_patches(
 def impute_neighbours(images: Tensor, missing: Tensor) -> Tensor:
     """Return images with missing pixels as the means of their neighbours, each channel's equations solved together."""
     return reference.impute_neighbours(images, missing, TOLERANCE)
+
+
+def resize_crop(pixels: Tensor, places: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Return crops of photographs, resized one by one; GPUs resize fractions alone, which differ by a step."""
+    crops, first, (height, width) = [], 0, size
+    for index in range(0, len(places), 6):
+        lines, columns, down, across, top, left = places[index : index + 6]
+        planes = pixels[first : first + 3 * lines * columns].view(1, 3, lines, columns)
+        whole = planes if pixels.device.type == "cpu" else planes.float()
+        resized = F.interpolate(whole, (down, across), mode="bilinear", antialias=True)
+        crop = resized[0, :, top : top + height, left : left + width].permute(1, 2, 0)
+        crops.append(crop if whole is planes else crop.round().clamp(0, 255).byte())
+        first += planes.numel()
+    return torch.stack(crops)
 
 
 def overlay(images: Tensor, maps: Tensor, colors: Tensor, alpha: float) -> Tensor:

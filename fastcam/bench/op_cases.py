@@ -106,6 +106,7 @@ def op_cases(device: torch.device | str = "cpu", batches: int | None = None, onl
             *_gathers(64 * fill),
             _imputation(8 * fill),
             _overlay(32 * fill),
+            _photographs(32 * fill),
         ]
     return [case for case in cases if not only or case.op in only]
 
@@ -208,6 +209,24 @@ def _imputation(count: int) -> OpCase:
         partial(ops.impute_neighbours, *inputs),
         partial(eager.impute_neighbours, *inputs),
         inputs,
+    )
+
+
+def _photographs(count: int) -> OpCase:
+    """Photographs of several sizes, as ImageNet has them, to the inputs of a classifier."""
+    sides = [(375, 500), (500, 333), (400, 500), (480, 640)]
+    sizes = [sides[index % len(sides)] for index in range(count)]
+    places = []
+    for height, width in sizes:
+        resized = [256 * height // min(height, width), 256 * width // min(height, width)]
+        places += [height, width, *resized, (resized[0] - 224) // 2, (resized[1] - 224) // 2]
+    pixels = torch.randint(0, 256, (3 * sum(height * width for height, width in sizes),), dtype=torch.uint8)
+    return OpCase(
+        "resize_crop",
+        f"{count} of some 375x500",
+        partial(ops.resize_crop, pixels, places, (224, 224)),
+        partial(eager.resize_crop, pixels, places, (224, 224)),
+        (pixels,),
     )
 
 

@@ -1,4 +1,4 @@
-"""Preprocessing of photographs to model inputs, and PNG files, with PIL, NumPy and torch only."""
+"""Preprocessing of photographs to model inputs, and PNG files."""
 
 import contextlib
 import os
@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fastcam.devices import send
+from fastcam.ops import resize_crop
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -125,10 +126,10 @@ class Preprocessing:
         """Return the part of a photograph that the model sees, (H, W, C) uint8; :meth:`normalized` gives the input."""
         return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(self._cropped(photograph))))
 
-    def pixels_of_planes(self, photographs: Tensor) -> Tensor:
-        """Return the parts that the model sees (N, H, W, 3) uint8 of photographs (N, 3, h, w) uint8, on their device.
+    def pixels_of_planes(self, photographs: Sequence[Tensor]) -> Tensor:
+        """Return the parts that the model sees (N, H, W, 3) uint8 of photographs (3, h, w) uint8, on their device.
 
-        They differ from those of :meth:`pixels` by the rounding between rows and columns: a step of 255, bicubic two.
+        Of any sizes, all together; they are those of :meth:`pixels`, byte for byte.
 
         Raises:
             ValueError: for an interpolation that is not bilinear or bicubic.
@@ -136,13 +137,13 @@ class Preprocessing:
         mode = self.interpolation
         if mode not in INTERPOLATIONS_ON_DEVICES:
             raise ValueError(f"devices resize by {' or '.join(INTERPOLATIONS_ON_DEVICES)} interpolation, not {mode}")
-        width, height = self.resized_size((photographs.shape[3], photographs.shape[2]))
-        resized = photographs.float()
-        if (width, height) != (photographs.shape[3], photographs.shape[2]):
-            resized = F.interpolate(resized, (height, width), mode=mode, antialias=True).round_().clamp_(0, 255)
-        left, top = self._corner((width, height))
-        cropped = resized[:, :, top : top + self.size[0], left : left + self.size[1]]
-        return cropped.permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)
+        places: list[int] = []
+        for planes in photographs:
+            _, height, width = planes.shape
+            resized = self.resized_size((width, height))
+            places += [height, width, *resized[::-1], *self._corner(resized)[::-1]]
+        pixels = torch.cat([planes.flatten() for planes in photographs])
+        return resize_crop(pixels, places, self.size, cubic=mode == "bicubic")
 
     def normalized(self, pixels: Tensor) -> Tensor:
         """Return the input (N, C, H, W) of pixels (N, H, W, C) uint8, on their device.

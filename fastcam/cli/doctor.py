@@ -82,6 +82,7 @@ def _cases() -> dict[str, tuple[object, ...]]:
         "gather_patches": (activations, torch.tensor([1, 0]), gradients[..., :3, :2], places, places - 2, (6, 5)),
         "impute_neighbours": (activations, gradients[:, 0] > 0, 3e-4),
         "overlay": (pixels, gradients[:, 0], colors, 0.5),
+        "resize_crop": (pixels.flatten(), (7, 6, 10, 4, 1, 0, 7, 6, 3, 5, 0, 1), (3, 4)),
     }
 
 

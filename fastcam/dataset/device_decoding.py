@@ -5,7 +5,7 @@ The same code decodes on the CPU, where the tests run it.
 
 import contextlib
 import itertools
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset.decode import Limits, decode_pixels, find_decode_jpeg
 from fastcam.dataset.loading import LoadedImage, Loader, reason_of
 
-MAX_PIXELS = 64_000_000  # decoded together: of 16 bytes each, on the way
+MAX_PIXELS = 64_000_000  # decoded together: of 9 bytes each, on the way
 GROUPS_AHEAD = 2  # of images, which are decoded while the model explains those before them
 
 
@@ -108,28 +108,20 @@ class DeviceDecoder:
             return [decoded for file in files for decoded in self._decoded([file])]
 
     def _inputs(self, photographs: Sequence[Tensor | None]) -> list[list[Tensor]]:
-        """Return what the models see of photographs, (H, W, 3) uint8, or nothing; one size is resized together."""
-        found: list[list[Tensor]] = [[] for _ in photographs]
-        sizes: dict[torch.Size, list[int]] = defaultdict(list)
-        for place, photograph in enumerate(photographs):
-            if photograph is not None:
-                sizes[photograph.shape].append(place)
-        for places in sizes.values():
-            together = [photograph for place in places if (photograph := photographs[place]) is not None]
-            for place, inputs in zip(places, self._resized(together), strict=True):
-                found[place] = inputs
-        return found
+        """Return what the models see of photographs, (H, W, 3) uint8, or nothing."""
+        seen = iter(self._resized([photograph for photograph in photographs if photograph is not None]))
+        return [[] if photograph is None else next(seen) for photograph in photographs]
 
     def _resized(self, photographs: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Return what the models see of photographs of one size; nothing where memory runs out, or a size is refused.
-
-        GPUs do not make an image a hundred times smaller at once.
-        """
+        """Return what the models see of photographs; nothing of one for which there is no memory."""
+        if not photographs:
+            return []
         try:
-            whole = torch.stack(list(photographs))
-            seen = [preprocessing.pixels_of_planes(whole) for preprocessing in self.preprocessings]
+            seen = [preprocessing.pixels_of_planes(photographs) for preprocessing in self.preprocessings]
         except RuntimeError:
-            return [[] for _ in photographs]
+            if len(photographs) == 1:
+                return [[]]
+            return [inputs for photograph in photographs for inputs in self._resized([photograph])]
         return [list(inputs) for inputs in zip(*seen, strict=True)]
 
     @contextlib.contextmanager

@@ -10,6 +10,7 @@ from fastcam.ops.mask_images import mask_images
 from fastcam.ops.occlude import occlude
 from fastcam.ops.overlay import overlay
 from fastcam.ops.plane_moments import plane_moments
+from fastcam.ops.resize_crop import resize_crop
 from fastcam.ops.upsample_normalize import upsample_normalize
 from fastcam.ops.weighted_channel_sum import weighted_channel_sum
 from fastcam.ops.xgrad_cam import xgrad_cam
@@ -25,6 +26,7 @@ __all__ = [
     "occlude",
     "overlay",
     "plane_moments",
+    "resize_crop",
     "upsample_normalize",
     "weighted_channel_sum",
     "xgrad_cam",

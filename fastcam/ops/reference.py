@@ -242,6 +242,19 @@ def new_windows(clean: Tensor, count: int, size: Sequence[int]) -> Tensor:
     return clean.new_empty([count, *size, clean.shape[1]]).movedim(-1, 1)
 
 
+def resize_crop(pixels: Tensor, places: Sequence[int], size: Sequence[int], cubic: bool = False) -> Tensor:
+    """Crops of resized photographs; see :func:`fastcam.ops.resize_crop`. Only processors resize bytes in torch."""
+    photographs, first, (height, width) = pixels.cpu(), 0, size
+    crops = photographs.new_empty((len(places) // 6, height, width, 3))
+    for index, crop in enumerate(crops):
+        lines, columns, *resized, top, left = places[6 * index : 6 * index + 6]
+        planes = photographs.narrow(0, first, 3 * lines * columns).view(1, 3, lines, columns)
+        whole = F.interpolate(planes, resized, mode="bicubic" if cubic else "bilinear", antialias=True)[0]
+        crop.copy_(whole.narrow(1, top, height).narrow(2, left, width).permute(1, 2, 0))
+        first += planes.numel()
+    return crops.to(pixels.device)
+
+
 def overlay(images: Tensor, maps: Tensor, colors: Tensor, alpha: float) -> Tensor:
     """Colours of the maps blended over the images; see :func:`fastcam.ops.overlay`.
 

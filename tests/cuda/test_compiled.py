@@ -30,6 +30,9 @@ MOST_REGISTERS = {
     "gather_windows": 64,
     "impute_planes": 128,
     "overlay_pixels": 64,
+    "find_weights": 56,
+    "resize_across": 72,
+    "resize_down": 80,
 }
 # How the hot loops read memory: into registers, or past them into shared memory.
 STREAMING = {"staged_planes": "LDGSTS", "large_planes": "LDG", "plane_weights": "LDG", "rows": "LDG"}

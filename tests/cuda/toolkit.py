@@ -49,8 +49,8 @@ class Kernel:
     local: int
 
     def is_a(self, family: str) -> bool:
-        """Whether it is an instance of this kernel template."""
-        return f"{len(family)}{family}I" in self.name
+        """Whether it is this kernel, or an instance of this template."""
+        return any(f"{len(family)}{family}{end}" in self.name for end in "IE")
 
 
 def binaries(architecture: str, folder: Path) -> list[Path]:

@@ -233,6 +233,24 @@ MUTANTS = [
         "table[i] = colors[i];",
     ),
     Mutant(
+        "the largest weight of the crop alone",
+        "cuda/resize_crop.cu",
+        "output < resized; output += kThreads",
+        "output < outputs; output += kThreads",
+    ),
+    Mutant(
+        "lines that the crop needs begin at the first",
+        "cuda/resize_crop.cu",
+        "photograph.height + first + line;",
+        "photograph.height + line;",
+    ),
+    Mutant(
+        "the first group's photographs in every group",
+        "cuda/resize_crop.cu",
+        "resizing.photographs[begin + i]",
+        "resizing.photographs[i]",
+    ),
+    Mutant(
         "loads of one element at a time",
         DEVICE,
         "if (aligned && count >= Pack<T>::size) return *reinterpret_cast<const Pack<T>*>(source);",

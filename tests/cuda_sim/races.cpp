@@ -116,6 +116,16 @@ void impute(Dtype dtype) {
                     nullptr);
 }
 
+void resize() {
+  const Photograph photographs[] = {{0, 40, 33, 20, 16, 2, 1}, {3 * 40 * 33, 9, 11, 18, 22, 1, 3}};
+  auto pixels = memory(3 * (40 * 33 + 9 * 11) / 8 + 1), out = memory(2 * 15 * 14 * 3 / 8 + 1);
+  Resizing resizing{reinterpret_cast<uint8_t*>(pixels.data()), photographs, 2, 15, 14, true, nullptr,
+                    reinterpret_cast<uint8_t*>(out.data())};
+  auto workspace = memory(resizing.workspace_size());
+  resizing.workspace = workspace.data();
+  resize_crop(resizing, nullptr);
+}
+
 void move_elements(int64_t element_size, int64_t planes, int64_t inside) {
   auto images = memory(2 * 3 * 9 * 11), baseline = memory(3 * 9 * 11), copies = memory(2 * 4 * 3 * 9 * 11);
   const std::vector<int64_t> windows{0, 0, 3, 3, 2, 5, 4, 4, -1, 8, 5, 9, 3, 3, 0, 2};
@@ -157,6 +167,7 @@ int main(int count, char** arguments) {
     overlay(dtype, reinterpret_cast<uint8_t*>(pixels.data()), maps.data(), reinterpret_cast<uint8_t*>(colors.data()),
             0.5F, 500, reinterpret_cast<uint8_t*>(out.data()), nullptr);
   }
+  resize();
   for (const int64_t size : {2, 4, 8}) {
     move_elements(size, 3, 1);
     move_elements(size, 1, 3);

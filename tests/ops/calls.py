@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastcam
@@ -89,6 +90,10 @@ class ThroughWrapper:
         pixels = 100 * (a > 0).to(torch.uint8) + 50
         return ops.overlay(pixels, g[..., 0], torch.arange(768, device=a.device).reshape(256, 3).to(torch.uint8), 0.3)
 
+    def resize_crop(a, g, k, windows):
+        pixels = (100 * (g[0, :3] > 0).to(torch.uint8) + 50).flatten()
+        return ops.resize_crop(pixels, (5, 3, 4, 7, 1, 2), (3, 4), cubic=True)
+
 
 class Bare:
     """The same as TorchScript takes them: calls of torch.ops alone."""
@@ -161,6 +166,10 @@ class Bare:
         colors = torch.arange(768, device=a.device).reshape(256, 3).to(torch.uint8)
         return torch.ops.fastcam.overlay(pixels, g[:, :, :, 0], colors, 0.3)
 
+    def resize_crop(a: Tensor, g: Tensor, k: Tensor, windows: Tensor):
+        pixels = (100 * (g[0, :3] > 0).to(torch.uint8) + 50).flatten()
+        return torch.ops.fastcam.resize_crop(pixels, [5, 3, 4, 7, 1, 2], [3, 4], True)
+
 
 def _functions(table):
     return {name: value for name, value in vars(table).items() if not name.startswith("_")}
@@ -178,6 +187,7 @@ SAME_AS_INPUT = (
     "gather_patches",
     "impute_neighbours",
 )  # in dtype
+BYTES = ("overlay", "resize_crop")
 DIFFERENTIABLE_IN = {
     "channel_mean": [0],
     "plane_moments": [],
@@ -188,6 +198,7 @@ DIFFERENTIABLE_IN = {
     "mask_volumes": [0, 2],
     "impute_neighbours": [],
     "overlay": [],
+    "resize_crop": [],
 }  # the others in a and g or k
 
 
@@ -219,6 +230,7 @@ def expected(name, a, g, k, windows):
         "gather_patches": lambda: gathered_patches(a, g, windows).double(),
         "impute_neighbours": lambda: formulas.imputed(a, g[:, 0] > 0.3),
         "overlay": lambda: overlaid(a, g).double(),
+        "resize_crop": lambda: resized(g).double(),
     }
     return formula[name]()
 
@@ -235,10 +247,17 @@ def overlaid(a, g):
     return torch.from_numpy(formulas.overlaid(pixels, maps, (np.arange(768) % 256).reshape(256, 3), 0.3))
 
 
+def resized(g):
+    """Three planes of gradients as pixels of two greys, resized to 4 x 7, without the lines and columns at the ends."""
+    pixels = torch.where(g[:1, :3] > 0, 150, 50).byte()
+    whole = F.interpolate(pixels, (4, 7), mode="bicubic", antialias=True)
+    return whole[:, :, 1:4, 2:6].permute(0, 2, 3, 1)
+
+
 def check(name, result, arguments):
     """Asserts the numbers of one function's result."""
     dtype = arguments[0].dtype if name in SAME_AS_INPUT else result_dtype(arguments[0].dtype)
-    close(result, expected(name, *arguments), torch.uint8 if name == "overlay" else dtype)
+    close(result, expected(name, *arguments), torch.uint8 if name in BYTES else dtype)
 
 
 class EveryOp(nn.Module):
