@@ -107,11 +107,21 @@ def _path_in_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary_file(folder: Path) -> Iterator[tuple[Path, int]]:
-    path = folder / f".{uuid.uuid4().hex}{_SUFFIX}"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    path, descriptor = _locked_file(folder)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # marks the file as in use, see `sweep`
         yield path, descriptor
     finally:
         os.unlink(path)
         os.close(descriptor)
+
+
+def _locked_file(folder: Path) -> tuple[Path, int]:
+    """Return a new file, with a lock that marks it as in use, see :func:`sweep`."""
+    while True:
+        path = folder / f".{uuid.uuid4().hex}{_SUFFIX}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return path, descriptor
+        os.close(descriptor)  # another process swept it before it was locked

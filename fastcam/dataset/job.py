@@ -12,7 +12,7 @@ from fastcam.dataset.device_decoding import device_decoder
 from fastcam.dataset.loading import Loader
 from fastcam.dataset.records import JsonObject, Span
 from fastcam.dataset.runner import Making, Report, Runner
-from fastcam.dataset.shard_rows import ShardRows
+from fastcam.dataset.shard_rows import ShardRows, batches_ahead
 from fastcam.dataset.sources import Source
 from fastcam.dataset.store import Store
 from fastcam.dataset.work import Maker, Work
@@ -105,7 +105,8 @@ class Job:
             store: folder of the run.
             input: which of the runner's inputs of an image the model sees.
         """
-        rows = ShardRows(maker, self.device, self.batch_size, self.loader.preprocessing)
+        ahead = batches_ahead(self.device)
+        rows = ShardRows(maker, self.device, self.batch_size, self.loader.preprocessing, ahead)
         return Making(rows, store, input)
 
     def with_model(self, model: nn.Module) -> "Job":

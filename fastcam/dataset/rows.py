@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,13 @@ OWN_COLUMNS = COLUMNS.names[len(SCHEMA) :]
 
 
 class BatchRows(Protocol):
-    """What a run writes of its images."""
+    """What a run writes of its images.
+
+    Attributes:
+        asks_model: whether the model runs again for the rows.
+    """
+
+    asks_model: ClassVar[bool]
 
     def of_batch(
         self,
@@ -57,6 +63,8 @@ class MapRows:
     Attributes:
         map_format: format of the stored maps.
     """
+
+    asks_model: ClassVar[bool] = False
 
     map_format: MapFormat
 

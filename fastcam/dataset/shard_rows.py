@@ -1,6 +1,11 @@
-"""The rows of one shard after the other with one model: batches, and images on which it fails."""
+"""The rows of one shard after the other with one model: batches, and images on which it fails.
 
-from collections.abc import Mapping, Sequence
+On a GPU a batch is begun before the rows of the one before it are made, so that the GPU works in the meantime.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -12,8 +17,28 @@ from fastcam.dataset.device_decoding import used_here
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.signals import InterruptedRunError
 from fastcam.dataset.stages import Stages
-from fastcam.dataset.work import Maker
+from fastcam.dataset.work import Maker, Rows
 from fastcam.model.batching import is_out_of_memory
+
+
+def batches_ahead(device: torch.device) -> int:
+    """Return how many batches the model's device is given before the rows of the first are made."""
+    return 1 if device.type == "cuda" else 0
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A batch that the device works on.
+
+    Attributes:
+        images: of the batch.
+        rows: makes their rows.
+        end: of the work, on a GPU.
+    """
+
+    images: Sequence[LoadedImage]
+    rows: Rows
+    end: "torch.cuda.Event | None"
 
 
 @dataclass
@@ -25,6 +50,7 @@ class ShardRows:
         device: of the model.
         batch_size: images per batch; halved when memory runs out.
         preprocessing: makes floats of pixels, on the device.
+        ahead: batches that are begun before the rows of the first are made.
         has_worked: whether any image was ever explained with these settings; until then an error of a batch is one of
             the settings, and raised.
         failed: images without a result.
@@ -34,16 +60,21 @@ class ShardRows:
     device: torch.device
     batch_size: int
     preprocessing: Preprocessing
+    ahead: int = 0
     has_worked: bool = False
     failed: int = 0
     _numbers: dict[str, int] = field(init=False, default_factory=dict)  # of the images by id, in the current shard
     _batch: list[LoadedImage] = field(init=False, default_factory=list)
     _tables: list[pa.Table] = field(init=False, default_factory=list)
-    _memory: Tensor | None = field(init=False, default=None)
+    _begun: deque[Begun] = field(init=False, default_factory=deque)
+    _ended: list[LoadedImage] = field(init=False, default_factory=list)  # since they were last asked for
+    _memory: deque[Tensor] = field(init=False, default_factory=deque)  # of as many batches as may be begun
+    _stream: "torch.cuda.Stream | None" = field(init=False, default=None)
 
     def begin(self) -> None:
         """Begin a shard."""
-        self._numbers, self._batch, self._tables = {}, [], []
+        self._numbers, self._batch, self._tables, self._ended = {}, [], [], []
+        self._begun.clear()
         self.maker.begin()
 
     def add(self, image: LoadedImage, stages: Stages) -> Sequence[LoadedImage]:
@@ -59,11 +90,11 @@ class ShardRows:
             self._tables.append(self._failures([image], [image.reason]))
             return [image]
         self._batch.append(image)
-        return self._explain_waiting(stages) if len(self._batch) >= self.batch_size else []
+        return self._explain_waiting(stages, self.ahead) if len(self._batch) >= self.batch_size else []
 
     def flush(self, stages: Stages) -> Sequence[LoadedImage]:
-        """Explain the images that wait for others, at the end of the shard; return them. Raises as :meth:`add`."""
-        return self._explain_waiting(stages)
+        """Explain all that is left, at the end of the shard; return those that are done now. Raises as :meth:`add`."""
+        return self._explain_waiting(stages, 0)
 
     def finish(self) -> tuple[list[pa.Table], Mapping[str, object]]:
         """Return the rows of the shard, and what is stored with it."""
@@ -72,28 +103,59 @@ class ShardRows:
 
     def one_by_one(self) -> "ShardRows":
         """Return what makes the same rows with a batch for each image."""
-        return replace(self, batch_size=1)
+        return replace(self, batch_size=1, ahead=0)
 
-    def _explain_waiting(self, stages: Stages) -> Sequence[LoadedImage]:
+    def _explain_waiting(self, stages: Stages, ahead: int) -> Sequence[LoadedImage]:
+        """Begin with the batch, and end all but some that were begun; return the images that are done."""
         batch, self._batch = self._batch, []
-        if batch:
-            with stages.timed("explain"):
-                self._tables += self._explain(batch)
-        return batch
+        with stages.timed("explain"):
+            if batch:
+                self._begin_batch(batch)
+            self._end_batches(ahead)
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _begin_batch(self, batch: Sequence[LoadedImage]) -> None:
+        try:
+            self._begun.append(self._begin(batch))
+        except InterruptedRunError:
+            raise
+        except Exception as error:
+            has_others = bool(self._begun)
+            self._end_batches(0)
+            # Those before it may have held the memory.
+            self._tables += self._explain(batch) if has_others else self._explain_again(batch, error)
+            self._ended += batch
+
+    def _end_batches(self, ahead: int) -> None:
+        """Make the rows of all batches but the last ones."""
+        while len(self._begun) > ahead:
+            begun = self._begun.popleft()
+            try:
+                self._tables.append(self._end(begun))
+            except InterruptedRunError:
+                raise
+            except Exception as error:
+                self._tables += self._explain_again(begun.images, error)
+            self._ended += begun.images
 
     def _explain(self, batch: Sequence[LoadedImage]) -> list[pa.Table]:
         """Return the rows of images; after an error they are explained one by one."""
         try:
-            return [self._explain_batch(batch)]
+            return [self._end(self._begin(batch))]
         except InterruptedRunError:
             raise
         except Exception as error:
-            if is_out_of_memory(error) and len(batch) > 1:
-                return self._explain_halves(batch)
-            tables = self._explain_one_by_one(batch, error)
-            if not self.has_worked:
-                raise  # the settings are wrong, not the images
-            return tables
+            return self._explain_again(batch, error)
+
+    def _explain_again(self, batch: Sequence[LoadedImage], error: Exception) -> list[pa.Table]:
+        """Return the rows of images after an error: of halves, if memory ran out, or each alone."""
+        if is_out_of_memory(error) and len(batch) > 1:
+            return self._explain_halves(batch)
+        tables = self._explain_one_by_one(batch, error)
+        if not self.has_worked:
+            raise error  # the settings are wrong, not the images
+        return tables
 
     def _explain_one_by_one(self, batch: Sequence[LoadedImage], error: Exception) -> list[pa.Table]:
         """Return the rows of images, each explained alone; a single one is known to fail with ``error``."""
@@ -102,7 +164,7 @@ class ShardRows:
             try:
                 if len(batch) == 1:
                     raise error
-                tables.append(self._explain_batch([image]))
+                tables.append(self._end(self._begin([image])))
             except InterruptedRunError:
                 raise
             except Exception as reason:
@@ -115,7 +177,8 @@ class ShardRows:
         self.batch_size = max(1, min(self.batch_size, half))
         return self._explain(batch[:half]) + self._explain(batch[half:])
 
-    def _explain_batch(self, batch: Sequence[LoadedImage]) -> pa.Table:
+    def _begin(self, batch: Sequence[LoadedImage]) -> Begun:
+        """Give the device its work."""
         tensors = [used_here(image.tensor) for image in batch if image.tensor is not None]
         if all(tensor.device.type == "cpu" for tensor in tensors):
             inputs = self._stacked(tensors).to(self.device, non_blocking=True)
@@ -125,18 +188,38 @@ class ShardRows:
         if inputs.dtype == torch.uint8 and batch[0].size is not None:
             inputs = self.preprocessing.normalized(inputs)
         rows = self.maker.of_batch(inputs, batch, [self._numbers[image.item.id] for image in batch])
+        is_later = self.device.type == "cuda"
+        return Begun(batch, rows, torch.cuda.current_stream(self.device).record_event() if is_later else None)
+
+    def _end(self, begun: Begun) -> pa.Table:
+        """Return the rows of a batch."""
+        with self._beside(begun.end):
+            table = begun.rows()
         self.has_worked = True
-        return rows
+        return table
+
+    @contextlib.contextmanager
+    def _beside(self, end: "torch.cuda.Event | None") -> Iterator[None]:
+        """Work on a stream of its own with what was computed before an event, not after what the model does since."""
+        if end is None:
+            yield
+            return
+        self._stream = self._stream or torch.cuda.Stream(self.device)
+        self._stream.wait_event(end)
+        with torch.cuda.stream(self._stream):
+            yield
 
     def _stacked(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return the images as one tensor; in the memory of the batch before, whose rows are made.
+        """Return the images as one tensor; in the memory of an earlier batch, whose rows are made.
 
         New memory for every batch would cost more than the copy. For a GPU it is pinned, for a copy without the host.
         """
-        first, count, memory = tensors[0], len(tensors), self._memory
+        first, count = tensors[0], len(tensors)
+        memory = self._memory.popleft() if len(self._memory) > self.ahead else None
         if memory is None or len(memory) < count or memory.shape[1:] != first.shape or memory.dtype != first.dtype:
             is_pinned = self.device.type == "cuda"
-            memory = self._memory = torch.empty((count, *first.shape), dtype=first.dtype, pin_memory=is_pinned)
+            memory = torch.empty((count, *first.shape), dtype=first.dtype, pin_memory=is_pinned)
+        self._memory.append(memory)
         return torch.stack(list(tensors), out=memory[:count])
 
     def _failures(self, images: Sequence[LoadedImage], reasons: Sequence[str]) -> pa.Table:

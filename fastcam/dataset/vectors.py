@@ -13,7 +13,7 @@ from fastcam.classifiers.models import Classifier
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.records import JsonObject
 from fastcam.dataset.rows import extended
-from fastcam.dataset.work import Maker, Work
+from fastcam.dataset.work import Maker, Rows, Work
 from fastcam.inspect.extraction import Extractor, Pool
 
 VectorType: TypeAlias = Literal["float16", "float32"]
@@ -118,10 +118,10 @@ class MakerWithVectors:
         """Begin a shard."""
         self.maker.begin()
 
-    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> pa.Table:
-        """Return the rows of some images, each vector in the image's first row."""
+    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> Rows:
+        """Begin with some images; in their rows each vector is in the image's first."""
         rows, vectors = self.extractor.alongside(inputs, lambda: self.maker.of_batch(inputs, images, numbers))
-        return self.format.beside(rows, numbers, vectors)
+        return lambda: self.format.beside(rows(), numbers, vectors)
 
     def of_failures(self, images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
         """Return the rows of images of which nothing was made."""

@@ -16,6 +16,8 @@ from fastcam.explainer import Explainer
 from fastcam.explanation import Explanation
 from fastcam.targets import Score, Target
 
+Rows = Callable[[], pa.Table]
+
 
 class Maker(Protocol):
     """Makes the rows of one shard after the other."""
@@ -23,8 +25,11 @@ class Maker(Protocol):
     def begin(self) -> None:
         """Begin a shard."""
 
-    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> pa.Table:
-        """Return the rows of some images; called again with fewer of them if it raises.
+    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> Rows:
+        """Begin with some images, and return what makes their rows of what the device has computed by then.
+
+        Called again with fewer of them if it, or what it returns, raises. What a GPU can do without being waited for
+        belongs before it returns, what waits for the GPU after that: other images are begun with in between.
 
         Args:
             inputs: (N, C, *S), the images on the model's device.
@@ -32,7 +37,8 @@ class Maker(Protocol):
             numbers: of the images, in the shard.
 
         Returns:
-            A table that begins with the columns of a shard and ends with "number" and "cause", in no order.
+            From nothing to a table that begins with the columns of a shard and ends with "number" and "cause", in no
+            order; called once, after those of earlier images.
         """
 
     def of_failures(self, images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
@@ -40,6 +46,11 @@ class Maker(Protocol):
 
     def finish(self) -> tuple[Sequence[pa.Table], Mapping[str, object]]:
         """Return the rows that only a whole shard has, and what is stored with the shard as JSON."""
+
+
+def done(table: pa.Table) -> Rows:
+    """Return what makes rows that are made already."""
+    return lambda: table
 
 
 class Work(Protocol):
@@ -96,18 +107,23 @@ class MapMaker:
         """Begin a shard."""
         self._input_size, self._outputs = (), 0
 
-    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> pa.Table:
-        """Return the rows of explained images."""
+    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> Rows:
+        """Explain images, and return what makes their rows."""
         target = self.target
         if isinstance(target, ChosenClasses):
             objects = functools.partial(self.rows.classes_of_objects, images)
             target = target.of_images([image.label for image in images], objects)
         explanations: Mapping[object, Explanation] = self.explainer(inputs, target)
         output = next(iter(explanations.values())).output
-        rows = self.rows.of_batch(self.explainer, explanations, images, numbers)
-        self._outputs = output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else 0
-        self._input_size = tuple(inputs.shape[2:])
-        return rows
+        size = tuple(inputs.shape[2:])
+
+        def rows() -> pa.Table:
+            made = self.rows.of_batch(self.explainer, explanations, images, numbers)
+            self._outputs = output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else 0
+            self._input_size = size
+            return made
+
+        return done(rows()) if self.rows.asks_model else rows
 
     def of_failures(self, images: Sequence[LoadedImage], numbers: Sequence[int], reasons: Sequence[str]) -> pa.Table:
         """Return the rows of images without maps."""

@@ -12,6 +12,7 @@ from fastcam.classifiers.class_choice import ClassChoice, class_count
 from fastcam.classifiers.models import Classifier
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.rows import describe, extended, rows_of_failures, table_of
+from fastcam.dataset.work import Rows
 from fastcam.inspect.contributions import contributions
 from fastcam.inspect.survey import Survey, Surveyor
 from fastcam.inspect.top import TopActivations
@@ -68,8 +69,8 @@ class NeuronMaker:
         """Begin a shard."""
         self.surveyor.survey, self._images, self._sums, self._summed, self._size = Survey(), [], {}, 0, ()
 
-    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> pa.Table:
-        """Return no row: those of the highest activations are there at the end of the shard."""
+    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> Rows:
+        """Survey images; there is no row: those of the highest activations are there at the end of the shard."""
         seen = self.surveyor.survey
         output = self.surveyor(inputs)
         try:
@@ -82,7 +83,7 @@ class NeuronMaker:
         known = [replace(image, tensor=None) for image in images]
         self._images += zip(known, numbers, predicted, strict=True)
         self._size = tuple(inputs.shape[2:])
-        return _empty()
+        return _empty
 
     def _add_contributions(self, inputs: Tensor, output: Tensor) -> None:
         """Sum what the channels add to the chosen class, over the images in which the model sees it."""

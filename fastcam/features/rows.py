@@ -10,7 +10,9 @@ from fastcam.classifiers.models import Classifier
 from fastcam.dataset.loading import LoadedImage
 from fastcam.dataset.rows import describe, extended, repeated, rows_of_failures, table_of
 from fastcam.dataset.vectors import COLUMN, VectorFormat
+from fastcam.dataset.work import Rows
 from fastcam.inspect.extraction import Extractor
+from fastcam.model.elements import ModelOutput
 
 METHOD = "features"  # in the column of the method, which is null where an image failed
 
@@ -50,9 +52,20 @@ class FeatureMaker:
         """Begin a shard."""
         self._size, self._outputs = (), 0
 
-    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> pa.Table:
-        """Return a row for every image."""
+    def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> Rows:
+        """Run the model, and return what makes a row for every image."""
         vectors, output = self.extractor(inputs)
+        size = tuple(inputs.shape[2:])
+        return lambda: self._rows(vectors, output, size, images, numbers)
+
+    def _rows(
+        self,
+        vectors: Tensor,
+        output: ModelOutput,
+        size: tuple[int, ...],
+        images: Sequence[LoadedImage],
+        numbers: Sequence[int],
+    ) -> pa.Table:
         encoded, statuses = self.format.encode(vectors)
         count = len(images)
         classes = output.float() if isinstance(output, Tensor) and output.shape[:1] == (count,) else None
@@ -60,7 +73,7 @@ class FeatureMaker:
         if classes is not None and classes.dim() == 2:
             predicted, scores = classes.argmax(1).cpu().numpy(), classes.amax(1).cpu().numpy()
             self._outputs = classes.shape[1]
-        self._size = tuple(inputs.shape[2:])
+        self._size = size
         columns = {
             **describe(images, numbers),
             "predicted": pa.nulls(count, pa.int32()) if predicted is None else pa.array(predicted, pa.int32()),

@@ -1,6 +1,7 @@
 """Killed processes, lost power, full and broken disks: what is committed stays, the rest is made anew, the same."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import random
@@ -215,6 +216,42 @@ def test_only_the_dead_are_swept(tmp_path):
     with durable_files._temporary_file(tmp_path) as (alive, _):
         sweep(tmp_path)
         assert [each.name for each in tmp_path.iterdir()] == [alive.name]
+
+
+def test_a_file_that_is_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    """Another process may open the folder in between."""
+    make, made = os.open, []
+
+    def make_and_sweep(path, flags, *mode):
+        descriptor = make(path, flags, *mode)
+        if flags & os.O_EXCL:
+            made.append(path)
+            if len(made) < 3:
+                sweep(tmp_path)
+                assert not os.path.exists(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", make_and_sweep)
+    assert write_once(tmp_path / "file", b"data")
+    assert len(made) == 3
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"data")]
+
+
+def test_a_file_that_is_being_swept_is_made_again(tmp_path, monkeypatch):
+    make, held = os.open, []
+
+    def make_and_hold(path, flags, *mode):
+        descriptor = make(path, flags, *mode)
+        if flags & os.O_EXCL and not held:
+            held.append(make(path, os.O_RDONLY))
+            fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", make_and_hold)
+    assert write_once(tmp_path / "file", b"data")
+    os.close(held[0])
+    sweep(tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"data")]
 
 
 def test_a_damaged_run_file_is_told(source, tmp_path):

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,8 @@ class MeasureRows:
         preprocessing: that made the inputs.
         class_names: the names of so many classes, empty if they are unknown.
     """
+
+    asks_model: ClassVar[bool] = True
 
     measures: Sequence[str]
     options: Options = field(default_factory=dict)
