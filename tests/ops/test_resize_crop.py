@@ -56,13 +56,24 @@ def by_torch(photographs, places, size, cubic):
 
 
 @pytest.mark.parametrize("cubic", [False, True], ids=["bilinear", "bicubic"])
-def test_the_bytes_of_torch(cubic, device):
+def test_formula_of_torch(cubic, device):
     pixels, places, photographs = packed(SIZES, (20, 21))
     expected = by_torch(photographs, places, (20, 21), cubic)
     for resize_crop in (ops.resize_crop, reference.resize_crop):
         crops = resize_crop(pixels.to(device), places, (20, 21), cubic)
         assert crops.is_contiguous()
         same_bits(crops.cpu(), expected)
+
+
+@pytest.mark.parametrize("cubic", [False, True], ids=["bilinear", "bicubic"])
+def test_formula_in_the_middle(cubic, device):
+    """Weights have as many bits as the largest of the whole photograph allows, which lies at its edge."""
+    sizes = [((32, 36), (48, 54)), ((104, 130), (25, 31))]
+    photographs = [photograph(5, *before) for before, _ in sizes]
+    places = [number for before, after in sizes for number in (*before, *after, after[0] // 2 - 10, after[1] // 2 - 10)]
+    pixels = torch.cat([each.flatten() for each in photographs])
+    found = ops.resize_crop(pixels.to(device), places, (21, 21), cubic)
+    same_bits(found.cpu(), by_torch(photographs, places, (21, 21), cubic))
 
 
 @pytest.mark.parametrize("cubic", [False, True], ids=["bilinear", "bicubic"])
@@ -99,7 +110,7 @@ def test_formula(cubic, device):
         assert np.abs(found - exact).max() < (2.5 if cubic else 1.1), (before, after)
 
 
-def test_groups_and_no_photograph(device):
+def test_layouts_in_groups(device):
     """More than a kernel is told of at once; the first and the last of a group are their own."""
     sizes = [((20 + index, 90 - index), (18, 19)) for index in range(70)]
     pixels, places, photographs = packed(sizes, (17, 18))
@@ -109,7 +120,7 @@ def test_groups_and_no_photograph(device):
     assert ops.resize_crop(pixels[:0].to(device), [], (17, 18)).shape == (0, 17, 18, 3)
 
 
-def test_pixels_anywhere_in_memory(device):
+def test_layouts_in_memory(device):
     pixels, places, photographs = packed(SIZES[:3], (9, 8))
     apart = torch.stack([pixels, pixels], 1).to(device)[:, 0]
     same_bits(ops.resize_crop(apart, places, (9, 8)).cpu(), by_torch(photographs, places, (9, 8), False))
