@@ -235,8 +235,8 @@ MUTANTS = [
     Mutant(
         "the largest weight of the crop alone",
         "cuda/resize_crop.cu",
-        "output < resized; output += kThreads",
-        "output < outputs; output += kThreads",
+        "const Window window(output, source, scale, cubic);",
+        "const Window window(first + output % outputs, source, scale, cubic);",
     ),
     Mutant(
         "lines that the crop needs begin at the first",
