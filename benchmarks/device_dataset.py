@@ -95,7 +95,9 @@ def contestants(model: nn.Module, device: torch.device) -> dict[str, Contestant]
     }
     if device.type == "cuda":
         on_gpu: dict[str, Any] = {"decoder": "gpu", "decode_in": "threads"}
-        prepared = fastcam.prepare(model, torch.rand(BATCH, 3, 224, 224, device=device), "auto", target_layer="layer4")
+        prepared = fastcam.prepare(
+            model, torch.rand(BATCH, 3, 224, 224, device=device), precision="auto", target_layer="layer4"
+        )
         found |= {
             "fastcam, processes, prepared": with_fastcam(prepared, decode_in="processes"),
             "fastcam, GPU decoder": with_fastcam(model, **on_gpu),

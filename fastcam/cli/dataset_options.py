@@ -99,7 +99,9 @@ class RunOptions:
             show_default="all GPUs, or cpu",
         ),
     ] = None
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.", show_default="8, GPU 64")] = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per batch.", show_default="8, GPU 64, or the folder's")
+    ] = None
     shard_size: Annotated[int | None, typer.Option(min=1, help="Images per Parquet file.", show_default="1024")] = None
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Ray cluster, host:port; auto for a local one.")

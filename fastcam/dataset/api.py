@@ -83,7 +83,8 @@ def run(
         preprocessing: converts a photograph to the model's input; None takes the classifier's, else ImageNet's.
         resolution: "native", the size of the layer's map, or "input", the size of the model's input.
         dtype: "float16", "float32", or "uint8" for maps scaled to [0, 1] and then to 0..255.
-        batch_size: images per batch; None takes 8 on a CPU, 64 elsewhere. Halved when memory runs out.
+        batch_size: images per batch, halved when memory runs out. None takes that of the run in the folder, else
+            what :func:`fastcam.prepare` measured for a prepared model, else 8 on a CPU and 64 elsewhere.
         shard_size: images per Parquet file.
         workers: threads that read and decode; None takes one per core, at most eight, or 32 with processes.
         limits: limits of the images.

@@ -17,13 +17,16 @@ from fastcam.dataset.detection_rows import DetectionRows, detections_of
 from fastcam.dataset.identity import identity
 from fastcam.dataset.job import Job, device_of
 from fastcam.dataset.loading import Loader
+from fastcam.dataset.records import read_json
 from fastcam.dataset.rows import MapRows
 from fastcam.dataset.sources import SourceLike, source_of
+from fastcam.dataset.store import RUN
 from fastcam.dataset.vectors import HIDDEN, VectorFormat, WithVectors
 from fastcam.dataset.work import MapWork, Work
 from fastcam.model.layers import TargetLayer
 from fastcam.postprocess import Fusion
 from fastcam.preparation.prepare import Precision
+from fastcam.preparation.prepared import Prepared
 from fastcam.targets import Detections
 
 DEFAULT_BATCH_SIZE = 64
@@ -171,8 +174,7 @@ def job_of(
         raise ValueError(f"`decode_in` must be {' or '.join(get_args(DecodeIn))}, got {decode_in!r}")
     loader = Loader(preprocessing or classifier.preprocessing, limits or Limits(), decoder)
     images = source_of(source)
-    default_batch_size = DEFAULT_CPU_BATCH_SIZE if device_of(classifier.model).type == "cpu" else DEFAULT_BATCH_SIZE
-    batch_size = batch_size or default_batch_size
+    batch_size = batch_size or usual_batch_size(classifier.model, Path(out), shard_size)
     sizes = {"shard_size": shard_size, "batch_size": batch_size}
     return Job(
         source=images,
@@ -186,6 +188,20 @@ def job_of(
         workers=workers,
         decode_in=decode_in,
     )
+
+
+def usual_batch_size(model: nn.Module, folder: Path, shard_size: int) -> int:
+    """Return how many images a batch has where nobody says it.
+
+    As many as in the folder, if a run began it: another number would be another run. Else as many as are fastest for a
+    prepared model, but four batches a shard, so that loading, explaining and writing overlap.
+    """
+    kept = (read_json(folder / RUN) or {}).get("batch_size")
+    if isinstance(kept, int) and kept > 0:
+        return kept
+    if isinstance(model, Prepared) and model.batch_size is not None:
+        return min(model.batch_size, max(1, shard_size // 4))
+    return DEFAULT_CPU_BATCH_SIZE if device_of(model).type == "cpu" else DEFAULT_BATCH_SIZE
 
 
 def vector_format(model: nn.Module, layer: str | nn.Module | None, **settings: Any) -> VectorFormat:

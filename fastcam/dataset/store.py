@@ -29,7 +29,7 @@ from fastcam.dataset.records import Commit, DamagedError, JsonObject, Span, enco
 from fastcam.dataset.rows import in_order
 from fastcam.dataset.table import encode_shard, read_shard
 
-LAST_RUN = "last-run.json"
+RUN, LAST_RUN = "run.json", "last-run.json"
 MAX_SHOWN_LENGTH = 40  # of a value in a message
 PARQUET_MAGIC = b"PAR1"  # the last bytes of a Parquet file
 
@@ -75,7 +75,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             sweep(folder)
         sweep(self.folder)
-        file = self.folder / "run.json"
+        file = self.folder / RUN
         write_once(file, encode_json(identity))
         self._lock = open_locked(file)
         if read_json(file) != identity and not any(self.commits.iterdir()) and is_only_lock(self._lock):
@@ -89,7 +89,7 @@ class Store:
         sync_folder(self.folder.absolute().parent)
 
     def _read_identity(self) -> JsonObject:
-        file = self.folder / "run.json"
+        file = self.folder / RUN
         if not file.exists():
             raise ValueError(f"{str(self.folder)!r} holds no maps: there is no run.json")
         identity = read_json(file)
