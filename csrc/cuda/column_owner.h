@@ -83,7 +83,7 @@ struct ColumnOwner {
 #pragma unroll
         for (int i = 0; i < kWord; ++i) sums[i] += widen(a.v[i]);
       }
-      add_warps<T>(sums);
+      add_positions<kWarp>(sums);
     }
 #pragma unroll 4
     for (int p = warp; p < planes.positions; p += kWarps) {
@@ -93,7 +93,7 @@ struct ColumnOwner {
 #pragma unroll
       for (int i = 0; i < kWord; ++i) totals[i] += rule.term(Acc(widen(a.v[i])), Acc(widen(w.v[i])), sums[i]);
     }
-    add_warps<T>(totals);
+    add_positions<kWarp>(totals);
 #pragma unroll
     for (int i = 0; i < kWord; ++i) {  // past the end the rule might divide 0 by 0
       if (c + i < planes.count) weights[i] = rule.weight(totals[i], sums[i], static_cast<int64_t>(planes.positions));

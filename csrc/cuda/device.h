@@ -90,13 +90,47 @@ struct alignas(16) Pack {
 // Up to `count` elements, `stride` apart; zeros after them. The elements are the same whether the load is one
 // of 16 bytes (`aligned`: they lie side by side from a multiple of 16 on) or several small ones, so that
 // alignment never changes a sum.
+template <bool kAligned, class T>
+FASTCAM_DEVICE Pack<T> load_pack(const T* source, int64_t count, int64_t stride = 1) {
+  if constexpr (kAligned) {
+    return *reinterpret_cast<const Pack<T>*>(source);
+  } else {
+    Pack<T> pack;
+#pragma unroll
+    for (int i = 0; i < Pack<T>::size; ++i) pack.v[i] = i < count ? source[i * stride] : T{};
+    return pack;
+  }
+}
+
 template <class T>
 FASTCAM_DEVICE Pack<T> load_pack(const T* source, int64_t count, bool aligned, int64_t stride = 1) {
-  if (aligned && count >= Pack<T>::size) return *reinterpret_cast<const Pack<T>*>(source);
-  Pack<T> pack;
+  if (aligned && count >= Pack<T>::size) return load_pack<true>(source, count);
+  return load_pack<false>(source, count, stride);
+}
+
+// What is loaded at one place of two tensors.
+template <class A, class W>
+struct Loaded {
+  A a;
+  W w;
+};
+
+// Calls `use(i, load(i))` for i = first, first + step, ... below `end`. So many loads are on their way before the first
+// of them is used; they must not branch.
+template <int kAtOnce, class Load, class Use>
+FASTCAM_DEVICE void for_loaded(int64_t first, int64_t end, int64_t step, const Load& load, const Use& use) {
+#pragma unroll 1
+  for (int64_t i = first; i < end; i += kAtOnce * step) {
+    decltype(load(i)) loaded[kAtOnce] = {};
 #pragma unroll
-  for (int i = 0; i < Pack<T>::size; ++i) pack.v[i] = i < count ? source[i * stride] : T{};
-  return pack;
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (i + k * step < end) loaded[k] = load(i + k * step);
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (i + k * step < end) use(i + k * step, loaded[k]);
+    }
+  }
 }
 
 template <class T>

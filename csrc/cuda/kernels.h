@@ -33,6 +33,9 @@ enum class Design {
 };
 constexpr int64_t kThreadPlane = 64, kWarpPlane = 1024, kBlockPlane = 16384, kColumnPlane = 512;  // most positions
 
+// Lanes that share a position of the design `rows`, each with one load of 16 bytes.
+constexpr int64_t kRowLanes = 8;
+
 // Bytes of shared memory for the tiles of one tensor: 64 KiB for two tensors in two stages leave room for three blocks
 // on a multiprocessor.
 constexpr int64_t kTileBytes = 16 << 10;
@@ -77,7 +80,7 @@ struct Reduction {
       case Design::column_planes:
         return 128;
       case Design::rows:
-        return 32 * (16 / element_bytes(dtype));  // one 16-byte load for each lane of a warp
+        return kRowLanes * (16 / element_bytes(dtype));
       default:
         return 64;
     }

@@ -61,8 +61,9 @@ __global__ void __launch_bounds__(kThreads, 2)
     const T* row = a + i / sizes.channels * strides.image + i % sizes.channels * strides.channel;
     const Acc shift = shift_of(Acc(widen(row[0])));
     Seen<Acc> seen;
-#pragma unroll 4
-    for (int p = lane; p < positions; p += kWarp) seen.add(Acc(widen(row[p])), shift, p);
+    for_loaded<8>(
+        lane, positions, kWarp, [&](int64_t p) { return row[p]; },
+        [&](int64_t p, T value) { seen.add(Acc(widen(value)), shift, static_cast<int>(p)); });
     seen.fold();
     seen.sum = warp_sum(seen.sum);
     seen.squares = warp_sum(seen.squares);
@@ -91,8 +92,9 @@ __global__ void __launch_bounds__(kThreads, 2)
     const T* column = a + image * strides.image + (is_there ? channel : 0);
     const Acc shift = shift_of(Acc(widen(column[0])));
     Seen<Acc> seen;
-#pragma unroll 4
-    for (int p = warp; p < positions; p += kWarps) seen.add(Acc(widen(column[p * strides.position])), shift, p);
+    for_loaded<8>(
+        warp, positions, kWarps, [&](int64_t p) { return column[p * strides.position]; },
+        [&](int64_t p, T value) { seen.add(Acc(widen(value)), shift, static_cast<int>(p)); });
     seen.fold();
     __syncthreads();  // the parts of the group before may still be read
     parts[0][warp][lane] = seen.sum;

@@ -16,8 +16,8 @@ pytestmark = [
 # for two blocks of 256 threads on a multiprocessor. Blocks of staged planes are smaller, or keep a large map.
 MOST_REGISTERS = {
     "staged_planes": 232,
-    "large_planes": 72,
-    "plane_weights": 56,
+    "large_planes": 120,
+    "plane_weights": 80,
     "rows": 128,
     "add_chunks": 40,
     "moment_planes": 72,
@@ -56,6 +56,22 @@ def test_registers_and_spills(compiled):
         assert kernel.registers <= MOST_REGISTERS[family], kernel
         largest[family] = max(largest[family], kernel.registers)
     assert all(largest.values()), "a family of kernels was not compiled"
+
+
+# Of kernels that load into registers: loads of 16 bytes on their way at once, and what must not stand between them.
+TOGETHER = {"large_planes": 4, "plane_weights": 4, "rows": 4}
+USES = re.compile(r"\b[DF](ADD|MUL|FMA)\b|\bSHFL\b|\bSTG\b|\bBAR\b|\bMUFU\b")
+
+
+def test_loads_are_on_their_way_together(compiled):
+    """A load that is used at once leaves memory idle: what a multiprocessor has in flight is what it gets."""
+    for kernel, code in compiled:
+        most = [least for family, least in TOGETHER.items() if kernel.is_a(family)]
+        run = longest = 0
+        for _, instruction in code if most else []:
+            run = 0 if USES.search(instruction) else run + ("LDG.E.128" in instruction)
+            longest = max(longest, run)
+        assert not most or longest >= most[0], kernel
 
 
 def test_streams_are_read_in_16_bytes(compiled):

@@ -170,7 +170,34 @@ MUTANTS = [
         "arguments.sizes.targets + target) * arguments.chunks + chunk}",
         "arguments.sizes.targets + target) * arguments.chunks}",
     ),
-    Mutant("every lane of a warp writes the output", ROWS, "if (threadIdx.x % kWarp == 0) out[p]", "out[p]"),
+    Mutant(
+        "every lane of a warp writes the output", ROWS, "p < positions && threadIdx.x % kRowLanes == 0", "p < positions"
+    ),
+    Mutant(
+        "lanes past the last position read there",
+        ROWS,
+        "first + slot < positions ? first + slot : positions - 1",
+        "first + slot",
+    ),
+    Mutant(
+        "positions of other lanes are left out",
+        ROWS,
+        "int offset = kLanes; offset < kWarp",
+        "int offset = kWarp; offset < kWarp",
+    ),
+    Mutant(
+        "a chunk that is not full is read as one that is",
+        ROWS,
+        "if (aligned && task.count == kRowLanes * Pack<T>::size)",
+        "if (aligned)",
+    ),
+    Mutant("a load that is used at once", ROWS, "for_loaded<4>(0, positions", "for_loaded<1>(0, positions"),
+    Mutant(
+        "the last pack of a plane is left out",
+        PLANES,
+        "if (threadIdx.x == 0 && whole < positions) add(whole, load(whole",
+        "if (false) add(whole, load(whole",
+    ),
     Mutant(
         "half precision is summed in half precision",
         OWNERS,
@@ -192,8 +219,8 @@ MUTANTS = [
     Mutant(
         "a channel's offset in 32 bits",
         PLANES,
-        "load_pack(a + c * arguments.as.channel",
-        "load_pack(a + static_cast<int>(c * arguments.as.channel)",
+        "load_pack<kAligned>(a + c * as.channel",
+        "load_pack<kAligned>(a + static_cast<int>(c * as.channel)",
     ),
     Mutant("a grid larger than CUDA allows", DEVICE, "tasks < 65535 ? tasks : 65535", "tasks"),
     Mutant("the ReLU is lost where chunks are added", REDUCTION, "= relu ? rectify(sum) : sum;", "= sum;"),
@@ -253,8 +280,8 @@ MUTANTS = [
     Mutant(
         "loads of one element at a time",
         DEVICE,
-        "if (aligned && count >= Pack<T>::size) return *reinterpret_cast<const Pack<T>*>(source);",
-        "",
+        "  if constexpr (kAligned) {\n    return",
+        "  if constexpr (false) {\n    return",
     ),
     Mutant(
         "no barrier after a pass over a grid",
