@@ -13,7 +13,7 @@ from fastcam.bench.contest import Case, Setting
 from tests.support.conv_net import conv_net, images_for
 
 
-@pytest.mark.parametrize("mode", [*GRAPH, "fastcam, prepared"])
+@pytest.mark.parametrize("mode", [*GRAPH, "fastcam, prepared, no graph"])
 def test_modes_make_the_same_maps(mode):
     at = Setting.of("small", conv_net(), images_for(count=2), "features")
     (contestant,) = (GRAPH | PREPARED)[mode](Case("grad_cam"), at)
