@@ -126,11 +126,11 @@ std::vector<cuda::Photograph> photographs_of(const Tensor& pixels, const std::ve
   int64_t first = 0;
   for (size_t i = 0; i < places.size(); i += 6) {
     const int64_t *place = &places[i], height = place[0], width = place[1];
-    const bool is_image = height > 0 && width > 0 && height < INT32_MAX && width < INT32_MAX;
+    const bool is_image = height > 0 && width > 0 && height < INT32_MAX / 3 / width;
     const bool has_crop = place[4] >= 0 && place[5] >= 0 && place[2] < INT32_MAX && place[3] < INT32_MAX &&
                           place[4] <= place[2] - size[0] && place[5] <= place[3] - size[1];
-    STD_TORCH_CHECK(is_image && has_crop, "photograph ", i / 6, " must have pixels, and a crop inside it when resized");
-    check_plane(3 * height * width);
+    STD_TORCH_CHECK(is_image && has_crop, "photograph ", i / 6,
+                    " must have pixels, below 2^31 bytes, and a crop inside it when resized");
     photographs.push_back({first, static_cast<int>(height), static_cast<int>(width), static_cast<int>(place[2]),
                            static_cast<int>(place[3]), static_cast<int>(place[4]), static_cast<int>(place[5])});
     first += 3 * height * width;

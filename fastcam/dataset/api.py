@@ -21,7 +21,7 @@ from fastcam.dataset.job import Job
 from fastcam.dataset.job_arguments import make_job
 from fastcam.dataset.records import Span
 from fastcam.dataset.runner import Progress, Report
-from fastcam.dataset.several import jobs_of, run_jobs
+from fastcam.dataset.several import ByModel, check_one_model, jobs_of, run_jobs
 from fastcam.dataset.sources import SourceLike
 from fastcam.dataset.stages import Stages
 from fastcam.dataset.store import Store
@@ -39,11 +39,11 @@ def run(
     out: str | Path,
     *,
     method: str | Sequence[str] = "grad_cam",
-    target: str | int | Sequence[str | int] | Detections = "top1",
-    target_layer: TargetLayer = None,
+    target: ByModel[str | int | Sequence[str | int] | Detections] = "top1",
+    target_layer: ByModel[TargetLayer] = None,
     fuse: Fusion | None = None,
-    reshape_transform: Callable[[Tensor], Tensor] | None = None,
-    preprocessing: Preprocessing | None = None,
+    reshape_transform: ByModel[Callable[[Tensor], Tensor] | None] = None,
+    preprocessing: ByModel[Preprocessing | None] = None,
     resolution: table.Resolution = "native",
     dtype: table.MapType = "float16",
     batch_size: int | None = None,
@@ -54,7 +54,7 @@ def run(
     decode_in: DecodeIn | None = None,
     precision: Precision | None = None,
     compile: bool = False,
-    features: str | nn.Module | None = None,
+    features: ByModel[str | nn.Module | None] = None,
     ray: Cluster | str | None = None,
     devices: OnDevices | None = None,
     report: Report | None = None,
@@ -135,6 +135,7 @@ def run(
     )
     report = report or (lambda progress: None)
     if not isinstance(model, Mapping):
+        check_one_model(settings)
         return run_job(make_job(source, model, out, **settings), report, ray, devices)
     if ray is not None or devices is not None:
         raise ValueError("several models run in this process: give each a run of its own for `ray` or `devices`")

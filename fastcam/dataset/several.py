@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from torch import nn
 
@@ -14,6 +14,9 @@ from fastcam.dataset.job import Job
 from fastcam.dataset.job_arguments import make_job
 from fastcam.dataset.runner import Progress, Report, Runner
 from fastcam.dataset.sources import SourceLike, source_of
+
+Setting = TypeVar("Setting")
+ByModel: TypeAlias = Setting | Mapping[str, Setting]  # the same for all models, or by the name of each
 
 BY_MODEL = ("target", "target_layer", "reshape_transform", "preprocessing", "features")  # settings that may differ
 
@@ -42,6 +45,14 @@ def jobs_of(
         make_job(images, model, Path(out) / name, **_settings_of(name, models, settings))
         for name, model in models.items()
     ]
+
+
+def check_one_model(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting by the names of models, where there is one model without a name."""
+    for setting in BY_MODEL:
+        if isinstance(settings.get(setting), Mapping):
+            names = ", ".join(map(str, settings[setting]))
+            raise ValueError(f"`{setting}` is given by the names of models ({names}), and `model` is one model")
 
 
 def _settings_of(name: str, models: Mapping[str, object], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -127,6 +127,11 @@ def test_settings_by_model(tmp_path):
         ({"": network()}, {}, "names of folders below `out`, got ''"),
         ({"..": network()}, {}, "names of folders below `out`"),
         ({"a": network()}, {"target_layer": {"b": "stem"}}, "`target_layer` names 'b', which is none of the models a"),
+        (
+            network(),
+            {"preprocessing": {"b": None}},
+            r"`preprocessing` is given by the names of models \(b\), and `model`",
+        ),
         ({"a": network()}, {"devices": ["cpu", "cpu"]}, "several models run in this process"),
         ({"a": network(), "b": network()}, {"dtype": "int8"}, "`dtype` must be one of"),
     ],

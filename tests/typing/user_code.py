@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
+import fastcam.dataset
 import fastcam.evaluate
 
 
@@ -102,3 +103,10 @@ def measured(model: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
     assert_type(fastcam.evaluate.pointing_game(explanations["grad_cam"], masks=masks), Tensor)
     assert_type(explanations["grad_cam"].masks(0.2), Tensor)
     return fastcam.evaluate.deletion(model, images, explanations["grad_cam"], steps=10)
+
+
+def several_models_over_a_dataset(one: nn.Module, other: nn.Module) -> None:
+    layers = {"one": "layer4", "other": "features"}
+    done = fastcam.dataset.run("photos", {"one": one, "other": other}, "maps", target_layer=layers, target=207)
+    assert_type(done.failed, int)
+    fastcam.dataset.run("photos", one, "maps", target_layer="layer4", graph=False)
