@@ -301,6 +301,7 @@ Tensor resize_crop(Tensor pixels, std::vector<int64_t> places, std::vector<int64
   const Tensor out = torch::stable::new_empty(pixels, {count, size[0], size[1], 3});
   if (out.numel() == 0) return out;
   pixels = torch::stable::contiguous(pixels);
+  check_plane(3 * size[0] * size[1]);
   const Launch launch(out);
   cuda::Resizing resizing{pixels.const_data_ptr<uint8_t>(), photographs.data(), count, size[0], size[1], cubic, nullptr,
                           out.mutable_data_ptr<uint8_t>()};

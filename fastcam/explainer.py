@@ -79,11 +79,11 @@ class Explainer(Generic[Result]):
         strict: raise an error where the engine would have to guess, and for classes in a tensor on a GPU that the
             output lacks; otherwise guesses are in :attr:`.Explanation.notes`, and warned of once.
         graph: on a GPU, "auto" and True record the explanation as one CUDA graph when a shape of images is seen for the
-            second time, and replay it from then on: without Python, and with equal maps, which is checked. Of methods
-            that run copies of the images, what the model does with a block of copies is recorded. For class indices as
-            target; :attr:`graphs` says what was recorded, or why not, and True warns of the latter. Of up to 8 graphs
-            memory stays reserved, at most a quarter of the GPU's: what the largest works in, and the results. False
-            records nothing.
+            second time, and replay it from then on, without Python. The first replay is checked, to a hundredth: a
+            library may choose other algorithms. Of methods that run copies of the images, what the model does with a
+            block of copies is recorded. For class indices as target; :attr:`graphs` says what was recorded, or why not,
+            and True warns of the latter. Of up to 8 graphs memory stays reserved: what the largest works in, and the
+            results; for all explainers at most a quarter of the GPU's. False records nothing.
         options: of the method's rule, for example ``window`` of occlusion.
 
     Raises:

@@ -228,7 +228,8 @@ struct Resizing {
       const auto taps = static_cast<int64_t>(reach * (larger > 1 ? larger : 1)) * 2 + 3;
       const auto lines = static_cast<int64_t>(down * height + 2 * reach * (down > 1 ? down : 1)) + 3;
       most.taps = taps > most.taps ? taps : most.taps;
-      most.lines = lines > most.lines ? lines : most.lines;
+      const int64_t needed = lines < each.height ? lines : each.height;
+      most.lines = needed > most.lines ? needed : most.lines;
     }
     most.weights = 2 * some * (1 + longer() * (2 + most.taps));
     return most;

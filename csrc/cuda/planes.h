@@ -69,7 +69,8 @@ FASTCAM_DEVICE Acc sum_of_plane(const T* a, int64_t positions) {
   const int64_t whole = kAligned ? positions / kSize * kSize : positions, first = threadIdx.x * kSize;
   for_loaded<4>(
       first, whole, kThreads * kSize, [&](int64_t p) { return load_pack<kAligned>(a + p, positions - p); }, add);
-  if (threadIdx.x == 0 && whole < positions) add(whole, load_pack<false>(a + whole, positions - whole));
+  if (whole < positions && threadIdx.x == whole / kSize % kThreads)
+    add(whole, load_pack<false>(a + whole, positions - whole));
   return sum;
 }
 
@@ -92,7 +93,7 @@ FASTCAM_DEVICE Acc terms_of_plane(const Rule& rule, const T* a, const T* w, int6
   const int64_t whole = kAligned ? positions / kSize * kSize : positions, first = threadIdx.x * kSize;
   for_loaded<4>(
       first, whole, kThreads * kSize, [&](int64_t p) { return load(p, std::bool_constant<kAligned>{}); }, add);
-  if (threadIdx.x == 0 && whole < positions) add(whole, load(whole, std::false_type{}));
+  if (whole < positions && threadIdx.x == whole / kSize % kThreads) add(whole, load(whole, std::false_type{}));
   return total;
 }
 

@@ -23,9 +23,12 @@ struct Room {
   uint8_t* middle;  // (photographs, colours, lines, columns)
 
   FASTCAM_DEVICE int* of_axis(int index, int axis) const {
-    return weights + (static_cast<int64_t>(index) * 2 + axis) * (kPerAxis + outputs * (kPerOutput + taps));
+    return weights +
+           (static_cast<int64_t>(index) * 2 + axis) * (kPerAxis + static_cast<int64_t>(outputs) * (kPerOutput + taps));
   }
-  FASTCAM_DEVICE int* of_output(int* axis, int output) const { return axis + kPerAxis + output * (kPerOutput + taps); }
+  FASTCAM_DEVICE int* of_output(int* axis, int output) const {
+    return axis + kPerAxis + static_cast<int64_t>(output) * (kPerOutput + taps);
+  }
 };
 
 // A product that no compiler joins with a sum to one rounding.
@@ -118,12 +121,14 @@ FASTCAM_DEVICE uint8_t weighted(const uint8_t* pixels, int64_t step, const int* 
 // The lines of a photograph that its crop needs, as long as the crop: a thread a pixel of one colour.
 __global__ void __launch_bounds__(kThreads, 2)
     resize_across(const uint8_t* __restrict__ pixels, const Group group, const Room room, int height, int width) {
-  const int index = blockIdx.y, items = kColors * room.lines * width;
+  const int index = blockIdx.y;
+  const int64_t items = static_cast<int64_t>(kColors) * room.lines * width;
   const Photograph& photograph = group.photographs[index];
   int *rows = room.of_axis(index, 1 - kAcross), *columns = room.of_axis(index, kAcross);
   const int first = room.of_output(rows, 0)[0], *last = room.of_output(rows, height - 1);
   const int lines = last[0] + last[1] - first;
-  for (int item = blockIdx.x * kThreads + threadIdx.x; item < items; item += gridDim.x * kThreads) {
+  for (int64_t i = blockIdx.x * kThreads + threadIdx.x; i < items; i += gridDim.x * kThreads) {
+    const auto item = static_cast<unsigned>(i);  // below 2^31, which division is faster for
     const int column = item % width, line = item / width % room.lines, color = item / width / room.lines;
     if (line >= lines) continue;
     const int* output = room.of_output(columns, column);
@@ -136,11 +141,13 @@ __global__ void __launch_bounds__(kThreads, 2)
 // The crops, from these lines: a thread a pixel.
 __global__ void __launch_bounds__(kThreads, 2)
     resize_down(const Room room, int height, int width, uint8_t* __restrict__ out) {
-  const int index = blockIdx.y, size = height * width;
+  const int index = blockIdx.y;
+  const int64_t size = static_cast<int64_t>(height) * width;
   int* rows = room.of_axis(index, 1 - kAcross);
   const int first = room.of_output(rows, 0)[0];
   const uint8_t* middle = room.middle + static_cast<int64_t>(index) * kColors * room.lines * width;
-  for (int item = blockIdx.x * kThreads + threadIdx.x; item < size; item += gridDim.x * kThreads) {
+  for (int64_t i = blockIdx.x * kThreads + threadIdx.x; i < size; i += gridDim.x * kThreads) {
+    const auto item = static_cast<unsigned>(i);
     const int* output = room.of_output(rows, item / width);
     const int64_t start = static_cast<int64_t>(output[0] - first) * width + item % width;
     uint8_t* pixel = out + (static_cast<int64_t>(index) * size + item) * kColors;

@@ -116,13 +116,12 @@ class DeviceDecoder:
         """Return what the models see of photographs; nothing of one for which there is no memory."""
         if not photographs:
             return []
-        try:
+        with contextlib.suppress(RuntimeError):
             seen = [preprocessing.pixels_of_planes(photographs) for preprocessing in self.preprocessings]
-        except RuntimeError:
-            if len(photographs) == 1:
-                return [[]]
-            return [inputs for photograph in photographs for inputs in self._resized([photograph])]
-        return [list(inputs) for inputs in zip(*seen, strict=True)]
+            return [list(inputs) for inputs in zip(*seen, strict=True)]
+        if len(photographs) == 1:
+            return [[]]
+        return [inputs for photograph in photographs for inputs in self._resized([photograph])]
 
     @contextlib.contextmanager
     def _on_stream(self) -> Iterator[None]:

@@ -120,8 +120,14 @@ def _locked_file(folder: Path) -> tuple[Path, int]:
     while True:
         path = folder / f".{uuid.uuid4().hex}{_SUFFIX}"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return path, descriptor
-        os.close(descriptor)  # another process swept it before it was locked
+        except (BlockingIOError, FileNotFoundError):
+            pass  # another process sweeps it
+        except BaseException:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        os.close(descriptor)

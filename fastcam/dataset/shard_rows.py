@@ -4,9 +4,11 @@ On a GPU a batch is begun before the rows of the one before it are made, so that
 """
 
 import contextlib
+import functools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import pyarrow as pa
 import torch
@@ -19,6 +21,8 @@ from fastcam.dataset.signals import InterruptedRunError
 from fastcam.dataset.stages import Stages
 from fastcam.dataset.work import Maker, Rows
 from fastcam.model.batching import is_out_of_memory
+
+Result = TypeVar("Result")
 
 
 def batches_ahead(device: torch.device) -> int:
@@ -39,6 +43,19 @@ class Begun:
     images: Sequence[LoadedImage]
     rows: Rows
     end: "torch.cuda.Event | None"
+
+
+@dataclass
+class _Memory:
+    """Images on the CPU, and when they were copied from there to a GPU."""
+
+    tensor: Tensor
+    copied: "torch.cuda.Event | None" = None
+
+    def holds(self, image: Tensor, count: int) -> bool:
+        """Whether so many images of this kind have room."""
+        shape, dtype = self.tensor.shape, self.tensor.dtype
+        return shape[0] >= count and shape[1:] == image.shape and dtype == image.dtype
 
 
 @dataclass
@@ -68,7 +85,7 @@ class ShardRows:
     _tables: list[pa.Table] = field(init=False, default_factory=list)
     _begun: deque[Begun] = field(init=False, default_factory=deque)
     _ended: list[LoadedImage] = field(init=False, default_factory=list)  # since they were last asked for
-    _memory: deque[Tensor] = field(init=False, default_factory=deque)  # of as many batches as may be begun
+    _memory: deque["_Memory"] = field(init=False, default_factory=deque)  # of as many batches as may be begun
     _stream: "torch.cuda.Stream | None" = field(init=False, default=None)
 
     def begin(self) -> None:
@@ -116,37 +133,29 @@ class ShardRows:
         return ended
 
     def _begin_batch(self, batch: Sequence[LoadedImage]) -> None:
-        try:
-            self._begun.append(self._begin(batch))
-        except InterruptedRunError:
-            raise
-        except Exception as error:
-            has_others = bool(self._begun)
-            self._end_batches(0)
-            # Those before it may have held the memory.
-            self._tables += self._explain(batch) if has_others else self._explain_again(batch, error)
-            self._ended += batch
+        begun = _attempt(lambda: self._begin(batch))
+        if isinstance(begun, Begun):
+            self._begun.append(begun)
+            return
+        has_others = bool(self._begun)
+        self._end_batches(0)
+        # Those before it may have held the memory.
+        self._tables += self._explain(batch) if has_others else self._explain_again(batch, begun)
+        self._ended += batch
 
     def _end_batches(self, ahead: int) -> None:
         """Make the rows of all batches but the last ones."""
         while len(self._begun) > ahead:
             begun = self._begun.popleft()
-            try:
-                self._tables.append(self._end(begun))
-            except InterruptedRunError:
-                raise
-            except Exception as error:
-                self._tables += self._explain_again(begun.images, error)
+            table = _attempt(functools.partial(self._end, begun))
+            is_made = isinstance(table, pa.Table)
+            self._tables += [table] if is_made else self._explain_again(begun.images, table)
             self._ended += begun.images
 
     def _explain(self, batch: Sequence[LoadedImage]) -> list[pa.Table]:
         """Return the rows of images; after an error they are explained one by one."""
-        try:
-            return [self._end(self._begin(batch))]
-        except InterruptedRunError:
-            raise
-        except Exception as error:
-            return self._explain_again(batch, error)
+        table = _attempt(lambda: self._end(self._begin(batch)))
+        return [table] if isinstance(table, pa.Table) else self._explain_again(batch, table)
 
     def _explain_again(self, batch: Sequence[LoadedImage], error: Exception) -> list[pa.Table]:
         """Return the rows of images after an error: of halves, if memory ran out, or each alone."""
@@ -181,7 +190,7 @@ class ShardRows:
         """Give the device its work."""
         tensors = [used_here(image.tensor) for image in batch if image.tensor is not None]
         if all(tensor.device.type == "cpu" for tensor in tensors):
-            inputs = self._stacked(tensors).to(self.device, non_blocking=True)
+            inputs = self._stacked(tensors)
         else:  # the device decoded some of them
             is_later = self.device.type == "cuda"  # what copies to the CPU must have come before it is read
             inputs = torch.stack([tensor.to(self.device, non_blocking=is_later) for tensor in tensors])
@@ -210,20 +219,33 @@ class ShardRows:
             yield
 
     def _stacked(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return the images as one tensor; in the memory of an earlier batch, whose rows are made.
+        """Return the images as one tensor on the device; by way of the memory of an earlier batch.
 
         New memory for every batch would cost more than the copy. For a GPU it is pinned, for a copy without the host.
         """
-        first, count = tensors[0], len(tensors)
+        first, count, is_pinned = tensors[0], len(tensors), self.device.type == "cuda"
         memory = self._memory.popleft() if len(self._memory) > self.ahead else None
-        if memory is None or len(memory) < count or memory.shape[1:] != first.shape or memory.dtype != first.dtype:
-            is_pinned = self.device.type == "cuda"
-            memory = torch.empty((count, *first.shape), dtype=first.dtype, pin_memory=is_pinned)
+        if memory is None or not memory.holds(first, count):
+            memory = _Memory(torch.empty((count, *first.shape), dtype=first.dtype, pin_memory=is_pinned))
+        elif memory.copied is not None:
+            memory.copied.synchronize()  # as a rule it was, long ago
+        inputs = torch.stack(list(tensors), out=memory.tensor[:count]).to(self.device, non_blocking=True)
+        memory.copied = torch.cuda.current_stream(self.device).record_event() if is_pinned else None
         self._memory.append(memory)
-        return torch.stack(list(tensors), out=memory[:count])
+        return inputs
 
     def _failures(self, images: Sequence[LoadedImage], reasons: Sequence[str]) -> pa.Table:
         return self.maker.of_failures(images, [self._numbers[image.item.id] for image in images], reasons)
+
+
+def _attempt(work: Callable[[], Result]) -> Result | Exception:
+    """Return a result, or the error; of one of memory without what its frames hold, so that there is room again."""
+    try:
+        return work()
+    except InterruptedRunError:
+        raise
+    except Exception as error:
+        return error.with_traceback(None) if is_out_of_memory(error) else error
 
 
 def _first_line(error: Exception) -> str:

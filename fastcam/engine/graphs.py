@@ -2,12 +2,13 @@
 
 The whole of a one-pass explanation, from the images to the maps, or of what a method asks of a block of copies, is
 recorded with tensors that stay in place: images and classes are copied into them, the graph is replayed, and its
-results are copied out. It is recorded when a form is seen for the second time, with the images mirrored, and used if
-its results for the images as they are agree with those of the same work without it: work that is no part of the
-recording, such as that of another device, shows in this.
+results are copied out. It is recorded when a form is seen for the second time, with other images, and used if its
+results for the images themselves agree with those of the same work without it: work that is no part of the recording,
+such as that of another device, shows in this.
 """
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from fastcam.engine.model_state import ModelState, has_hooks, side_effects
 from fastcam.engine.notes import warn
 from fastcam.engine.recorders import Recorder, Recording, new_recorder
 from fastcam.model.batching import is_out_of_memory
+from fastcam.model.cancellation import raise_if_cancelled
 from fastcam.model.elements import ModelOutput
 from fastcam.model.running import is_training
 from fastcam.targets.class_indices import ClassIndices
@@ -85,6 +87,15 @@ class GraphReport:
     bytes: int
 
 
+_living: "weakref.WeakSet[Graphs]" = weakref.WeakSet()  # of all explainers, which share the memory of the devices
+
+
+def _bytes_kept(device: torch.device) -> int:
+    """Return the bytes that all recordings on a device keep."""
+    recorders = [graphs._recorders.get(device) for graphs in list(_living)]
+    return sum(recorder.bytes for recorder in recorders if recorder is not None)
+
+
 class Graphs:
     """The recorded work of one explainer.
 
@@ -100,6 +111,7 @@ class Graphs:
         self._recorders: dict[torch.device, Recorder | None] = {}
         self._entries: OrderedDict[CallKey, _Entry] = OrderedDict()
         self._lock = threading.RLock()  # a model may ask for the report
+        _living.add(self)
 
     def record_on(self, device: torch.device) -> bool:
         """Whether work on a device is recorded."""
@@ -113,7 +125,7 @@ class Graphs:
             return call.run()
         with self._lock:
             entry = self._entries.get(call.key)
-            if entry is None or entry.state != state:
+            if entry is None or not entry.state.is_like(state):
                 self._remember(call.key, _Entry(state))
             elif entry.graph is not None:
                 self._entries.move_to_end(call.key)
@@ -135,7 +147,8 @@ class Graphs:
         try:
             return run()
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or not self._give_up("memory ran out"):
+            given_up = is_out_of_memory(error) and [graphs._give_up("memory ran out") for graphs in list(_living)]
+            if not given_up or not any(given_up):
                 raise
         return run()
 
@@ -151,20 +164,29 @@ class Graphs:
 
     def _let_go(self) -> None:
         """Forget all recordings, and the memory that they share."""
+        self._wait()
         for entry in self._entries.values():
             entry.graph = None
-        self._recorders.clear()
+        self._recorders = {}
 
     def _recorder(self, device: torch.device) -> Recorder | None:
-        if device not in self._recorders:
-            self._recorders[device] = self._new_recorder(device)
-        return self._recorders[device]
+        with self._lock:
+            if device not in self._recorders:
+                self._recorders[device] = self._new_recorder(device)
+            return self._recorders[device]
 
     def _remember(self, key: CallKey, entry: "_Entry") -> None:
         self._entries[key] = entry
         self._entries.move_to_end(key)
         while len(self._entries) > MAX_GRAPHS:
+            self._wait()
             self._entries.popitem(last=False)
+
+    def _wait(self) -> None:
+        """Wait for replays, in other streams, of what goes."""
+        for recorder in self._recorders.values():
+            if recorder is not None:
+                recorder.wait()
 
     def _record(self, recorder: Recorder, model: nn.Module, call: Call[Result], entry: "_Entry") -> Result:
         """Do the work without a graph, and record the same."""
@@ -178,14 +200,15 @@ class Graphs:
             graph = _Graph.record(recorder, call, expected)
             agrees = call.agree(graph.replay(call), expected)
         except Exception as error:  # whatever it is, the explanation is there; it reads values of tensors, for example
+            raise_if_cancelled()
             self._refuse(call.key, entry, str(error).partition("\n")[0] or type(error).__name__)
             return expected
         if not agrees:
             self._refuse(call.key, entry, f"the recorded {call.key.work} differs from the one before it")
-        elif sum(each.bytes for each in self._entries.values()) + graph.bytes > recorder.limit:
+        elif (kept := _bytes_kept(device)) > recorder.limit:
             self._let_go()  # smaller ones are recorded again
-            gigabytes, most = graph.bytes / 2**30, recorder.limit / 2**30
-            self._refuse(call.key, entry, f"it would keep {gigabytes:.2g} GiB of memory; all may keep {most:.2g}")
+            sizes = f"{kept / 2**30:.2g} GiB of memory, more than {recorder.limit / 2**30:.2g}"
+            self._refuse(call.key, entry, f"with it all graphs of the device would keep {sizes}")
         else:
             entry.graph = graph
         return expected
@@ -194,6 +217,12 @@ class Graphs:
         entry.refusal = reason
         if self._warns:
             warn(f"there is no recorded graph for the {key.work} of shape {key.shape}: {reason}")
+
+
+def _others(images: Tensor) -> Tensor:
+    """Return other images of the same kind: mirrored and, since some are symmetric, brighter to one side."""
+    ramp = torch.linspace(0, 1, images.shape[-1], device=images.device) if images.is_floating_point() else 0
+    return images.flip(-1) + ramp
 
 
 @dataclass
@@ -258,8 +287,8 @@ class _Graph(Generic[Result]):
         output = call.output_of(expected)
         results: list[_Results] = []
         with torch.inference_mode(False):
-            images, *others = [tensor.detach().clone() for tensor in call.tensors]
-            inputs = [images.flip(-1), *others]  # which the first replay sees as they are
+            inputs = [tensor.detach().clone() for tensor in call.tensors]
+            inputs[0].copy_(_others(inputs[0]))  # the first replay sees the images as they are
             indices = call.indices(output)
             static = None if indices is None else indices.static()
 

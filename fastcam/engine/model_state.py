@@ -18,19 +18,28 @@ _joined = itertools.chain.from_iterable
 
 @dataclass(frozen=True)
 class ModelState:
-    """The modules and tensors of a model, by identity: values of tensors may change in place.
+    """The modules, their attributes and the tensors of a model, by identity: values of tensors may change in place.
 
     Attributes:
         modules: their ids.
         tensors: the ids of parameters and buffers.
         addresses: where these lie in memory.
         dtypes: of each.
+        attributes: of the modules: what else their code may read, such as a factor or a flag.
     """
 
     modules: list[int]
     tensors: list[int]
     addresses: list[int]
     dtypes: list[torch.dtype]
+    attributes: list[dict[str, object]]
+
+    def is_like(self, other: "ModelState") -> bool:
+        """Whether the model is as it was."""
+        try:
+            return self == other
+        except (RuntimeError, ValueError, TypeError):  # arrays, which are not equal or unequal
+            return False
 
     @classmethod
     def of(cls, model: nn.Module) -> "ModelState | None":
@@ -41,7 +50,8 @@ class ModelState:
             addresses = list(map(Tensor.data_ptr, tensors))
         except RuntimeError:
             return None
-        return cls(list(map(id, modules)), list(map(id, tensors)), addresses, list(map(_dtype_of, tensors)))
+        dtypes, attributes = list(map(_dtype_of, tensors)), list(map(dict, map(vars, modules)))
+        return cls(list(map(id, modules)), list(map(id, tensors)), addresses, dtypes, attributes)
 
 
 def has_hooks(model: nn.Module) -> bool:

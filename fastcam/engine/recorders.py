@@ -30,13 +30,18 @@ class Recorder(Protocol):
     """Records functions that return the tensors they write.
 
     Attributes:
-        limit: bytes of memory that all recordings may keep.
+        limit: bytes of memory that all recordings on a device may keep.
+        bytes: that those of this recorder keep, also what one keeps for others that went.
     """
 
     limit: int
+    bytes: int
 
     def __call__(self, function: Callable[[], list[Tensor]]) -> Recording:
         """Record what a function does."""
+
+    def wait(self) -> None:
+        """Wait for what was replayed."""
 
 
 def new_recorder(device: torch.device) -> Recorder | None:
@@ -54,7 +59,8 @@ class CudaGraphs:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.limit = int(torch.cuda.get_device_properties(device).total_memory * MEMORY_SHARE)
+        self.limit, self.bytes = int(torch.cuda.get_device_properties(device).total_memory * MEMORY_SHARE), 0
+        self._device = device
         self._memory = torch.cuda.graph_pool_handle()
         self._last: torch.cuda.Event | None = None
 
@@ -64,6 +70,10 @@ class CudaGraphs:
         Raises:
             RuntimeError: for a function that cannot be captured, such as one that reads values of tensors.
         """
+        with torch.cuda.device(self._device):  # which need not be the caller's
+            return self._capture(function)
+
+    def _capture(self, function: Callable[[], list[Tensor]]) -> Recording:
         current, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(current)
         with torch.cuda.stream(side):
@@ -71,27 +81,33 @@ class CudaGraphs:
                 function()
         current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
+        # On a stream of this device, as torch's own is of the first that captured; other threads may call CUDA.
+        capture = torch.cuda.graph(graph, self._memory, stream=side, capture_error_mode="thread_local")
         try:
-            with (
-                torch.cuda.stream(current),  # whatever happens, this thread goes on there
-                torch.cuda.graph(graph, self._memory, capture_error_mode="thread_local"),  # others may call CUDA
-            ):
+            with torch.cuda.stream(current), capture:  # whatever happens, this thread goes on with its stream
                 before = torch.cuda.memory_reserved()  # here: entering the capture lets go of what is not in use
                 function()
                 taken = max(0, torch.cuda.memory_reserved() - before)
         except BaseException:
             self._memory = torch.cuda.graph_pool_handle()  # a failed capture may not have let go of the other
             raise
+        self.bytes += taken
         return _CudaGraph(graph, self, taken)
 
     @contextlib.contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Wait, in the context, for the graphs that other streams replayed."""
-        stream = torch.cuda.current_stream()
+        """Work, in the context, on the device, after the graphs that other streams replayed."""
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.current_stream()
+            if self._last is not None:
+                stream.wait_event(self._last)
+            yield
+            self._last = stream.record_event()
+
+    def wait(self) -> None:
+        """Wait for what was replayed."""
         if self._last is not None:
-            stream.wait_event(self._last)
-        yield
-        self._last = stream.record_event()
+            self._last.synchronize()
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ MUTANTS = [
     Mutant(
         "the last pack of a plane is left out",
         PLANES,
-        "if (threadIdx.x == 0 && whole < positions) add(whole, load(whole",
+        "if (whole < positions && threadIdx.x == whole / kSize % kThreads) add(whole, load(whole",
         "if (false) add(whole, load(whole",
     ),
     Mutant(

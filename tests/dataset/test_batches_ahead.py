@@ -194,4 +194,4 @@ def test_inputs_stay_until_their_rows_are_made():
         rows.add(image, Stages(1))
     rows.flush(Stages(1))
     assert kept == [True] * 5
-    assert len({memory.data_ptr() for memory in rows._memory}) == 3
+    assert len({memory.tensor.data_ptr() for memory in rows._memory}) == 3

@@ -1,5 +1,6 @@
 """Recorded explanations, with a tape of operators in place of CUDA graphs: all but the calls into torch.cuda."""
 
+import gc
 import threading
 
 import numpy as np
@@ -25,10 +26,10 @@ def images_for(seed, count=3, size=(12, 10)):
 
 def recorded(model, method="grad_cam", *, limit=1 << 40, warns=True, **options):
     """An explainer whose graphs are tapes, and the recordings that it makes."""
-    explainer, recorder = fastcam.Explainer(model, method, graph=True, **options), tape.Recorder(limit)
+    explainer, made = fastcam.Explainer(model, method, graph=True, **options), []
     if explainer._graphs is not None:
-        explainer._graphs = Graphs(lambda device: recorder, warns=warns)
-    return explainer, recorder.made
+        explainer._graphs = Graphs(lambda device: tape.Recorder(made, limit), warns=warns)
+    return explainer, made
 
 
 def assert_same(found, expected):
@@ -141,6 +142,9 @@ CHANGES = {
     ),
     "another module": (lambda model: setattr(model, "probe", nn.Tanh().eval()), False),
     "a module around it": (lambda model: setattr(model, "stem", nn.Sequential(model.stem, nn.Tanh()).eval()), False),
+    "a number that a module reads": (lambda model: setattr(model.features[0], "padding", (0, 0)), False),
+    "a forward of its own": (lambda model: setattr(model.stem, "forward", lambda x: model.stem[0](x).tanh()), False),
+    "a tensor that is no buffer": (lambda model: setattr(model, "kept", torch.ones(2)), False),
 }  # fmt: skip
 
 
@@ -154,7 +158,11 @@ def test_changed_models(change):
     function(model)
     for seed in range(3, 6):
         assert_same(explainer(images_for(seed), 1), fastcam.explain(model, images_for(seed), target=1))
-    assert len(made) == 1 if holds else 2
+    assert len(made) == (1 if holds else 2)
+    if not holds:  # an array in its place is another, too
+        model.kept = torch.zeros(3)
+        assert_same(explainer(images_for(7), 1), fastcam.explain(model, images_for(7), target=1))
+        assert explainer.graphs[0].state == "seen"
 
 
 def drop(model):
@@ -217,9 +225,10 @@ def test_work_outside_of_a_recording_shows_when_it_is_checked():
     model = conv_net()
     model.probe = Call(lambda x: x + torch.from_numpy(np.sin(9 * x.detach().numpy()))).eval()
     explainer, _ = recorded(model, target_layer="features")
-    explainer(images_for(0), 1)
-    with pytest.warns(UserWarning, match="differs from the one before it"):
-        explainer(images_for(1), 1)
+    for images in (images_for(1), torch.zeros(2, 3, 12, 10)):  # what is tried first is the same when it is mirrored
+        explainer(images, 1)
+        with pytest.warns(UserWarning, match="differs from the one before it"):
+            explainer(images, 1)
 
 
 @pytest.mark.parametrize("error", [AttributeError("no such thing"), AssertionError(), ZeroDivisionError("by 0")])
@@ -249,22 +258,24 @@ def test_graphs_keep_no_more_memory_than_they_may():
         explainer(images_for(seed, 2), 1)
     (small,) = explainer.graphs
     assert small.bytes == made[0].bytes + images_for(0, 2).nbytes
+    del explainer
+    gc.collect()
     explainer, made = recorded(model, limit=2 * small.bytes)
     for count in (2, 8):
         for seed in range(2):
             if (count, seed) == (8, 1):
                 with pytest.warns(
-                    UserWarning, match="no recorded graph .* shape \\(8, 3, 12, 10\\): it would keep .* GiB"
+                    UserWarning, match="no recorded graph .* shape \\(8, 3, 12, 10\\): with it all .* GiB"
                 ):
                     explainer(images_for(seed, count), 1)
             else:
                 explainer(images_for(seed, count), 1)
-    assert [entry.state[:13] for entry in explainer.graphs] == ["seen", "it would keep"]
+    assert [entry.state[:16] for entry in explainer.graphs] == ["seen", "with it all grap"]
     for count in (2, 8):  # what fits is recorded again, what does not stays as it was
         for seed in range(2):
             found = explainer(images_for(seed, count), 1)
             assert_same(found, fastcam.explain(model, images_for(seed, count), target=1))
-    assert sorted(entry.state[:13] for entry in explainer.graphs) == ["it would keep", "recorded"]
+    assert sorted(entry.state[:16] for entry in explainer.graphs) == ["recorded", "with it all grap"]
     assert len(made) == 3
 
 
@@ -292,6 +303,25 @@ def test_graphs_give_way_when_memory_runs_out():
     model.probe = Call(fail).eval()
     with pytest.raises(torch.OutOfMemoryError):  # without graphs there is nothing to give
         explainer(images_for(3), 1)
+
+
+def test_graphs_of_other_explainers_give_way_too():
+    model, other = conv_net(), conv_net()
+    explainer, _ = recorded(model)
+    for seed in range(3):
+        explainer(images_for(seed), 1)
+
+    def work(x):
+        if any(entry.bytes for entry in explainer.graphs):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x
+
+    other.probe = Call(work).eval()
+    second, _ = recorded(other, target_layer="features")
+    with pytest.warns(UserWarning, match="memory ran out"):
+        found = second(images_for(3), 1)
+    assert_same(found, fastcam.explain(conv_net(), images_for(3), target=1, target_layer="features"))
+    assert explainer.graphs[0].state == "memory ran out"
 
 
 def test_automatic_graphs_are_recorded_without_a_word_of_what_is_not(recwarn):
