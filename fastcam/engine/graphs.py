@@ -126,7 +126,7 @@ class Graphs:
         with self._lock:
             entry = self._entries.get(call.key)
             if entry is None or not entry.state.is_like(state):
-                self._remember(call.key, _Entry(state))
+                self._remember(call.key, _Entry(state.kept()))
             elif entry.graph is not None:
                 self._entries.move_to_end(call.key)
                 return entry.graph.replay(call)

@@ -2,7 +2,7 @@
 
 import itertools
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +50,12 @@ class ModelState:
             addresses = list(map(Tensor.data_ptr, tensors))
         except RuntimeError:
             return None
-        dtypes, attributes = list(map(_dtype_of, tensors)), list(map(dict, map(vars, modules)))
+        dtypes, attributes = list(map(_dtype_of, tensors)), list(map(vars, modules))
         return cls(list(map(id, modules)), list(map(id, tensors)), addresses, dtypes, attributes)
+
+    def kept(self) -> "ModelState":
+        """Return the state as it is now, for later: the attributes are those of the modules themselves."""
+        return replace(self, attributes=list(map(dict, self.attributes)))
 
 
 def has_hooks(model: nn.Module) -> bool:
