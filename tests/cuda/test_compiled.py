@@ -17,7 +17,7 @@ pytestmark = [
 MOST_REGISTERS = {
     "staged_planes": 232,
     "large_planes": 120,
-    "plane_weights": 80,
+    "plane_weights": 112,
     "rows": 128,
     "add_chunks": 40,
     "moment_planes": 72,
