@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-MEMORY_SHARE = 0.25  # of a GPU's memory, which the graphs of one explainer may keep
+MEMORY_SHARE = 0.25  # of a GPU's memory, which the graphs of all explainers may keep
 WARM_UP_RUNS = 3  # in which libraries choose their algorithms and allocate what they keep
 
 
