@@ -64,8 +64,8 @@ def explain_images(model: nn.Module, images: torch.Tensor, count: int) -> None:
 def decode(paths: list[str]) -> None:
     source, loader = source_of(paths), Loader(SEES, fastcam.dataset.Limits(), default_decoder())
     with ThreadPoolExecutor(usable_cores()) as threads:
-        for _, images in load_in_order(source.items, iter([Span(0, len(paths))]), loader, threads, 4 * BATCH):
-            assert all(image.tensor is not None for image in images)
+        images = load_in_order(source.items, iter([Span(0, len(paths))]), loader, threads, 4 * BATCH)
+        assert all(image.tensor is not None for _, image in images)
 
 
 def write_maps(model: nn.Module, paths: Any, out: Path, **options: Any) -> None:

@@ -9,17 +9,16 @@ from typing import Generic, Self, TypeVar, cast, overload
 from torch import Tensor, nn
 
 from fastcam import artefacts, ragged, targets
-from fastcam.engine import image_groups, per_image, true_causes
-from fastcam.engine.assembly import Explanations, explain
-from fastcam.engine.first_pass import first_pass
-from fastcam.engine.graph_calls import ExplanationCall
+from fastcam.engine import image_groups, true_causes
+from fastcam.engine.assembly import Explanations
+from fastcam.engine.batch_explainer import BatchExplainer
 from fastcam.engine.graphs import GraphReport, Graphs, GraphUse
-from fastcam.engine.notes import Notes, warn
+from fastcam.engine.notes import warn
 from fastcam.engine.settings import Reshape, Settings
 from fastcam.explanation import Explanation
 from fastcam.methods.registry import Method, Reduction, get_method
 from fastcam.model import memory
-from fastcam.model.batching import Batches, BatchSize, Block
+from fastcam.model.batching import BatchSize
 from fastcam.model.elements import Select
 from fastcam.model.inputs import Images, Inputs
 from fastcam.model.layers import TargetLayer
@@ -236,7 +235,8 @@ class Explainer(Generic[Result]):
                 if isinstance(target, targets.Score) and target.reads_input:
                     stack.enter_context(with_input(self.model, inputs.position))
                 _warn_of_training(self.model)
-                return self._with_class_names(self._replay_or_explain(inputs, target))
+                explain = BatchExplainer(self.model, settings, self.progress, self._graphs)
+                return self._with_class_names(explain(inputs, target))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             cause = true_causes.find(error, self.model, inputs)
             if cause is None:
@@ -251,29 +251,6 @@ class Explainer(Generic[Result]):
         if isinstance(result, Explanation):
             return result.with_class_names(names)
         return cast("Explanations", {key: each.with_class_names(names) for key, each in result.items()})
-
-    def _replay_or_explain(self, inputs: Inputs, target: targets.Target) -> Explanations:
-        """Explain all images; in one graph, if it is to be recorded and the method makes one pass."""
-        graphs = self._graphs
-        if graphs is None or not graphs.record_on(inputs.images.device):
-            return self._explain_all(inputs, target)
-        # A graph would take the whole batch at once, and the memory for it.
-        is_one = self.settings.is_one_pass and self._groups(inputs, target) is None
-        call = ExplanationCall.of(inputs, target, self._explain_all) if is_one else None
-        if call is None:
-            return graphs.make_room_for(lambda: self._explain_all(inputs, target))
-        return graphs.make_room_for(lambda: graphs.run(self.model, call))
-
-    def _explain_all(self, inputs: Inputs, target: targets.Target) -> Explanations:
-        """Explain all images, in groups if there are many."""
-        notes = Notes(self.settings.strict)
-        if self.settings.channel_axis is None and inputs.channel_axis != 1:
-            notes.say(f"axis {inputs.channel_axis} of the input is taken for its channels, axis 1 for the frames")
-        inputs = per_image.checked(self.model, inputs, self.settings.select, notes)
-        batches = self._groups(inputs, target)
-        if batches is None or (batches.limit == 1 and not image_groups.has_row_per_image(self.model, inputs, notes)):
-            return self._explain(inputs, target, notes)
-        return self._explain_by_groups(inputs, target, batches, notes)
 
     def __enter__(self) -> Self:
         """Return the explainer itself."""
@@ -305,44 +282,6 @@ class Explainer(Generic[Result]):
                 reshape_transform=self.settings.reshape_transform,
                 select=self.settings.select,
             )
-
-    def _groups(self, inputs: Inputs, target: targets.Target) -> Batches | None:
-        """Return the groups of a large batch; None for all images at once."""
-        if self.settings.differentiable or not image_groups.is_divisible(target, len(inputs)):
-            return None
-        if not self.settings.is_one_pass:
-            return None  # such methods split their work themselves
-        batches = self._batches(inputs, self._measured_size or image_groups.usual_size(inputs.images))
-        return None if len(inputs) <= batches.limit or is_training(self.model) else batches
-
-    def _batches(self, inputs: Inputs, start: int | None) -> Batches:
-        return Batches(self.settings.batch_size, inputs.images.device, self.progress, start)
-
-    @property
-    def _measured_size(self) -> int | None:
-        return self.model.batch_size if isinstance(self.model, Prepared) else None
-
-    def _explain_by_groups(
-        self, inputs: Inputs, target: targets.Target, batches: Batches, notes: Notes
-    ) -> Explanations:
-        """Explain all images as :meth:`_explain` does, group by group."""
-
-        def explain_group(block: Block) -> Explanations:
-            return self._explain(*image_groups.part_of(inputs, target, block.images), notes)
-
-        parts: list[Explanations] = []
-        for block, part in batches.each(len(inputs.images), 1, explain_group):
-            explanation = part if isinstance(part, Explanation) else next(iter(part.values()))
-            if not image_groups.is_joinable(explanation.output, len(block)):
-                return self._explain(inputs, target, notes)
-            parts.append(part)
-        return image_groups.join(parts, inputs.images.detach())
-
-    def _explain(self, inputs: Inputs, target: targets.Target, notes: Notes) -> Explanations:
-        """Explain all images in one forward pass."""
-        batches = self._batches(inputs, self._measured_size or image_groups.usual_copies(inputs.images))
-        run = first_pass(self.model, inputs, target, self.settings, batches, notes, graphs=self._graphs)
-        return explain(run, inputs.images)
 
 
 def single_result(result: Explanations) -> Explanation:

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastcam.classifiers.preprocessing import Preprocessing
 from fastcam.dataset.decode import Limits, decode_pixels, find_decode_jpeg
 from fastcam.dataset.loading import LoadedImage, Loader, reason_of
+from fastcam.dataset.records import Span
 
 MAX_PIXELS = 64_000_000  # decoded together: of 9 bytes each, on the way
 GROUPS_AHEAD = 2  # of images, which are decoded while the model explains those before them
@@ -53,23 +54,25 @@ class DeviceDecoder:
     limits: Limits
     _stream: "torch.cuda.Stream | None" = field(init=False, default=None)
 
-    def ahead(self, images: Iterable[LoadedImage], group: int) -> Iterator[LoadedImage]:
+    def ahead(self, images: Iterable[tuple[Span, LoadedImage]], group: int) -> Iterator[tuple[Span, LoadedImage]]:
         """Yield images with pixels in place of encoded files, decoded on a thread while those before are used.
 
         Args:
-            images: in order.
+            images: in order, each with its span.
             group: how many are decoded together.
         """
-        waiting: deque[Future[list[LoadedImage]]] = deque()
+        waiting: deque[tuple[Sequence[Span], Future[list[LoadedImage]]]] = deque()
         source = iter(images)
         with ThreadPoolExecutor(1, "fastcam-gpu-decode") as thread:
             try:
                 while True:
                     while len(waiting) <= GROUPS_AHEAD and (some := list(itertools.islice(source, group))):
-                        waiting.append(thread.submit(self, some))
+                        decoded = thread.submit(self, [image for _, image in some])
+                        waiting.append(([span for span, _ in some], decoded))
                     if not waiting:
                         return
-                    yield from waiting.popleft().result()
+                    spans, decoded = waiting.popleft()
+                    yield from zip(spans, decoded.result(), strict=True)
             finally:
                 thread.shutdown(wait=True, cancel_futures=True)
 

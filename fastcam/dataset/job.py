@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastcam.classifiers.models import Classifier
+from fastcam.dataset.batch_inputs import BatchInputs
 from fastcam.dataset.decoding_processes import DecodeIn
 from fastcam.dataset.device_decoding import device_decoder
 from fastcam.dataset.loading import Loader
@@ -105,9 +106,8 @@ class Job:
             store: folder of the run.
             input: which of the runner's inputs of an image the model sees.
         """
-        ahead = batches_ahead(self.device)
-        rows = ShardRows(maker, self.device, self.batch_size, self.loader.preprocessing, ahead)
-        return Making(rows, store, input)
+        inputs = BatchInputs(self.device, self.loader.preprocessing, batches_ahead(self.device))
+        return Making(ShardRows(maker, inputs, self.batch_size), store, input)
 
     def with_model(self, model: nn.Module) -> "Job":
         """Return the job with another copy of the model."""

@@ -204,10 +204,8 @@ def load_in_order(
     loader: Callable[[Item], LoadedImage],
     threads: Executor,
     window: int,
-) -> Iterator[tuple[Span, Iterator[LoadedImage]]]:
-    """Yield each span and its images, loaded ahead on threads, across span boundaries.
-
-    The images of a span must be consumed before the next span is requested.
+) -> Iterator[tuple[Span, LoadedImage]]:
+    """Yield images with their spans, in order, loaded ahead on threads, across span boundaries.
 
     Args:
         items: yields the images from a position to another.
@@ -229,16 +227,12 @@ def load_in_order(
             span, group = task
             pending.append((span, threads.submit(_load, loader, group)))
 
-    def images_of(span: Span) -> Iterator[LoadedImage]:
-        while pending and pending[0][0] == span:
-            future = pending.popleft()[1]
-            fill()
-            yield from future.result()
-
     fill()
     while pending:
-        span = pending[0][0]
-        yield span, images_of(span)
+        span, future = pending.popleft()
+        fill()
+        for image in future.result():
+            yield span, image
 
 
 def _load(loader: Callable[[Item], LoadedImage], items: Sequence[Item]) -> list[LoadedImage]:

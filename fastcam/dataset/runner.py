@@ -2,21 +2,21 @@
 
 import contextlib
 import functools
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import TypeAlias
-
-import pyarrow as pa
 
 from fastcam.dataset.decoding_processes import LoaderInProcesses
 from fastcam.dataset.device_decoding import DeviceDecoder
 from fastcam.dataset.loading import LoadedImage, Loader, load_in_order
 from fastcam.dataset.read_ahead import ReadAhead
 from fastcam.dataset.records import Commit, JsonObject, Span
-from fastcam.dataset.shard_rows import ShardRows
+from fastcam.dataset.shard_rows import MadeShard, ShardRows
 from fastcam.dataset.signals import InterruptedRunError, raise_if_set
 from fastcam.dataset.sources import Item, Source, is_remote
 from fastcam.dataset.stages import Stages
@@ -81,8 +81,9 @@ class Making:
     store: Store
     input: int = 0
 
-    def find_out_whether_it_worked(self) -> None:
-        """Read in the folder whether any image was explained there."""
+    def start(self) -> None:
+        """Forget shards that were begun, and read in the folder whether any image was ever explained."""
+        self.rows.forget()
         commits = (self.store.read_commit(span) for span in self.store.spans())
         self.rows.has_worked = self.rows.has_worked or any(commit.rows > commit.failed for commit in commits)
 
@@ -140,22 +141,18 @@ class Runner:
             OSError, ValueError, TypeError, RuntimeError: as :meth:`run`.
         """
         for making in self.makings:
-            making.find_out_whether_it_worked()
-        with ThreadPoolExecutor(1, "fastcam-write") as writer, self._load(missing) as shards:
-            pending: list[Future[Commit]] = []
+            making.start()
+        with ThreadPoolExecutor(1, "fastcam-write") as writer, self._load(missing) as images:
+            pending: deque[Future[Commit]] = deque()  # at most one for each model
             try:
-                for span, images in shards:
-                    undone = [making for making in self.makings if not making.store.is_done(span)]
-                    wanted = undone or self.makings  # another process made it meanwhile: of the same bytes
-                    with cancelled_by(functools.partial(raise_if_set, stop)):  # between blocks of copies too
-                        self._make_rows(images, wanted, stop)
-                    made = [(making.store, *making.rows.finish()) for making in wanted]
-                    with self._stages.timed("waited_for_writing"):
-                        commits = [each.result() for each in pending]
-                    yield from commits
-                    pending = [writer.submit(self._commit, span, *each) for each in made]
-                    self._stages.written += span.stop - span.start
-                yield from (each.result() for each in pending)
+                for store, shard in self._shards(images, stop):
+                    if len(pending) == len(self.makings):
+                        with self._stages.timed("waited_for_writing"):
+                            commit = pending.popleft().result()
+                        yield commit
+                    pending.append(writer.submit(self._commit, store, shard))
+                while pending:
+                    yield pending.popleft().result()
             except InterruptedRunError:
                 for each in pending:
                     each.result()  # a write error takes precedence
@@ -176,18 +173,18 @@ class Runner:
     def _stages(self) -> Stages:
         return self.progress.stages
 
-    def _commit(self, span: Span, store: Store, rows: Sequence[pa.Table], stored: Mapping[str, object]) -> Commit:
+    def _commit(self, store: Store, shard: MadeShard) -> Commit:
         with self._stages.timed("write"):
-            return store.commit(span, rows, stored)
+            return store.commit(shard.span, shard.rows, shard.stored)
 
     @contextlib.contextmanager
-    def _load(self, missing: Sequence[Span]) -> Iterator[Iterator[tuple[Span, Iterator[LoadedImage]]]]:
-        """Yield the images of every shard, loaded ahead if there are worker threads."""
+    def _load(self, missing: Sequence[Span]) -> Iterator[Iterator[tuple[Span, LoadedImage]]]:
+        """Yield all images with their shards, loaded ahead if there are worker threads."""
         count = self.workers.count
         if not count:
-            yield ((span, map(self.loader, self.source.items(span.start, span.stop))) for span in missing)
+            yield ((span, self._loaded(item)) for span in missing for item in self.source.items(span.start, span.stop))
             return
-        window = 2 * max(making.rows.batch_size for making in self.makings) + count
+        window = 2 * self._batch_size + count
         with contextlib.ExitStack() as stack:
             items = self.source.items
             if is_remote(self.source):
@@ -197,27 +194,49 @@ class Runner:
                 loader = stack.enter_context(LoaderInProcesses(self.loader))
             threads = stack.enter_context(ThreadPoolExecutor(count, "fastcam-decode"))
             try:
-                yield load_in_order(items, iter(missing), loader, threads, window)
+                images = load_in_order(items, iter(missing), loader, threads, window)
+                yield images if self.decoder is None else self.decoder.ahead(images, self._batch_size)
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
+
+    def _loaded(self, item: Item) -> LoadedImage:
+        """Return an image, loaded here and now."""
+        image = self.loader(item)
+        return image if self.decoder is None else self.decoder([image])[0]
 
     def _report(self, commit: Commit | None = None) -> None:
         self.progress.seconds = time.monotonic() - self._start
         self.progress.commit = commit
         self.report(self.progress)
 
-    def _make_rows(self, images: Iterator[LoadedImage], wanted: Sequence[Making], stop: threading.Event) -> None:
-        """Make the rows of a shard."""
-        for making in wanted:
-            making.rows.begin()
-        if self.decoder is not None:
-            images = self.decoder.ahead(images, max(making.rows.batch_size for making in wanted))
-        for image in self._stages.awaited(images):
-            done = [making.rows.add(image.seen_by(making.input), self._stages) for making in wanted]
-            self._count(done[-1])
-            raise_if_set(stop)
-        done = [making.rows.flush(self._stages) for making in wanted]
+    @property
+    def _batch_size(self) -> int:
+        return max(making.rows.batch_size for making in self.makings)
+
+    def _shards(
+        self, images: Iterator[tuple[Span, LoadedImage]], stop: threading.Event
+    ) -> Iterator[tuple[Store, MadeShard]]:
+        """Yield the rows of each shard and model, as soon as they are made."""
+        loaded = itertools.groupby(self._stages.awaited(images), lambda pair: pair[0])
+        for span, of_span in loaded:
+            undone = [making for making in self.makings if not making.store.is_done(span)]
+            wanted = undone or self.makings  # another process made it meanwhile: of the same bytes
+            for making in wanted:
+                making.rows.begin(span)
+            for _, image in of_span:
+                with cancelled_by(functools.partial(raise_if_set, stop)):  # between blocks of copies too
+                    done = [making.rows.add(image.seen_by(making.input), self._stages) for making in wanted]
+                self._count(done[-1])
+                yield from self._made()
+                raise_if_set(stop)
+            self._stages.written += span.stop - span.start
+        with cancelled_by(functools.partial(raise_if_set, stop)):
+            done = [making.rows.end(self._stages) for making in self.makings]
         self._count(done[-1])
+        yield from self._made()
+
+    def _made(self) -> Iterator[tuple[Store, MadeShard]]:
+        return ((making.store, shard) for making in self.makings for shard in making.rows.made())
 
     def _count(self, images: Sequence[LoadedImage]) -> None:
         """Count images that are done with the last model."""

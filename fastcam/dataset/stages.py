@@ -4,10 +4,11 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from fastcam.dataset.loading import LoadedImage
 
+Loaded = TypeVar("Loaded")
 Stage: TypeAlias = Literal["read", "decode", "preprocess", "explain", "write"]
 Limit: TypeAlias = Literal["loading", "explaining", "writing"]
 MIN_WAIT = 0.1  # of the time, from which on explaining is said to wait for another stage
@@ -80,8 +81,8 @@ class Stages:
         finally:
             setattr(self, name, getattr(self, name) + time.perf_counter() - start)
 
-    def awaited(self, loaded: Iterable[LoadedImage]) -> Iterator[LoadedImage]:
-        """Yield loaded images, and add the time until each is there."""
+    def awaited(self, loaded: Iterable[Loaded]) -> Iterator[Loaded]:
+        """Yield what is loaded, and add the time until each of it is there."""
         start = time.perf_counter()
         for image in loaded:
             self.waited_for_loading += time.perf_counter() - start

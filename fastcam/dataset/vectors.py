@@ -1,7 +1,7 @@
 """The column of feature vectors: their type, those that it does not hold, and how it comes beside other rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -114,9 +114,9 @@ class MakerWithVectors:
     format: VectorFormat
     extractor: Extractor
 
-    def begin(self) -> None:
-        """Begin a shard."""
-        self.maker.begin()
+    def begin(self) -> "MakerWithVectors":
+        """Return what makes the rows of one more shard."""
+        return replace(self, maker=self.maker.begin())
 
     def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> Rows:
         """Begin with some images; in their rows each vector is in the image's first."""

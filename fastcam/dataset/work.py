@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -20,10 +20,10 @@ Rows = Callable[[], pa.Table]
 
 
 class Maker(Protocol):
-    """Makes the rows of one shard after the other."""
+    """Makes the rows of shards."""
 
-    def begin(self) -> None:
-        """Begin a shard."""
+    def begin(self) -> "Maker":
+        """Return what makes the rows of one more shard, while some of the one before may not be made yet."""
 
     def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> Rows:
         """Begin with some images, and return what makes their rows of what the device has computed by then.
@@ -103,9 +103,9 @@ class MapMaker:
     _input_size: tuple[int, ...] = field(init=False, default=())
     _outputs: int = field(init=False, default=0)  # classes of the model
 
-    def begin(self) -> None:
-        """Begin a shard."""
-        self._input_size, self._outputs = (), 0
+    def begin(self) -> "MapMaker":
+        """Return what makes the rows of one more shard."""
+        return replace(self)
 
     def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> Rows:
         """Explain images, and return what makes their rows."""

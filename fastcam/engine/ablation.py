@@ -13,8 +13,9 @@ from fastcam.engine.settings import Reshape
 from fastcam.graph.next_affine import next_affine_layer
 from fastcam.graph.pooled_head import Head
 from fastcam.model import capture
-from fastcam.model.batching import Block, is_out_of_memory, join_blocks
+from fastcam.model.batching import Block, join_blocks
 from fastcam.model.elements import Element
+from fastcam.model.out_of_memory import is_out_of_memory
 from fastcam.model.resume import NotResumableError, Resumed
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

@@ -22,12 +22,13 @@ from fastcam.engine.graph_keys import CallKey
 from fastcam.engine.model_state import ModelState, has_hooks, side_effects
 from fastcam.engine.notes import warn
 from fastcam.engine.recorders import Recorder, Recording, new_recorder
-from fastcam.model.batching import is_out_of_memory
 from fastcam.model.cancellation import raise_if_cancelled
 from fastcam.model.elements import ModelOutput
+from fastcam.model.out_of_memory import add_keeper
 from fastcam.model.running import is_training
 from fastcam.targets.class_indices import ClassIndices
 
+SECONDS_OF_REPLAYS = 1  # of other threads, that are waited for before graphs are given up
 MAX_GRAPHS = 8  # kept by an explainer; of more, the one that was not used for longest goes
 
 Result = TypeVar("Result")
@@ -112,6 +113,7 @@ class Graphs:
         self._entries: OrderedDict[CallKey, _Entry] = OrderedDict()
         self._lock = threading.RLock()  # a model may ask for the report
         _living.add(self)
+        add_keeper(self)
 
     def record_on(self, device: torch.device) -> bool:
         """Whether work on a device is recorded."""
@@ -142,24 +144,21 @@ class Graphs:
                 for key, entry in self._entries.items()
             ]
 
-    def make_room_for(self, run: Callable[[], Result]) -> Result:
-        """Return what a function returns, in the memory of the graphs where there is no other."""
-        try:
-            return run()
-        except (RuntimeError, MemoryError) as error:
-            given_up = is_out_of_memory(error) and [graphs._give_up("memory ran out") for graphs in list(_living)]
-            if not given_up or not any(given_up):
-                raise
-        return run()
+    def give_up(self) -> bool:
+        """Refuse, from now on, all forms that were seen, if any is recorded; returns whether one was.
 
-    def _give_up(self, reason: str) -> bool:
-        """Refuse, from now on, all forms that were seen, if any is recorded; returns whether one is."""
-        with self._lock:
+        Not while another thread records or replays: it may want the memory of the caller's graphs.
+        """
+        if not self._lock.acquire(timeout=SECONDS_OF_REPLAYS):
+            return False
+        try:
             if all(entry.graph is None for entry in self._entries.values()):
                 return False
             self._let_go()
             for key, entry in self._entries.items():
-                self._refuse(key, entry, reason)
+                self._refuse(key, entry, "memory ran out")
+        finally:
+            self._lock.release()
         return True
 
     def _let_go(self) -> None:

@@ -14,9 +14,9 @@ from fastcam.engine.assembly import Explanations
 from fastcam.engine.notes import Notes
 from fastcam.explanation import Explanation
 from fastcam.model import capture, memory
-from fastcam.model.batching import is_out_of_memory
 from fastcam.model.elements import ModelOutput
 from fastcam.model.inputs import Inputs
+from fastcam.model.out_of_memory import is_out_of_memory
 
 T = TypeVar("T")
 

@@ -52,7 +52,7 @@ class NeuronMaker:
     """Surveys the layers of a model, shard by shard.
 
     Attributes:
-        surveyor: of the current shard.
+        surveyor: of all shards.
         classifier: the model.
         target: as of :class:`NeuronWork`.
     """
@@ -60,24 +60,22 @@ class NeuronMaker:
     surveyor: Surveyor
     classifier: Classifier
     target: str | None = None
+    _survey: Survey = field(init=False, default_factory=Survey)
     _images: list[tuple[LoadedImage, int, int | None]] = field(init=False, default_factory=list)
     _sums: dict[str, npt.NDArray[np.float64]] = field(init=False, default_factory=dict)
     _summed: int = field(init=False, default=0)
     _size: tuple[int, ...] = field(init=False, default=())
 
-    def begin(self) -> None:
-        """Begin a shard."""
-        self.surveyor.survey, self._images, self._sums, self._summed, self._size = Survey(), [], {}, 0, ()
+    def begin(self) -> "NeuronMaker":
+        """Return what surveys the images of one more shard."""
+        return replace(self)
 
     def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> Rows:
         """Survey images; there is no row: those of the highest activations are there at the end of the shard."""
-        seen = self.surveyor.survey
+        self.surveyor.survey = self._survey
         output = self.surveyor(inputs)
-        try:
-            self._add_contributions(inputs, output)
-        except Exception:
-            self.surveyor.survey = seen  # the images are tried again
-            raise
+        self._add_contributions(inputs, output)
+        self._survey = self.surveyor.survey  # not after an error: then the images are tried again
         is_classes = isinstance(output, Tensor) and output.dim() == 2
         predicted = output.argmax(1).tolist() if is_classes else [None] * len(images)
         known = [replace(image, tensor=None) for image in images]
@@ -109,7 +107,7 @@ class NeuronMaker:
 
     def finish(self) -> tuple[Sequence[pa.Table], Mapping[str, object]]:
         """Return the rows of the highest activations, and what the channels add to the class."""
-        rows = [self._rows(name, seen.top) for name, seen in self.surveyor.survey.items()]
+        rows = [self._rows(name, seen.top) for name, seen in self._survey.items()]
         stored: dict[str, object] = {"size": list(self._size)}
         if self.target is not None:
             sums = {name: values.tolist() for name, values in self._sums.items()}

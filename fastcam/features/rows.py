@@ -1,7 +1,7 @@
 """The rows of a run that keeps feature vectors: one for every image, those of maps with a vector in their place."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 from torch import Tensor
@@ -48,9 +48,9 @@ class FeatureMaker:
     _size: tuple[int, ...] = field(init=False, default=())  # of the model's input
     _outputs: int = field(init=False, default=0)  # classes of the model
 
-    def begin(self) -> None:
-        """Begin a shard."""
-        self._size, self._outputs = (), 0
+    def begin(self) -> "FeatureMaker":
+        """Return what makes the rows of one more shard."""
+        return replace(self)
 
     def of_batch(self, inputs: Tensor, images: Sequence[LoadedImage], numbers: Sequence[int]) -> Rows:
         """Run the model, and return what makes a row for every image."""

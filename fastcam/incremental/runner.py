@@ -15,7 +15,7 @@ from fastcam.incremental.plan import Plan, PlanStep, TraceAnalysis
 from fastcam.incremental.regions import Pair, Positions, Region, Sliding
 from fastcam.incremental.separable import Separable
 from fastcam.incremental.tape import Argument, Operation, Slot, fill_slots
-from fastcam.model.batching import is_out_of_memory
+from fastcam.model.out_of_memory import is_out_of_memory
 from fastcam.ops.numerics import accumulation_dtype
 
 Result = Tensor | Sequence[Tensor]

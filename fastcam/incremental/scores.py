@@ -13,7 +13,8 @@ from torch import Tensor
 from fastcam.devices import uses_tf32
 from fastcam.incremental.runner import NotIncrementalError
 from fastcam.incremental.sweep import Sweep
-from fastcam.model.batching import Batches, Block, is_out_of_memory
+from fastcam.model.batching import Batches, Block
+from fastcam.model.out_of_memory import is_out_of_memory
 
 Engine = Literal["auto", "incremental", "dense"]
 Predictions: TypeAlias = dict[str, Tensor]

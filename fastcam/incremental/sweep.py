@@ -17,7 +17,7 @@ from fastcam.incremental.plan import Plan, TraceAnalysis, make_plan
 from fastcam.incremental.regions import Positions, Region
 from fastcam.incremental.runner import NotIncrementalError, PlanRunner, clean_values, crop
 from fastcam.incremental.tape import Slot, record
-from fastcam.model.batching import is_out_of_memory
+from fastcam.model.out_of_memory import is_out_of_memory
 
 WHOLE_COPIES = 64  # whole images at a time, where whole passes are run
 

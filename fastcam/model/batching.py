@@ -8,22 +8,13 @@ import torch
 from torch import Tensor
 
 from fastcam.model.cancellation import raise_if_cancelled
+from fastcam.model.out_of_memory import is_out_of_memory, with_spare_memory
 from fastcam.model.progress import ProgressReporter
 
 Result = TypeVar("Result")
 BatchSize = int | Literal["auto"]
 
 INITIAL_BATCH_SIZE = {"cpu": 16, "cuda": 128}  # for "auto"; larger batches fall out of the CPU caches
-# Messages of torch's allocator, the C++ library and oneDNN when host memory runs out.
-OUT_OF_MEMORY_MESSAGES = (
-    "can't allocate memory",
-    "bad_alloc",
-    '"aten::new_empty"',  # of our own ops with torch 2.10, which says no more
-    "could not create a memory object",
-    "could not create a primitive",
-    "could not execute a primitive",
-)
-
 MAX_GROWTH = 32  # of the batch size, for small copies
 
 
@@ -141,7 +132,7 @@ class Batches:
     def _attempt(self, block: Block, work: Callable[[Block], Result]) -> tuple[Result] | None:
         """Return the result in a tuple, or None when memory ran out and a smaller block can be tried."""
         try:
-            return (work(block),)
+            return (with_spare_memory(lambda: work(block)),)
         except (RuntimeError, MemoryError) as error:
             if not self.adapts or len(block) <= 1 or not is_out_of_memory(error):
                 raise
@@ -155,14 +146,6 @@ def check_batch_size(batch_size: BatchSize) -> None:
     is_number = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1
     if batch_size != "auto" and not is_number:
         raise ValueError(f'`batch_size` must be "auto" or a positive whole number, got {batch_size!r}')
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that device or host memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error)
-    return any(message in text for message in OUT_OF_MEMORY_MESSAGES)
 
 
 def join_blocks(parts: Sequence[tuple[Block, Tensor]], images: int, variants: int) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from fastcam.model.batching import is_out_of_memory
 from fastcam.model.inputs import Inputs
+from fastcam.model.out_of_memory import is_out_of_memory
 
 NOISE_MARGIN = 1.03  # a speedup below this may be measurement noise
 

@@ -1,15 +1,20 @@
 """Batches that the device is given before the rows of earlier ones are made, as on a GPU: the same rows."""
 
+from itertools import zip_longest
+
 import pytest
 import torch
 from torch import nn
 
 import fastcam
 from fastcam.dataset import job
+from fastcam.dataset.batch_inputs import BatchInputs
 from fastcam.dataset.loading import LoadedImage
+from fastcam.dataset.records import Span
 from fastcam.dataset.rows import MapRows, table_of
 from fastcam.dataset.shard_rows import ShardRows, batches_ahead
-from fastcam.dataset.sources import Item
+from fastcam.dataset.sources import Item, source_of
+from fastcam.dataset.sources.files import FileSource
 from fastcam.dataset.stages import Stages
 from fastcam.dataset.work import MapMaker
 from tests.dataset.small import PREPROCESSING, SETTINGS, contents, folder, network
@@ -83,14 +88,22 @@ def test_the_next_batch_is_begun_before_the_rows_of_the_last_are_made(ahead, tmp
     monkeypatch.setattr(MapMaker, "of_batch", logged)
     reports = []
     done = fastcam.dataset.run(
-        folder(tmp_path / "in", 9), network(), tmp_path / "out", **OPTIONS, report=lambda each: reports.append(each.new)
+        folder(tmp_path / "in", 13),
+        network(),
+        tmp_path / "out",
+        **{**OPTIONS, "shard_size": 6},
+        report=lambda each: reports.append((each.new, each.commit and each.commit.start)),
     )
-    numbers = [0, 3, 6]  # of the first in each batch
+    numbers = [0, 3, 0, 3, 0]  # in its shard, of the first image of each batch
     begun = [f"begun {number}" for number in numbers]
     made = [f"made {number}" for number in numbers]
-    assert events == ([*begun[:2], made[0], begun[2], *made[1:]] if ahead == 1 else [*begun, *made])
-    assert done.new == 9
-    assert reports[-1] == 9
+    expected = begun[:ahead]
+    for begin, make in zip_longest(begun[ahead:], made):
+        expected += [begin, make] if begin else [make]
+    assert events == expected
+    assert done.new == 13
+    assert [start for _, start in reports if start is not None] == [0, 6, 12]
+    assert reports[-1] == (13, 12)
     assert batches_ahead(torch.device("cpu")) == 0
 
 
@@ -175,7 +188,7 @@ def test_inputs_stay_until_their_rows_are_made():
 
     class Keeping:
         def begin(self):
-            pass
+            return self
 
         def of_batch(self, inputs, images, numbers):
             before = inputs.clone()
@@ -188,10 +201,24 @@ def test_inputs_stay_until_their_rows_are_made():
 
     items = [Item(str(number), None, None, lambda limits: b"") for number in range(10)]
     images = [LoadedImage(item, None, None, torch.rand(3, 8, 8)) for item in items]
-    rows = ShardRows(Keeping(), torch.device("cpu"), 2, PREPROCESSING, 2)
-    rows.begin()
+    rows = ShardRows(Keeping(), BatchInputs(torch.device("cpu"), PREPROCESSING, 2), 2)
+    rows.begin(Span(0, 10))
     for image in images:
         rows.add(image, Stages(1))
-    rows.flush(Stages(1))
+    rows.end(Stages(1))
     assert kept == [True] * 5
-    assert len({memory.tensor.data_ptr() for memory in rows._memory}) == 3
+    assert len({memory.tensor.data_ptr() for memory in rows.inputs._memory}) == 3
+
+
+def test_images_that_do_not_come(tmp_path):
+    """A source that has fewer images than it says: the rows of a shard are whole or not there."""
+
+    class Short(FileSource):
+        def items(self, start, stop):
+            return super().items(start, min(stop, 8))
+
+    whole = source_of(folder(tmp_path / "in", 13))
+    short = Short(whole.system, whole.names, whole.root)
+    with pytest.raises(ValueError, match="was asked for images 6 to 11, and gave 2 different ones"):
+        fastcam.dataset.run(short, network(), tmp_path / "out", **{**OPTIONS, "shard_size": 6})
+    assert [commit.start for commit in fastcam.dataset.open(tmp_path / "out").commits] == [0]

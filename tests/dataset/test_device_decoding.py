@@ -17,6 +17,7 @@ from fastcam.dataset.decode import Limits, decode_pixels, is_for_device
 from fastcam.dataset.device_decoding import DeviceDecoder
 from fastcam.dataset.jpeg_header import is_upright
 from fastcam.dataset.loading import Loader
+from fastcam.dataset.records import Span
 from fastcam.dataset.sources import Item
 from tests.dataset.small import PREPROCESSING, SETTINGS, contents, folder, jpeg, network, picture
 from tests.dataset.test_decode import mutated
@@ -126,7 +127,9 @@ def test_groups_keep_their_order_and_what_cannot_be_decoded_is_said():
     images = loaded(files, loader)
     assert sum(image.is_encoded for image in images) == 2 * len(FOR_DEVICE)
     for group in (1, 3, 100):
-        found = list(decoder.ahead(iter(images), group))
+        spans = [Span(number // 10 * 10, number // 10 * 10 + 10) for number in range(len(images))]
+        kept, found = zip(*decoder.ahead(zip(spans, images, strict=True), group), strict=True)
+        assert list(kept) == spans
         for one, other in zip(found, loaded(files, plain), strict=True):
             assert (one.item.id, one.sha256, one.reason, one.size) == (
                 other.item.id,

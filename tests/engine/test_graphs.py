@@ -208,6 +208,19 @@ def test_threads_share_a_graph():
     assert len(made) == 1
 
 
+@pytest.mark.parametrize("target", [None, 1, [0, 1, 2, 3, 4, 0, 1, 2, 3], "all"])
+def test_groups_of_large_batches(target):
+    """The memory of a whole batch is what `batch_size` is for: one graph serves all groups of a size."""
+    model = conv_net()
+    explainer, made = recorded(model, batch_size=4)
+    for seed in range(4):
+        images = images_for(seed, 9)
+        expected = fastcam.explain(model, images, "grad_cam", target, batch_size=9)
+        assert_same(explainer(images, target), expected)
+    assert [entry.shape[0] for entry in explainer.graphs] == [4, 1]
+    assert [recording.replays for recording in made] == [7, 3]  # of 8 groups of four and 4 of one
+
+
 def test_without_a_recorder_nothing_changes():
     """On the CPU there is none."""
     model = conv_net()

@@ -9,8 +9,9 @@ from fastcam.compat.captum.attr._at_layers import LayerRun, Values, as_list, at_
 from fastcam.compat.captum.attr._bases import Layer
 from fastcam.compat.captum.attr._calls import Call, recording
 from fastcam.model import capture
-from fastcam.model.batching import Block, is_out_of_memory
+from fastcam.model.batching import Block
 from fastcam.model.inputs import Inputs
+from fastcam.model.out_of_memory import is_out_of_memory
 from fastcam.model.resume import NotResumableError, Resumed
 
 
