@@ -235,7 +235,8 @@ class Explainer(Generic[Result]):
                 if isinstance(target, targets.Score) and target.reads_input:
                     stack.enter_context(with_input(self.model, inputs.position))
                 _warn_of_training(self.model)
-                explain = BatchExplainer(self.model, settings, self.progress, self._graphs)
+                measured_size = self.model.batch_size if isinstance(self.model, Prepared) else None
+                explain = BatchExplainer(self.model, settings, self.progress, self._graphs, measured_size)
                 return self._with_class_names(explain(inputs, target))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             cause = true_causes.find(error, self.model, inputs)

@@ -18,7 +18,6 @@ from fastcam.model.inputs import Inputs
 from fastcam.model.out_of_memory import with_spare_memory
 from fastcam.model.progress import ProgressReporter
 from fastcam.model.running import is_training
-from fastcam.preparation.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,14 @@ class BatchExplainer:
         settings: of the explainer.
         progress: of work on many copies.
         graphs: None records nothing.
+        measured_size: images at a time with which the model was found to be fastest; None if that was not measured.
     """
 
     model: nn.Module
     settings: Settings
     progress: ProgressReporter
     graphs: Graphs | None
+    measured_size: int | None
 
     def __call__(self, inputs: Inputs, target: targets.Target) -> Explanations:
         """Return the explanations of all images.
@@ -74,15 +75,11 @@ class BatchExplainer:
             return None
         if not self.settings.is_one_pass:
             return None  # such methods split their work themselves
-        batches = self._batches(inputs, self._measured_size or image_groups.usual_size(inputs.images))
+        batches = self._batches(inputs, self.measured_size or image_groups.usual_size(inputs.images))
         return None if len(inputs) <= batches.limit or is_training(self.model) else batches
 
     def _batches(self, inputs: Inputs, start: int | None) -> Batches:
         return Batches(self.settings.batch_size, inputs.images.device, self.progress, start)
-
-    @property
-    def _measured_size(self) -> int | None:
-        return self.model.batch_size if isinstance(self.model, Prepared) else None
 
     def _explain_by_groups(
         self, inputs: Inputs, target: targets.Target, batches: Batches, notes: Notes
@@ -105,6 +102,6 @@ class BatchExplainer:
 
     def _explain(self, inputs: Inputs, target: targets.Target, notes: Notes) -> Explanations:
         """Explain images in one forward pass."""
-        batches = self._batches(inputs, self._measured_size or image_groups.usual_copies(inputs.images))
+        batches = self._batches(inputs, self.measured_size or image_groups.usual_copies(inputs.images))
         run = first_pass(self.model, inputs, target, self.settings, batches, notes, graphs=self.graphs)
         return explain(run, inputs.images)

@@ -77,11 +77,14 @@ class ExplanationCall:
             for key, single in singles.items()
         }
 
-    def put_together(self, taken: object) -> Explanations:
-        """Return explanations of these images from such a tree."""
-        images, result = self.inputs.images.detach(), {}
+    def put_together(self, taken: object, indices: ClassIndices | None) -> Explanations:
+        """Return explanations of these images, and of these classes, from such a tree."""
+        own: dict[str, object] = {"images": self.inputs.images.detach()}
+        if indices is None or indices.is_unknown is None:  # in tensors that stay in place some may be
+            own["is_unknown"] = None
+        result = {}
         for key, (values, maps) in cast("dict[object, tuple[dict[str, object], Tensor]]", taken).items():
-            result[key] = Explanation(**{**values, "images": images})  # type: ignore[arg-type]
+            result[key] = Explanation(**{**values, **own})  # type: ignore[arg-type]
             result[key].__dict__["maps"] = maps
         return cast("Explanations", result.get(None, result))
 

@@ -82,7 +82,7 @@ class CopiesCall:
         """Return the result, a tree of tensors."""
         return result
 
-    def put_together(self, taken: object) -> Results:
+    def put_together(self, taken: object, indices: ClassIndices | None) -> Results:
         """Return the result."""
         return cast("Results", taken)
 

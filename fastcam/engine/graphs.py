@@ -61,8 +61,8 @@ class Call(Protocol[Result]):
     def take_apart(self, result: Result) -> object:
         """Return a result as a tree of tensors."""
 
-    def put_together(self, taken: object) -> Result:
-        """Return the result of this call from such a tree."""
+    def put_together(self, taken: object, indices: ClassIndices | None) -> Result:
+        """Return the result of this call, of these classes, from such a tree."""
 
     def agree(self, replayed: Result, expected: Result) -> bool:
         """Whether results with and without a graph are the same."""
@@ -312,4 +312,4 @@ class _Graph(Generic[Result]):
             if self.indices is not None and indices is not None:
                 self.indices.write(indices)
             self.recording.replay()
-            return call.put_together(self.results.copied())
+            return call.put_together(self.results.copied(), indices)

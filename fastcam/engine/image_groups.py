@@ -104,7 +104,10 @@ def join(parts: Sequence[Explanations], images: Tensor) -> Explanations:
 def _join(parts: Sequence[Explanation], images: Tensor) -> Explanation:
     names = [field.name for field in fields(Explanation) if field.name not in ("images", "method", "layer", "notes")]
     joined = {name: _join_values([getattr(part, name) for part in parts]) for name in names}
-    return replace(parts[-1], images=images, **joined)
+    whole = replace(parts[-1], images=images, **joined)
+    if all("maps" in vars(part) for part in parts):  # a graph makes them too
+        whole.__dict__["maps"] = torch.cat([part.maps for part in parts])
+    return whole
 
 
 def _join_values(values: Sequence[T]) -> T:

@@ -39,7 +39,8 @@ def assert_same(found, expected):
         return
     for name in ("maps", "native", "scores", "raw", "output", "images"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), msg=name)
-    assert (found.targets is None) == (expected.targets is None)
+    for name in ("targets", "is_unknown"):
+        assert (getattr(found, name) is None) == (getattr(expected, name) is None)
     if expected.targets is not None:
         assert found.targets.tolist() == expected.targets.tolist()
     if expected.attributions is not None:
