@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from fastcam.model.capture import ForwardHook
-from fastcam.model.elements import ModelOutput
+from fastcam.model.batch_norms import affine_of, extra_modules, is_batch_norm
 from fastcam.model.gradients import gradients
 
 Visit = Callable[["BiasGradient"], None]
@@ -50,12 +50,14 @@ class BiasGradientRecorder:
         thread = threading.get_ident()
         with contextlib.ExitStack() as stack:
             for name, module in model.named_modules():
-                if isinstance(module, (*_AFFINE, nn.modules.batchnorm._BatchNorm)):
-                    stack.callback(module.register_forward_hook(self._hook(name, thread)).remove)
+                if isinstance(module, _AFFINE) or is_batch_norm(module):
+                    stack.callback(self._attach(name, module, thread).remove)
             yield
 
-    def _hook(self, name: str, thread: int) -> ForwardHook:
-        def record(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> None:
+    def _attach(self, name: str, module: nn.Module, thread: int) -> RemovableHandle:
+        """Have a layer's output recorded in front of the activation that it may hold itself."""
+
+        def record(output: Tensor) -> None:
             bias = bias_of(module)
             bias = bias if bias is None or self.differentiable else bias.detach()
             if threading.get_ident() != thread or bias is None or not output.requires_grad:
@@ -68,7 +70,9 @@ class BiasGradientRecorder:
 
             output.register_hook(visit_bias)  # before the output can be modified in place
 
-        return record
+        for _, first in extra_modules(module) if is_batch_norm(module) else ():
+            return first.register_forward_pre_hook(lambda module, arguments: record(arguments[0]))
+        return module.register_forward_hook(lambda module, arguments, output: record(output))
 
     def backward(self, scores: Tensor, images: Tensor, visit: Callable[[int, BiasGradient], None]) -> Tensor:
         """Return the gradients (N, [K,] C, *S) with respect to the images, and call ``visit`` with that of every bias.
@@ -99,16 +103,6 @@ class BiasGradientRecorder:
 
 def bias_of(module: nn.Module) -> Tensor | None:
     """Return the constant (C,) that a layer adds: its bias; for batch norm in evaluation including its statistics."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return _implicit_bias(module)
-    bias = module.bias
+    affine = affine_of(module) if is_batch_norm(module) else None
+    bias = module.bias if affine is None else affine.shift
     return bias if isinstance(bias, Tensor) else None
-
-
-def _implicit_bias(norm: nn.modules.batchnorm._BatchNorm) -> Tensor | None:
-    bias: Tensor | None = norm.bias
-    if norm.training or norm.running_mean is None or norm.running_var is None:
-        return bias  # the statistics are those of the batch, not constants
-    shift = norm.running_mean * torch.rsqrt(norm.running_var + norm.eps)
-    shift = shift if norm.weight is None else shift * norm.weight
-    return -shift if bias is None else bias - shift

@@ -3,6 +3,7 @@
 from torch import nn
 
 from fastcam.model import quantised
+from fastcam.model.batch_norms import is_frozen_class
 
 # Modules that only resample or pass on the output of another layer.
 _PASSIVE = (
@@ -38,7 +39,7 @@ def is_passive(module: nn.Module) -> bool:
 
 def has_channels_second(module: nn.Module) -> bool:
     """Whether a module's output is (N, C, *S) by definition."""
-    return issubclass(kind_of(module), _CHANNELS_SECOND)
+    return _is_channels_second(kind_of(module))
 
 
 def has_channels_last(module: nn.Module) -> bool:
@@ -53,4 +54,8 @@ def has_token_norm(module: nn.Module) -> bool:
 
 def _is_token_norm(module: nn.Module) -> bool:
     kind = kind_of(module)
-    return "norm" in kind.__name__.lower() and not issubclass(kind, _CHANNELS_SECOND)
+    return "norm" in kind.__name__.lower() and not _is_channels_second(kind)
+
+
+def _is_channels_second(kind: type[nn.Module]) -> bool:
+    return issubclass(kind, _CHANNELS_SECOND) or is_frozen_class(kind)

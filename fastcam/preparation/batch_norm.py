@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
@@ -14,11 +14,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from fastcam.graph import walk
+from fastcam.model.batch_norms import affine_of, extra_modules, in_float64, is_batch_norm
 from fastcam.model.inputs import Inputs
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# Submodules of the batch norms of some libraries, in the order in which they run: dropout, then the activation.
-_EXTRA_MODULES = ("drop", "act")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def fold_batch_norms(model: nn.Module, inputs: Inputs, keep: Collection[nn.Modul
     recording, output = _record(model, inputs.first())
     users, outputs = walk.users(output), Counter(walk.roots(output))
     names = {module: name for name, module in model.named_modules()}
-    norms = [module for module in names if isinstance(module, _BatchNorm)]
+    norms = [module for module in names if is_batch_norm(module)]
     changed: list[str] = []
     merged_biases: list[str] = []
     count = 0
@@ -132,33 +131,32 @@ def _is_computed_by(node: Node, convolution: _ConvNd) -> bool:
     return weight is not None and weight.data_ptr() == convolution.weight.data_ptr()
 
 
-def _can_fold(convolution: _ConvNd, norm: _BatchNorm) -> bool:
+def _can_fold(convolution: _ConvNd, norm: nn.Module) -> bool:
     """Whether both modules are plain: no hooks or parametrized weights, and constant statistics."""
     plain = not any(module._forward_hooks or module._forward_pre_hooks for module in (convolution, norm))
     owns_weights = set(convolution._parameters) == {"weight", "bias"} and isinstance(convolution.weight, nn.Parameter)
-    return plain and owns_weights and norm.running_mean is not None and not norm.training and _is_plain(norm)
+    return plain and owns_weights and _is_plain(norm) and affine_of(norm) is not None
 
 
 def _is_plain(norm: nn.Module) -> bool:
     """Whether a batch norm is torch's own, or adds only dropout and an activation as submodules of known names."""
     if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
         return True
-    return all(isinstance(getattr(norm, name, None), nn.Module) for name in _EXTRA_MODULES)
+    is_frozen = not isinstance(norm, _BatchNorm)
+    return len(extra_modules(norm)) == 2 or (is_frozen and not any(norm.children()))
 
 
-def _fold(convolution: _ConvNd, norm: _BatchNorm) -> None:
+def _fold(convolution: _ConvNd, norm: nn.Module) -> None:
     """Replace the weight and bias of the convolution, computed in float64."""
-    statistics: Sequence[Tensor | None] = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    mean, variance, weight, bias = (
-        None if statistic is None else statistic.detach().double() for statistic in statistics
-    )
     own_bias = None if convolution.bias is None else convolution.bias.detach().double()
     fuse: Callable[..., tuple[Tensor, Tensor]] = fuse_conv_bn_weights
     is_transposed = isinstance(convolution, _TRANSPOSED)
     with torch.no_grad():
-        folded = fuse(
-            convolution.weight.detach().double(), own_bias, mean, variance, norm.eps, weight, bias, is_transposed
-        )
+        affine = affine_of(in_float64(norm))
+        assert affine is not None
+        zeros, ones = torch.zeros_like(affine.shift), torch.ones_like(affine.shift)
+        weight = convolution.weight.detach().double()
+        folded = fuse(weight, own_bias, zeros, ones, 0.0, affine.scale, affine.shift, is_transposed)
     dtype, requires_grad = convolution.weight.dtype, convolution.weight.requires_grad
     convolution.weight, convolution.bias = (
         nn.Parameter(tensor.to(dtype), requires_grad=requires_grad) for tensor in folded
@@ -167,5 +165,5 @@ def _fold(convolution: _ConvNd, norm: _BatchNorm) -> None:
 
 def _without_normalization(norm: nn.Module) -> nn.Module:
     """Return what a batch norm computes besides the normalization."""
-    extra = [(name, module) for name in _EXTRA_MODULES if (module := norm._modules.get(name)) is not None]
+    extra = extra_modules(norm)
     return (nn.Sequential(OrderedDict(extra)) if extra else nn.Identity()).eval()

@@ -1,12 +1,17 @@
 """FullGrad's account of the score on more networks: exact where it must be, with a gap that is told where it is not."""
 
+import copy
+
 import pytest
+import timm
 import torch
+from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 import fastcam
 from tests.integration.peer_networks import images, mobilenet_v2, swin, vgg11, vit
 from tests.support.conv_net import conv_net, images_for
+from tests.support.frozen_norms import FREEZE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,6 +27,29 @@ def test_biases_of_convolutions_and_of_batch_norms_alone(build):
     torch.testing.assert_close(account(explanation), explanation.scores, rtol=1e-10, atol=1e-12)
     assert explanation.details["completeness_gap"].abs().max() < 1e-12
     assert explanation.details["input_term"].abs().min() > 1e-6
+
+
+@pytest.mark.parametrize("freeze", FREEZE)
+def test_frozen_batch_norms_have_biases_too(freeze):
+    model = FREEZE[freeze](copy.deepcopy(mobilenet_v2()))
+    explanation = fastcam.explain(model, images(), "full_grad", [3, 7])
+    torch.testing.assert_close(account(explanation), explanation.scores, rtol=1e-10, atol=1e-12)
+    if freeze != "own":  # which adds more to the variance
+        torch.testing.assert_close(explanation.raw, fastcam.explain(mobilenet_v2(), images(), "full_grad", [3, 7]).raw)
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_activations_inside_of_batch_norms(is_frozen):
+    """The gradient of a norm's bias is that in front of the activation which the norm holds itself."""
+    model = timm.create_model("regnetx_002").double().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            nn.init.normal_(module.bias, 0, 0.3)
+    model = freeze_batch_norm_2d(model).eval() if is_frozen else model
+    explanation = fastcam.explain(model, images(), "full_grad", [3, 7])
+    torch.testing.assert_close(account(explanation), explanation.scores, rtol=1e-9, atol=1e-12)
+    assert abs(explanation.details["bias_terms"]["stem.bn"]).min() > 1e-3
 
 
 @pytest.mark.parametrize("build", [lambda: mobilenet_v2(nn.ReLU6), vit, swin], ids=["ReLU6", "vit", "swin"])

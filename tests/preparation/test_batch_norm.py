@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastcam.model.inputs import Inputs
 from fastcam.preparation.batch_norm import fold_batch_norms
 from tests.support.conv_net import CONVOLUTIONS, NORMS, Call, conv_net, images_for
+from tests.support.frozen_norms import FREEZE
 from tests.support.networks import in_double, timm_network, torchvision_network
 
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -77,6 +78,14 @@ def test_a_norm_that_is_an_activation_too():
     assert report.count == 49
     assert difference < 1e-9
     assert isinstance(found.bn1.act, nn.ReLU6)
+
+
+@pytest.mark.parametrize("freeze", FREEZE)
+def test_frozen_norms(freeze):
+    model = FREEZE[freeze](lively(copy.deepcopy(torchvision_network("resnet18"))))
+    _, report, difference = folded(model, torch.randn(2, 3, 64, 64, dtype=torch.float64))
+    assert (report.count, report.remaining) == (20, 0)
+    assert difference < 1e-12
 
 
 class SamePadding(nn.Conv2d):
