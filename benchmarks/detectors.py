@@ -3,19 +3,22 @@
 - **Ten detections of one image**, a Grad-CAM of each, in turns with one forward and one backward pass of the sum of
   their scores, the floor, and with the loop that tutorials show: a forward and a backward pass for each box. The maps
   must agree first.
-- **D-RISE** of one detection: copies in batches of the engine's own choice, and one at a time.
+- **D-RISE** of one detection: copies in batches of the engine's own choice, one at a time, and of a prepared detector.
 
-Faster R-CNN with a ResNet-50 and a feature pyramid, random weights, 480 x 640 pixels.
+Faster R-CNN with a ResNet-50 and a feature pyramid, 480 x 640 pixels; the weights are random, the batch norms frozen, as
+torchvision freezes those of its trained detectors.
 """
 
 import argparse
 from typing import Any
 
 import torch
-import torchvision
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 import fastcam
 from benchmarks.results_io import write
@@ -29,9 +32,9 @@ DETECTIONS, MASKS = 10, 24
 def detector() -> nn.Module:
     """Faster R-CNN that returns ten boxes of an image."""
     torch.manual_seed(0)
-    make = torchvision.models.detection.fasterrcnn_resnet50_fpn
-    options = {"weights": None, "weights_backbone": None, "num_classes": 5, "box_score_thresh": 0.0}
-    return make(**options, box_detections_per_img=DETECTIONS, min_size=480, max_size=640).eval()
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d)
+    options = {"box_score_thresh": 0.0, "box_detections_per_img": DETECTIONS, "min_size": 480, "max_size": 640}
+    return FasterRCNN(backbone, num_classes=5, **options).eval()
 
 
 def forward(model: nn.Module, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,6 +80,9 @@ def main() -> None:
     similar = Detections(0.0, index=0, following="similarity")
     batched = fastcam.Explainer(model, "rise", masks=MASKS, grid=16)
     single = fastcam.Explainer(model, "rise", batch_size=1, masks=MASKS, grid=16)
+    prepared = fastcam.Explainer(fastcam.prepare(model, image[None], target_layer=LAYER), "rise", masks=MASKS, grid=16)
+    copied = batched(image[None], similar).raw
+    torch.testing.assert_close(prepared(image[None], similar).raw, copied, rtol=1e-3, atol=1e-3 * float(copied.max()))
     timings = interleave(
         {
             "a forward and a backward pass": lambda: floor(model, image),
@@ -89,6 +95,7 @@ def main() -> None:
         {
             "D-RISE in batches": lambda: batched(image[None], similar),
             "D-RISE, one copy at a time": lambda: single(image[None], similar),
+            "D-RISE of the prepared detector": lambda: prepared(image[None], similar),
         },
         options.rounds,
     )

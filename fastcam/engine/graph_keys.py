@@ -49,7 +49,7 @@ def layouts_of(inputs: Inputs) -> tuple[Hashable, ...] | None:
     if not all(isinstance(leaf, str | int | float | None) for leaf in plain):
         return None
     layouts = [(leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves if isinstance(leaf, Tensor)]
-    places = (inputs.position, inputs.shared, inputs.channel_axis, str(structure), *plain)
+    places = (inputs.position, inputs.shared, inputs.several, inputs.channel_axis, str(structure), *plain)
     return (*layouts, *places, _numerics(inputs.images.device))
 
 

@@ -32,9 +32,11 @@ class Inputs:
     Attributes:
         images: (N, C, *S) floating point, the explained argument, with its axis of channels moved to place 1.
         others: the remaining arguments; tensors with N rows, also inside tuples, lists and dicts, have one row per
-            image, except those of ``shared``.
+            image, except those of ``shared``; those of ``several`` have more.
         position: of the images among the arguments.
         shared: the indices in ``others`` of arguments that are the same for all images.
+        several: the indices in ``others`` of arguments with as many rows for every image, more than one, those of an
+            image together: the texts that are looked for in it.
         channel_axis: the axis of channels in what the model takes.
         names: of the arguments, if they were passed by name.
     """
@@ -43,6 +45,7 @@ class Inputs:
     others: tuple[object, ...] = ()
     position: int = 0
     shared: frozenset[int] = frozenset()
+    several: frozenset[int] = frozenset()
     channel_axis: int = 1
     names: tuple[str, ...] = ()
 
@@ -84,7 +87,7 @@ class Inputs:
             raise ValueError("`shared` names the explained argument itself, which has one row per image")
         shared_others = frozenset(p - (p > position) for p in places)
         moved = images if axis == 1 else images.movedim(axis, 1)
-        return cls(moved, others, position, shared_others, axis, tuple(names))
+        return cls(moved, others, position, shared_others, channel_axis=axis, names=tuple(names))
 
     def __len__(self) -> int:
         """N, the number of images."""
@@ -133,7 +136,7 @@ class Inputs:
         if _is_channels_last(self.images) and copies.dim() == 4:
             copies = as_channels_last(copies)
         others = tuple(
-            other if index in self.shared else tree_map_only(Tensor, lambda leaf: self._index_rows(leaf, rows), other)
+            other if index in self.shared else tree_map_only(Tensor, self._rows_taker(index, rows), other)
             for index, other in enumerate(self.others)
         )
         return replace(self, images=copies, others=others)
@@ -152,19 +155,34 @@ class Inputs:
         return index + (index >= self.position)
 
     def per_image(self) -> frozenset[int]:
-        """Return the indices of the other arguments that are taken to have one row per image."""
+        """Return the indices of the other arguments that are taken to have one row per image, or several."""
+        return self.several | self._with_rows(lambda count: count == len(self.images))
+
+    def multiples(self) -> frozenset[int]:
+        """Return the indices of the other arguments that may have several rows per image."""
+        return self._with_rows(lambda count: count > len(self.images) and count % len(self.images) == 0)
+
+    def _with_rows(self, is_count: Callable[[int], bool]) -> frozenset[int]:
+        """Return the indices of the other arguments that are not shared, with tensors of so many rows."""
         return frozenset(
             index
             for index, other in enumerate(self.others)
             if index not in self.shared
-            and any(isinstance(leaf, Tensor) and self._has_rows(leaf) for leaf in tree_leaves(other))
+            and any(isinstance(leaf, Tensor) and leaf.dim() > 0 and is_count(len(leaf)) for leaf in tree_leaves(other))
         )
 
-    def _has_rows(self, other: Tensor) -> bool:
-        return other.dim() > 0 and len(other) == len(self.images)
+    def _rows_taker(self, index: int, rows: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return what takes the rows of images from an argument's tensors."""
+        count = len(self.images)
 
-    def _index_rows(self, other: Tensor, rows: Tensor) -> Tensor:
-        return take_rows(other, rows) if self._has_rows(other) else other
+        def take(tensor: Tensor) -> Tensor:
+            if tensor.dim() > 0 and len(tensor) == count:
+                return take_rows(tensor, rows)
+            if index in self.several and tensor.dim() > 0 and len(tensor) % count == 0:
+                return take_rows(tensor.unflatten(0, (count, -1)), rows).flatten(0, 1)
+            return tensor
+
+        return take
 
 
 def as_channels_last(images: Tensor) -> Tensor:

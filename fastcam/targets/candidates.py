@@ -190,6 +190,14 @@ def _corners(boxes: Tensor) -> Tensor:
     return torch.cat([middle - size / 2, middle + size / 2], -1)
 
 
+def zero_of(scores: Tensor) -> Tensor:
+    """Return zeros that are functions of the image still, with a gradient of zero; NaN where a score is.
+
+    Detectors of what texts name fill up their scores with -inf.
+    """
+    return scores.masked_fill(scores.isinf(), 0) * 0
+
+
 def suppressed(boxes: Tensor, order: Tensor, labels: Tensor, overlap: float, most: int) -> list[int]:
     """Return the first so many boxes, in order, that overlap no more than that with an earlier one of their class."""
     left: list[int] = []

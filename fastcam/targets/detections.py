@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastcam.model.elements import ModelOutput
 from fastcam.targets.binding import Bound, Score
-from fastcam.targets.candidates import Candidates, overlaps, read_candidates, suppressed
+from fastcam.targets.candidates import Candidates, overlaps, read_candidates, suppressed, zero_of
 
 Following: TypeAlias = Literal["score", "similarity"]
 Part: TypeAlias = Literal["class", "mask"] | int
@@ -168,7 +168,7 @@ class Detections(Score):
 
     def _scores(self, candidates: Candidates, objects: Sequence[_Object], columns: int) -> Tensor:
         """Return the scores (K,) of the objects of an image in a copy of it."""
-        none = candidates.scores.sum() * 0  # a function of the image still, with a gradient of zero
+        none = zero_of(candidates.scores).sum()
         follow = self._score if self.following == "score" else self._similarity
         scores = [follow(candidates, each, none) for each in objects]
         return torch.stack([*scores, *[none] * (columns - len(scores))])

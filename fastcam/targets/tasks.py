@@ -10,7 +10,7 @@ from torch import Tensor
 from fastcam.devices import send, take_rows
 from fastcam.model.elements import ModelOutput
 from fastcam.targets.binding import Bound, Score, describe_value
-from fastcam.targets.candidates import overlaps
+from fastcam.targets.candidates import overlaps, zero_of
 
 
 class Segmentation(Score):
@@ -124,14 +124,14 @@ class Box(Score):
             [overlaps(found, box[None])[:, 0] for found, box in zip(corners, boxes.to(corners), strict=True)]
         )
         best = logits.where(near >= self.iou, -torch.inf).amax(1)
-        return torch.where(best.isinf(), logits.sum(1) * 0, best)
+        return torch.where(best.isinf(), zero_of(logits).sum(1), best)
 
     def _best(self, detections: Mapping[str, Tensor], box: Tensor) -> Tensor:
         boxes, scores = detections["boxes"], detections["scores"]
         near = overlaps(boxes.detach(), box.to(boxes)[None])[:, 0]
         near = near.where(detections["labels"] == self.label, -1)
         if len(near) == 0 or near.max() < self.iou:
-            return scores.sum() * 0  # still a function of the images, with a gradient of zero
+            return zero_of(scores).sum()
         return scores[near.argmax()]
 
 

@@ -147,6 +147,84 @@ def test_groups_keep_the_rows_of_their_images():
     close(parts.native, whole.native)
 
 
+class Sought(ImageText):
+    """Similarities (N, k) of every image to its own k texts, whose ids come together, as OWL-ViT takes them."""
+
+    def forward(self, ids: Tensor, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
+        words = self.words(ids) if mask is None else self.words(ids) * mask.unsqueeze(-1)
+        texts = words.mean(1).unflatten(0, (len(pixels), -1))
+        return torch.einsum("nc,nkc->nk", self.vision(pixels).mean((2, 3)), texts)
+
+
+class OwnTexts(nn.Module):
+    """The same, of an image and its texts at a time, by a number that stands for them."""
+
+    def __init__(self, model: Sought, texts: list[tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.model, self.texts = model, texts
+
+    def forward(self, pixels: Tensor, numbers: Tensor) -> Tensor:
+        rows = [
+            self.model(self.texts[int(number)][0], pixel[None], self.texts[int(number)][1])
+            for number, pixel in zip(numbers, pixels, strict=True)
+        ]
+        return torch.cat(rows)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "saliency", *list(COPYING)[:-1]])  # on patches it is refused
+@pytest.mark.parametrize("count", [1, 2])
+def test_several_texts_for_each_image(method, count):
+    """Found on the model, with a mask of the words beside them."""
+    model, images, k = Sought().double().eval(), pictures(8, 12, count=count), 3
+    chance = torch.Generator().manual_seed(4)
+    ids, mask = torch.randint(0, 20, (count * k, 4), generator=chance), torch.rand(count * k, 4, generator=chance)
+    inputs = {"ids": ids, "pixels": images, "mask": mask.double()}
+    found = seeded(model, inputs, method, [2, 0][:count], batch_size=5, strict=True)
+    own = OwnTexts(model, list(zip(ids.split(k), mask.double().split(k), strict=True))).eval()
+    layer = {"target_layer": "model.vision"} if method.endswith("cam") else {}
+    name, options = method.split(maxsplit=1)[0], COPYING.get(method, {})
+    numbers = torch.arange(count)
+    expected = [
+        fastcam.explain(own, (images[i : i + 1], numbers[i : i + 1]), name, [[2, 0][i]], **layer, **options).native
+        for i in range(1 if method in ("rise", "smooth_grad") else count)
+    ]
+    close(found[: len(expected)], torch.cat(expected))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_several_texts_are_noted(count):
+    model, ids = Sought().double().eval(), torch.randint(0, 20, (count * 3, 4))
+    found = fastcam.explain(model, (ids, pictures(8, 12, count=count)), target=1, strict=True)
+    assert any("arguments [0] of the model have several rows per image" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_texts_for_all_images_stay_so(count):
+    """Four texts for one image, or two, whose output is a similarity to each."""
+    model, ids, images = ImageText().double().eval(), torch.randint(0, 20, (4, 5)), pictures(8, 12, count=count)
+    found = fastcam.explain(model, (ids, images), "score_cam", 3, "vision", strict=True)
+    assert not any("argument" in note for note in found.notes)
+    for i in range(count):
+        alone = fastcam.explain(model, (ids, images[i : i + 1]), "score_cam", 3, "vision", shared=0)
+        close(found.native[i : i + 1], alone.native)
+
+
+class OneAtATime(ImageText):
+    """Refuses more than one image."""
+
+    def forward(self, ids: Tensor, pixels: Tensor) -> Tensor:
+        if len(pixels) > 1:
+            raise ValueError("one image, please")
+        return super().forward(ids, pixels)
+
+
+def test_a_model_of_one_image_at_a_time():
+    model, ids, images = OneAtATime().double().eval(), torch.randint(0, 20, (4, 5)), pictures(8, 12, count=1)
+    found = fastcam.explain(model, (ids, images), "score_cam", 3, "vision", batch_size=1, strict=True)
+    close(found.native, fastcam.explain(ImageText().double().eval(), (ids, images), "score_cam", 3, "vision").native)
+    assert not any("argument" in note for note in found.notes)
+
+
 class Centred(Metadata):
     """Subtracts the mean of the batch, so that no image alone gives its row."""
 

@@ -81,6 +81,51 @@ def test_owl_vit():
         torch.testing.assert_close(found.native[row], gradient[0].abs().amax(0), rtol=1e-3, atol=1e-5)
     maps = fastcam.explain(model, inputs, "grad_cam", targets.Detections(0.0, most=2))
     assert maps.native.shape == (2, 2, 2, 2)  # the grid of 16-pixel patches, found
+    for count in (
+        1,
+        2,
+    ):  # as the library's processor passes them: the texts of each image after those of the one before
+        named = {"input_ids": texts.repeat(count, 1), "pixel_values": inputs[:count]}
+        for method, options in (("layer_cam", {}), ("integrated_gradients", {"steps": 3}), ("rise", {"masks": 4})):
+            target = targets.Detections(0.0, index=0)
+            one = fastcam.explain(model.detector, named, method, target, strict=True, **options)
+            other = fastcam.explain(model, inputs[:count], method, target, **options)
+            torch.testing.assert_close(one.native, other.native, rtol=1e-3, atol=1e-5)
+
+
+def test_grounding_dino():
+    """Classes are places in the text, whose scores are filled up with -inf; against autograd, and in copies."""
+    torch.manual_seed(0)
+    layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "d_model": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 8, "max_text_len": 16}
+    backbone = transformers.SwinConfig(
+        image_size=128, embed_dim=8, depths=[1] * 4, num_heads=[1, 1, 2, 2], window_size=4,
+        out_features=["stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    text = transformers.BertConfig(
+        vocab_size=1200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    config = transformers.GroundingDinoConfig(
+        backbone_config=backbone, text_config=text, encoder_n_points=2, decoder_n_points=2, **layers, **heads
+    )
+    model = transformers.GroundingDinoForObjectDetection(config).eval()
+    ids = torch.tensor([[101, 500, 1012, 700, 1012, 102]]).repeat(2, 1)
+    words = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    inputs = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    target = targets.Detections(0.0, index=0)
+    found = fastcam.explain(model, {"pixel_values": inputs, **words}, "saliency", target, strict=True)
+    for row in range(2):
+        leaf = inputs[row : row + 1].clone().requires_grad_()
+        logits = model(pixel_values=leaf, **{name: each[:1] for name, each in words.items()}).logits[0]
+        place = int(logits.argmax())
+        assert found.targets[row] == place % 16 < ids.shape[1]
+        (gradient,) = torch.autograd.grad(logits.flatten()[place], leaf)
+        exact = gradient[0].abs().amax(0)
+        torch.testing.assert_close(found.native[row], exact, rtol=1e-3, atol=1e-4 * float(exact.max()))
+    for following in ("score", "similarity"):  # the object is not in all copies
+        target = targets.Detections(0.0, index=0, following=following)
+        maps = fastcam.explain(model, {"pixel_values": inputs, **words}, "rise", target, masks=6, strict=True)
+        assert maps.status == ["ok", "ok"]
 
 
 def test_maskformer():
