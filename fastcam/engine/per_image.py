@@ -1,29 +1,17 @@
-"""Which of the model's other arguments have rows for each image: assumed from their length, checked on the model."""
+"""The model's other arguments with what was found out about their rows, and notes on it."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch import nn
 
 from fastcam.engine.notes import Notes
-from fastcam.model import capture, memory
+from fastcam.model import argument_rows
 from fastcam.model.elements import ModelOutput, Select
 from fastcam.model.inputs import Inputs
-from fastcam.model.running import is_training
 from fastcam.targets.binding import select_output
 from fastcam.targets.output_part import implied
-
-ROUNDING = 1e-3  # relative: batches of other sizes are computed in another order
 
 
 def checked(model: nn.Module, inputs: Inputs, select: Select, notes: Notes) -> Inputs:
     """Return the inputs with every argument marked that turns out to be the same for all images, or several for each.
-
-    As many texts as images look like one text per image, and more of them may be texts for all images or some for each.
-    The first image alone, with its rows of the other arguments, must give the first row of the output for all (a single
-    image, both rows of that for two of it); if it does not, it is tried with the arguments taken otherwise.
 
     Args:
         model: the module to explain.
@@ -31,25 +19,14 @@ def checked(model: nn.Module, inputs: Inputs, select: Select, notes: Notes) -> I
         select: the part of the output that is scored; of several without it, the one with the logits is compared.
         notes: told what was found.
     """
-    candidates, multiples = inputs.per_image() if len(inputs) > 1 else frozenset(), inputs.multiples()
-    if not (candidates or multiples) or is_training(model):
-        return inputs
-    known, key = memory.of(model), ("rows of arguments", *_shapes(inputs))
-    if key not in known:
-        known[key] = _find_rows(model, inputs, candidates, multiples, select)
-    found = known[key]
+
+    def scored(output: ModelOutput) -> ModelOutput:
+        return select_output(output, implied(output, select, None))
+
+    found = argument_rows.find(model, inputs, scored)
     if found is None:
-        kinds = [
-            (candidates, "as many rows as there are images and are taken for one row per image"),
-            (multiples, "several times as many rows as there are images and are taken for the same for all"),
-        ]
-        guesses = [f"arguments {_places(inputs, each)} have {what}" for each, what in kinds if each]
-        notes.guess(
-            f"{', '.join(guesses)}, but the output for one image alone is not its row of the output for all; pass "
-            "shared= if they are the same for all images"
-        )
+        _tell_guess(model, inputs, notes)
         return inputs
-    assert isinstance(found, _Rows)
     if found.shared - inputs.shared:
         places = _places(inputs, found.shared)
         notes.say(f"arguments {places} of the model are the same for all images, as its output for one image shows")
@@ -59,71 +36,18 @@ def checked(model: nn.Module, inputs: Inputs, select: Select, notes: Notes) -> I
     return found.of(inputs)
 
 
+def _tell_guess(model: nn.Module, inputs: Inputs, notes: Notes) -> None:
+    candidates, multiples = argument_rows.unclear(model, inputs)
+    kinds = [
+        (candidates, "as many rows as there are images and are taken for one row per image"),
+        (multiples, "several times as many rows as there are images and are taken for the same for all"),
+    ]
+    guesses = [f"arguments {_places(inputs, each)} have {what}" for each, what in kinds if each]
+    notes.guess(
+        f"{', '.join(guesses)}, but the output for one image alone is not its row of the output for all; pass shared= "
+        "if they are the same for all images"
+    )
+
+
 def _places(inputs: Inputs, indices: frozenset[int]) -> list[int]:
     return [inputs.place_of(index) for index in sorted(indices)]
-
-
-def _shapes(inputs: Inputs) -> Iterator[object]:
-    for argument in inputs.arguments:
-        for leaf in tree_leaves(argument):
-            yield tuple(leaf.shape) if isinstance(leaf, Tensor) else None
-    yield inputs.shared
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Which of the other arguments are the same for all images, and which have several rows for each."""
-
-    shared: frozenset[int]
-    several: frozenset[int]
-
-    def of(self, inputs: Inputs) -> Inputs:
-        return replace(inputs, shared=self.shared, several=self.several)
-
-
-def _find_rows(
-    model: nn.Module, inputs: Inputs, candidates: frozenset[int], multiples: frozenset[int], select: Select
-) -> _Rows | None:
-    """Return what is right of the other arguments; None if nothing is."""
-
-    def scored_part(trial: Inputs) -> ModelOutput:
-        output = capture.forward(model, trial.arguments).output
-        return select_output(output, implied(output, select, None))
-
-    given, none = inputs.shared, frozenset[int]()
-    shared = dict.fromkeys([none, candidates, *(frozenset({index}) for index in sorted(candidates))])
-    several = dict.fromkeys([multiples, *(frozenset({index}) for index in sorted(multiples))])
-    attempts = [_Rows(given | each, none) for each in shared] + [_Rows(given, each) for each in several if each]
-    whole = scored_part(inputs)
-    is_compared = len(inputs) > 1
-    for attempt in attempts:
-        trial = attempt.of(inputs)
-        try:
-            if len(inputs) > 1:
-                is_right = _is_row_of(scored_part(trial.first()), whole, len(inputs), [0])
-            else:
-                is_right = _is_row_of(whole, scored_part(trial.repeat_to(2)), 2, [0, 1])
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
-            continue  # shapes that do not fit each other
-        if is_right:
-            return attempt
-        is_compared = True
-    return None if is_compared else attempts[0]  # of a model that takes one image at a time
-
-
-def _is_row_of(alone: ModelOutput, whole: ModelOutput, count: int, rows: Sequence[int]) -> bool:
-    """Whether every tensor of an output for one image is the same as some rows of that of the output for all."""
-    (ones, structure), (many, other) = tree_flatten(alone), tree_flatten(whole)
-    if structure != other:
-        return False
-    pairs = [(one, all_) for one, all_ in zip(ones, many, strict=True) if isinstance(all_, Tensor) and all_.dim() > 0]
-    with_rows = [(one, all_) for one, all_ in pairs if len(all_) == count]
-    return bool(with_rows) and all(_is_row(one, all_, row) for one, all_ in with_rows for row in rows)
-
-
-def _is_row(one: object, all_: Tensor, row: int) -> bool:
-    if not isinstance(one, Tensor) or one.shape[1:] != all_.shape[1:] or len(one) != 1:
-        return False
-    finite = all_[all_.isfinite()]
-    scale = float(finite.double().abs().max()) if finite.numel() else 0.0
-    return torch.allclose(one[0].double(), all_[row].double(), rtol=0, atol=ROUNDING * scale, equal_nan=True)

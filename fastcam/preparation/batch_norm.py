@@ -116,7 +116,7 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[_Recording, object]:
         for module in model.modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 stack.callback(module.register_forward_hook(recording.hook).remove)
-        return recording, model(images.clone(), *inputs.others)
+        return recording, model(*inputs.replace_images(images.clone()).arguments)
 
 
 def _is_convolution(module: nn.Module) -> TypeGuard[_ConvNd]:

@@ -96,8 +96,8 @@ def _warm_up(parts: Parts, inputs: Inputs) -> Parts:
 
 def _export(model: nn.Module, inputs: Inputs) -> ExportedProgram:
     # torch.export would specialize on a batch of one.
-    arguments = inputs.repeat_to(max(2, len(inputs.images))).arguments
-    count = len(arguments[0])
+    count = max(2, len(inputs))
+    arguments = inputs.repeat_to(count).arguments
 
     def dynamic_batch(leaf: Leaf) -> dict[int, object] | None:
         return {0: Dim.DYNAMIC} if isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count else None

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.export.unflatten import UnflattenedModule
 
 from fastcam import artefacts
-from fastcam.model import layers
-from fastcam.model.elements import Select
+from fastcam.model import argument_rows, layers
+from fastcam.model.elements import ModelOutput, Select
 from fastcam.model.inputs import Images, Inputs
 from fastcam.model.running import is_training
 from fastcam.preparation import speed
@@ -49,8 +49,8 @@ def prepare(
 
     Args:
         model: in evaluation mode. It is not changed, and later changes to it do not affect the copy.
-        example: (N, C, *S) typical images, or a tuple of the model's arguments that begins with them. Use real ones:
-            the copy is compared with the model on them.
+        example: (N, C, *S) typical images, or all arguments of the model, as for :class:`fastcam.Explainer`. Use real
+            ones: the copy is compared with the model on them.
         precision: "fp32" keeps the precision; "bf16" or "fp16" narrows weights and activations; "auto" takes bfloat16
             where it is faster on this machine and the differences stay within the tolerance.
         compile: whether to run passes without an autograd graph through torch.compile, with frozen weights; gradient
@@ -70,12 +70,14 @@ def prepare(
             exceed the tolerance.
         TypeError: for a model that is not a module or cannot be copied.
     """
-    inputs = example if isinstance(example, Inputs) else Inputs.of(example)
     model = getattr(model, "_orig_mod", model)
     check_preparable(model, precision)
     if is_training(model):
         raise ValueError("a model in training mode cannot be prepared: call model.eval() first")
+    inputs = example if isinstance(example, Inputs) else Inputs.of(example, model)
     with torch.inference_mode(False):
+        rows = argument_rows.find(model, inputs, lambda output: _scored_part(output, select))
+        inputs = inputs if rows is None else rows.of(inputs)
         names = _target_layers(model, target_layer, inputs, select)
         layer = names[0] if names else None
         observe_model = functools.partial(observe, inputs=inputs, layer=layer, reshape=reshape_transform, select=select)
@@ -99,6 +101,14 @@ def check_preparable(model: object, precision: str) -> None:
         )
     if isinstance(model, Prepared):
         raise TypeError("the model is prepared already: prepare the one it was made from")
+
+
+def _scored_part(output: ModelOutput, select: Select) -> ModelOutput:
+    """Return the part of an output that is scored; all of it if none is implied."""
+    try:
+        return select_output(output, implied(output, select, None))
+    except (TypeError, ValueError):
+        return output
 
 
 def _target_layers(model: nn.Module, target_layer: layers.TargetLayer, inputs: Inputs, select: Select) -> list[str]:

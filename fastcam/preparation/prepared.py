@@ -31,7 +31,8 @@ class Prepared(SplitModel):
     _fold_report: FoldReport
     _parts: Parts | None
     _report: PreparationReport
-    _example_signature: Signature
+    _position: int  # of the images among the arguments
+    _example_signature: Signature | None
     _names: "_Names"
 
     @staticmethod
@@ -43,7 +44,8 @@ class Prepared(SplitModel):
         prepared = cast("Prepared", copied)
         prepared._compute_settings, prepared._fold_report, prepared._parts = settings, fold_report, None
         prepared.batch_size = None
-        prepared._example_signature = _signature(inputs.arguments)
+        prepared._position = inputs.position
+        prepared._example_signature = prepared._signature(inputs.arguments)
         prepared._names = _Names({module: name for name, module in model.named_modules()})
         return prepared
 
@@ -122,9 +124,23 @@ class Prepared(SplitModel):
 
     def _matching_parts(self, arguments: Arguments) -> Parts | None:
         """Return the compiled parts if they were compiled for such arguments."""
-        if self._parts is None or _signature(arguments) != self._example_signature:
+        signature = self._signature(arguments)
+        if self._parts is None or signature is None or signature != self._example_signature:
             return None
-        return self._parts if len(tree_leaves(arguments)[0]) in self._parts.sizes else None
+        return self._parts if len(arguments[self._position]) in self._parts.sizes else None
+
+    def _signature(self, arguments: Arguments) -> Signature | None:
+        """Return the properties of the arguments that compiled code depends on, besides the number of images."""
+        images = arguments[self._position] if self._position < len(arguments) else None
+        if not isinstance(images, Tensor):
+            return None
+        count = len(images)
+        return tuple(
+            (leaf.shape[1:] if leaf.dim() and len(leaf) == count else (leaf.shape,), leaf.dtype, leaf.device)
+            if isinstance(leaf, Tensor)
+            else repr(leaf)
+            for leaf in tree_leaves(arguments)
+        )
 
     def _is_watched(self) -> bool:
         """Whether hooks or torch modes observe modules or functions that compiled code bypasses."""
@@ -146,20 +162,17 @@ class _Names(weakref.WeakKeyDictionary[nn.Module, str]):
 
 
 def _prepared_class(original: type[nn.Module]) -> type[Prepared]:
-    return type(f"Prepared{original.__name__}", (Prepared, original), {"__doc__": original.__doc__})
+    @functools.wraps(original.forward)  # arguments by name, too
+    def forward(self: Prepared, *arguments: Any, **keywords: Any) -> ModelOutput:
+        return Prepared.forward(self, *arguments, **keywords)
+
+    own = {"__doc__": original.__doc__, "forward": forward}
+    return type(f"Prepared{original.__name__}", (Prepared, original), own)
 
 
 def _new_prepared(original: type[nn.Module]) -> Prepared:
     """Return an empty prepared model of a class of models, for pickle and copies."""
     return object.__new__(_prepared_class(original))
-
-
-def _signature(arguments: Arguments) -> Signature:
-    """Return the properties of the arguments that compiled code depends on, besides the batch size."""
-    return tuple(
-        (leaf.shape[1:], leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else repr(leaf)
-        for leaf in tree_leaves(arguments)
-    )
 
 
 def _in_precision_of(arguments: Arguments, output: ModelOutput) -> ModelOutput:
