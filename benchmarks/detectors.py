@@ -5,8 +5,8 @@
   must agree first.
 - **D-RISE** of one detection: copies in batches of the engine's own choice, one at a time, and of a prepared detector.
 
-Faster R-CNN with a ResNet-50 and a feature pyramid, 480 x 640 pixels; the weights are random, the batch norms frozen, as
-torchvision freezes those of its trained detectors.
+Faster R-CNN with a ResNet-50 and a feature pyramid, 480 x 640 pixels; the weights are random, the batch norms frozen,
+as torchvision freezes those of its trained detectors.
 """
 
 import argparse

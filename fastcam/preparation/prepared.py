@@ -124,8 +124,10 @@ class Prepared(SplitModel):
 
     def _matching_parts(self, arguments: Arguments) -> Parts | None:
         """Return the compiled parts if they were compiled for such arguments."""
+        if self._parts is None:  # before sizes are looked at, which export leaves open
+            return None
         signature = self._signature(arguments)
-        if self._parts is None or signature is None or signature != self._example_signature:
+        if signature is None or signature != self._example_signature:
             return None
         return self._parts if len(arguments[self._position]) in self._parts.sizes else None
 
