@@ -13,8 +13,9 @@ from fastcam.inspect.neurons import Excitation, excitations, sheet
 from fastcam.inspect.pictures import channel_grid, filters
 from fastcam.inspect.receptive_field import ReceptiveField, receptive_field
 from fastcam.inspect.recording import Recording, recording
+from fastcam.inspect.stages import find_stages
 from fastcam.inspect.statistics import ChannelStatistics
-from fastcam.inspect.survey import LayerSurvey, Survey, Surveyor, find_stages, survey
+from fastcam.inspect.survey import LayerSurvey, Survey, Surveyor, survey
 from fastcam.inspect.top import TopActivations
 
 __all__ = [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastcam import render
 from fastcam.inspect.pictures import fitted
 from fastcam.inspect.recording import Layers, resolve, watching
-from fastcam.inspect.survey import find_stages
+from fastcam.inspect.stages import find_stages
 from fastcam.model import layers as model_layers
 from fastcam.model import running
 from fastcam.model.capture import Layer

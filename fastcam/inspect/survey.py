@@ -1,6 +1,5 @@
 """One pass over images: what the channels of layers do, and which images excite them most."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from fastcam.inspect.moments import plane_moments
 from fastcam.inspect.recording import Layers, resolve, watching
+from fastcam.inspect.stages import find_stages
 from fastcam.inspect.statistics import ChannelStatistics
 from fastcam.inspect.top import TopActivations
 from fastcam.model import capture, running
@@ -155,27 +155,6 @@ def survey(model: nn.Module, batches: Tensor | Iterable[Tensor], layers: Layers 
     for images in [batches] if isinstance(batches, Tensor) else batches:
         surveyor(images)
     return surveyor.survey
-
-
-def find_stages(model: nn.Module, images: Tensor) -> list[str]:
-    """Return the names of the last layers of every resolution, the stages of a network.
-
-    Resolutions are halvings of the image: padding makes no new one.
-
-    Raises:
-        ValueError: for a model without maps (N, C, h, w).
-    """
-    last: dict[int, str] = {}
-    for seen in capture.observe(model, images).outputs:
-        tensor, longest = seen.tensor, max(seen.tensor.shape[2:], default=0)
-        is_map = tensor.dim() == images.dim() and tensor.is_floating_point() and longest > 1
-        if is_map and seen.name and tensor.shape[1] != images.shape[1]:
-            halvings = round(math.log2(max(images.shape[2:]) / longest))
-            last.pop(halvings, None)
-            last[halvings] = seen.name
-    if not last:
-        raise ValueError("the model has no maps (N, C, h, w): name its layers")
-    return list(last.values())
 
 
 def with_map(model: nn.Module, layer: Layer, images: Tensor) -> Layer:
