@@ -14,6 +14,7 @@ _hooks_of = operator.attrgetter("_forward_hooks", "_forward_pre_hooks", "_backwa
 _tensors_in = operator.attrgetter("_parameters", "_buffers")
 _dtype_of = operator.attrgetter("dtype")
 _joined = itertools.chain.from_iterable
+_OWN_HOOKS = "transformers.utils.output_capturing"
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,13 @@ class ModelState:
 
 
 def has_hooks(model: nn.Module) -> bool:
-    """Whether functions are attached to any module, or to all, which a recorded graph would not call."""
-    return any(_joined(map(_hooks_of, all_modules(model)))) or bool(nn.modules.module._has_any_global_hook())
+    """Whether functions are attached to any module, or to all, which a recorded graph would not call.
+
+    Those by which the models of transformers collect what they read themselves are part of their forward pass.
+    """
+    attached = list(filter(None, _joined(map(_hooks_of, all_modules(model)))))
+    are_own = all(getattr(hook, "__module__", "") == _OWN_HOOKS for hooks in attached for hook in hooks.values())
+    return not are_own or bool(nn.modules.module._has_any_global_hook())
 
 
 def side_effects(model: nn.Module, device: torch.device) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
 """The target layers of an explanation: which they are, which of their runs, and where their maps are."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from fastcam.devices import all_rows
 from fastcam.engine.notes import Notes
 from fastcam.engine.settings import Settings
 from fastcam.model import capture, layers, quantised
-from fastcam.model.elements import ModelOutput
+from fastcam.model.elements import ModelOutput, Select
 from fastcam.model.inputs import Inputs
 from fastcam.targets.binding import bind_optional, select_output
 from fastcam.targets.output_part import implied
@@ -28,11 +28,18 @@ def resolve(model: nn.Module, inputs: Inputs, target: targets.Target, settings: 
         part = select_output(output, implied(output, settings.select, target))
         return bind_optional(part, target, inputs.images)(part, all_rows(len(inputs)))
 
-    scoring = layers.Scoring(main_part, score, type(target).__name__)
+    scoring = layers.Scoring(main_part, score, _key_of(settings.select))
     found = layers.resolve(model, settings.target_layer, inputs, scoring)
     if settings.layer_run is not None:
         found = [replace(layer, run=settings.layer_run) for layer in found]
     return found if settings.finds_token_maps else [replace(layer, token_map=None) for layer in found]
+
+
+def _key_of(select: Select) -> Hashable:
+    """Return what the layers found for a part of the output are kept by; of a function, which might hold the model."""
+    if callable(select):
+        return getattr(select, "__code__", type(select).__qualname__)
+    return select
 
 
 def with_runs(

@@ -59,7 +59,8 @@ def forward(
     Everything before the first target layer runs without an autograd graph; with ``with_graph`` everything after it is
     recorded, in any grad mode of the caller, so that gradients can be taken with respect to exactly the tensors that
     the layers returned (:mod:`fastcam.model.gradients`). The model continues with a copy of them, so that in-place
-    modules cannot change the captured tensors. Hooks act in the calling thread only and are always removed.
+    modules cannot change the captured tensors; so do the model's own hooks, by which those of transformers collect what
+    their heads read. Hooks act in the calling thread only and are always removed.
 
     Args:
         model: any module.
@@ -83,34 +84,65 @@ def forward(
         stack.enter_context(torch.set_grad_enabled(from_start))
         stack.enter_context(running.preserve_state(model))
         for recording in recordings:
-            stack.callback(recording.layer.module.register_forward_hook(recording).remove)
+            stack.enter_context(around_hooks(recording.layer.module, recording.begin, recording.end))
         output = running.call(model, images)
     torch.clear_autocast_cache()  # torch 2.10 would give weights cast without a graph to the caller's next pass
     activations = [recording.result() for recording in recordings]
     return Captured(output, activations, [recording.runs for recording in recordings])
 
 
+@contextlib.contextmanager
+def around_hooks(module: nn.Module, first: ForwardHook, last: ForwardHook) -> Iterator[None]:
+    """Within the context, call one function before all forward hooks that a module has, and one after them."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(module.register_forward_hook(first, prepend=True).remove)
+        stack.callback(module.register_forward_hook(last).remove)
+        yield
+
+
+def shown_to_hooks(module: nn.Module, tensor: Tensor) -> Tensor:
+    """Return what the hooks between those of :func:`around_hooks` see of a tensor: a copy, theirs to change."""
+    return tensor.clone() if len(module._forward_hooks) > 2 else tensor
+
+
 class _Recording:
-    """A hook that keeps the output of a layer, in the thread that made it."""
+    """Hooks that keep the output of a layer, in the thread that made it.
+
+    It is kept before other hooks see it, which get the copy that the model continues with; where one of them returns
+    something else, that is what the layer returned.
+    """
 
     def __init__(self, layer: Layer, with_graph: bool, element: Element) -> None:
         self.layer, self.with_graph, self.element = layer, with_graph, element
         self.thread, self.runs = threading.get_ident(), 0
         self.activation: Tensor | None = None
+        self._passed_on: Tensor | None = None  # in the present run, if it is the one
 
-    def __call__(self, module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
+    def begin(self, module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
+        """Keep the output."""
         if threading.get_ident() != self.thread:  # another thread runs the same model
             return None
         run, self.runs = self.runs, self.runs + 1
-        if self.layer.run not in (None, run):
+        self._passed_on = None
+        return self._keep(output) if self.layer.run in (None, run) else None
+
+    def end(self, module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
+        """Keep the output in place of that before, if another hook changed it."""
+        if threading.get_ident() != self.thread or self._passed_on is None:
             return None
+        is_same = elements.activation_of(output, self.element, self.layer.name) is self._passed_on
+        return None if is_same else self._keep(output)
+
+    def _keep(self, output: ModelOutput) -> ModelOutput | None:
         tensor = elements.activation_of(output, self.element, self.layer.name)
         # Kept as a copy, since the layer may return its own input; the model continues with another copy.
         self.activation = tensor.clone()
         if not self.with_graph:
+            self._passed_on = tensor
             return None
         torch.set_grad_enabled(True)  # until the surrounding mode ends
-        return elements.exchange(output, self.element, self.activation.requires_grad_().clone())
+        self._passed_on = self.activation.requires_grad_().clone()
+        return elements.exchange(output, self.element, self._passed_on)
 
     def result(self) -> Tensor:
         """Return the activation."""
@@ -126,21 +158,25 @@ class _Recording:
 
 @contextlib.contextmanager
 def replace_activation(layer: Layer, tensor: Tensor, element: Element = None, run: int = 0) -> Iterator[None]:
-    """Make the layer return the tensor in one of its runs, from 0, in the context and the calling thread only."""
+    """Make the layer return the tensor in one of its runs, from 0, in the context and the calling thread only.
+
+    The layer's other hooks see the tensor too, and cannot change it.
+    """
     thread, runs = threading.get_ident(), -1
 
-    def hook(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
+    def first(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
         nonlocal runs
         if threading.get_ident() != thread:
             return None
         runs += 1
-        return elements.exchange(output, element, tensor) if runs == run else None
+        return elements.exchange(output, element, shown_to_hooks(module, tensor)) if runs == run else None
 
-    handle = layer.module.register_forward_hook(hook)
-    try:
+    def last(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
+        is_run = threading.get_ident() == thread and runs == run
+        return elements.exchange(output, element, tensor) if is_run else None
+
+    with around_hooks(layer.module, first, last):
         yield
-    finally:
-        handle.remove()
 
 
 class Output(NamedTuple):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fastcam.artefacts import Value
-from fastcam.model import module_kinds, quantised, token_maps
+from fastcam.model import capture, module_kinds, quantised, token_maps
 from fastcam.model.capture import Layer, Observed, Output, observe
 from fastcam.model.elements import ModelOutput
 from fastcam.model.gradient_search import Search, random_projection
@@ -43,7 +43,8 @@ def find(
     outputs = _eligible(seen, first.images, _on_images(model, first, seen))
     if is_vector:
         last = _last_convolution(outputs, first.images)
-        if last is not None:
+        is_only = isinstance(seen.output, Tensor) or quantised.holds_quantised(model)  # which has no gradients
+        if last is not None and (is_only or _is_read(model, first, output_of, last)):
             return _layer(seen, last), True
     among = {(output.name, output.run) for output in outputs}
     if is_vector:
@@ -106,6 +107,18 @@ def _last_convolution(outputs: Sequence[Output], images: Tensor) -> Output | Non
     tokens = _tokens(outputs, images)
     spatial = [i for i, o in enumerate(outputs) if i not in tokens and _is_spatial(o.tensor, images)]
     return outputs[spatial[-1]] if spatial and (not tokens or spatial[-1] > max(tokens)) else None
+
+
+def _is_read(model: nn.Module, inputs: Inputs, output_of: Callable[[ModelOutput], ModelOutput], last: Output) -> bool:
+    """Whether the scored part of an output of several depends on a layer: other parts may have layers of their own."""
+    layer = Layer(last.name, last.module, run=last.run)
+    captured = capture.forward(model, inputs.arguments, [layer], with_graph=True)
+    with torch.inference_mode(False), torch.enable_grad():
+        value = random_projection(output_of(captured.output))
+        if not value.requires_grad:
+            return False
+        (gradient,) = torch.autograd.grad(value, captured.activations, allow_unused=True)
+    return gradient is not None
 
 
 def _last_spatial(outputs: Sequence[Output], images: Tensor) -> Output | None:

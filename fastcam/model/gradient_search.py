@@ -18,7 +18,7 @@ from fastcam.model.token_maps import TokenMap
 from fastcam.model.verification import Verification
 
 _LINEAR_NODES = ("Convolution", "Addmm", "Mm", "Bmm", "Linear", "Baddbmm")  # of the autograd graph
-MAX_PROBED = 8  # outputs whose maps are looked for on the model
+MAX_PROBED, MAX_SHAPES = 8, 4  # outputs of a shape whose maps are looked for on the model, and shapes: texts come first
 MIN_SHARE = 0.5  # of the positions that must receive a gradient, so that the score depends on more than a class token
 
 
@@ -137,13 +137,19 @@ class Search:
         return None
 
     def _probed(self, choices: Sequence[_Choice], share: float) -> list[tuple[_Choice, list[TokenMap]]]:
-        """Return the first ``MAX_PROBED`` choices with maps that are reached, up to one that is a map as it is."""
+        """Return the first choices of some shapes with maps that are reached, up to one that is a map as it is."""
         probed: list[tuple[_Choice, list[TokenMap]]] = []
+        counts = Counter[torch.Size]()
         for choice in choices:
+            shape = choice.observed.tensor.shape
+            is_new = shape not in counts
+            if counts[shape] == MAX_PROBED or (is_new and len(counts) == MAX_SHAPES):
+                continue
             reached = choice.reached(share)
             if reached:
+                counts[shape] += 1
                 probed.append((choice, reached))
-                if self._is_map(choice) or len(probed) == MAX_PROBED:
+                if self._is_map(choice):
                     break
         return probed
 

@@ -1,7 +1,7 @@
 """The layers to explain: by module, by name, or found; and the maps in their outputs."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -25,12 +25,13 @@ class Scoring:
     Attributes:
         output_of: the scored part of the output.
         score: from the output to the scores of the images.
-        kind: of the target; the layer of a classifier is found once per model, image shape and kind.
+        part: of the output, for which the layer of a classifier is found once per model and image shape; it depends on
+            no class.
     """
 
     output_of: Callable[[ModelOutput], ModelOutput] = lambda output: output
     score: default_layer.Score = gradient_search.random_projection
-    kind: str = ""
+    part: Hashable = None
 
 
 def resolve(model: nn.Module, target_layer: TargetLayer, inputs: Inputs, scoring: Scoring = Scoring()) -> list[Layer]:
@@ -106,7 +107,7 @@ def _get_module(model: nn.Module, name: str) -> nn.Module:
 
 def _find_default_layer(model: nn.Module, inputs: Inputs, scoring: Scoring) -> Layer:
     known = memory.of(model)
-    key = ("default layer", inputs.position, tuple(inputs.images.shape[1:]), scoring.kind)
+    key = ("default layer", inputs.position, tuple(inputs.images.shape[1:]), scoring.part)
     if key not in known:
         found, is_reusable = default_layer.find(model, inputs, scoring.output_of, scoring.score)
         _refuse_scripted(found.module)

@@ -108,7 +108,7 @@ class Resumed:
             raise _LayerReached
 
         with contextlib.suppress(_LayerReached):
-            self._run(inputs, recorder, stop)
+            self._run(inputs, recorder, lambda output: output, stop)
             raise RuntimeError(f"target layer {layer.name!r} was not reached in the forward pass")
         self.calls = recorder.calls
 
@@ -120,22 +120,28 @@ class Resumed:
         """
         replay = _Replay(self.calls, block, len(self.inputs.images))
         images = self.inputs.images[:1].expand(len(block), *self.inputs.images.shape[1:])  # only the shape matters
-        return self._run(
-            self.inputs.with_copies(images, block.rows),
-            replay,
-            lambda arguments, output: elements.exchange(output, self.element, activations),
-        )
+
+        def exchange(output: ModelOutput, tensor: Tensor) -> ModelOutput:
+            return elements.exchange(output, self.element, tensor)
+
+        def show(output: ModelOutput) -> ModelOutput:
+            return exchange(output, capture.shown_to_hooks(self.layer.module, activations))
+
+        copies = self.inputs.with_copies(images, block.rows)
+        return self._run(copies, replay, show, lambda arguments, output: exchange(output, activations))
 
     def _run(
         self,
         inputs: Inputs,
         mode: TorchFunctionMode,
-        at_layer: Callable[[tuple[object, ...], ModelOutput], ModelOutput | None],
+        at_layer: Callable[[ModelOutput], ModelOutput],
+        after_hooks: Callable[[tuple[object, ...], ModelOutput], ModelOutput | None],
     ) -> ModelOutput:
+        """Run the model, in a mode up to the layer; exchange the layer's output before its hooks, and after them."""
         thread, reached = threading.get_ident(), False
         with contextlib.ExitStack() as stack:
 
-            def hook(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
+            def first(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
                 nonlocal reached
                 if threading.get_ident() != thread:
                     return None
@@ -143,14 +149,14 @@ class Resumed:
                     raise NotResumableError(f"layer {self.layer.name!r} runs several times")
                 reached = True
                 stack.close()  # everything after the layer is computed again
-                return at_layer(arguments, output)
+                return at_layer(output)
 
-            handle = self.layer.module.register_forward_hook(hook)
-            try:
+            def last(module: nn.Module, arguments: tuple[object, ...], output: ModelOutput) -> ModelOutput | None:
+                return after_hooks(arguments, output) if threading.get_ident() == thread else None
+
+            with capture.around_hooks(self.layer.module, first, last):
                 stack.enter_context(mode)
                 return self.forward(inputs)
-            finally:
-                handle.remove()
 
 
 class _LayerReached(BaseException):

@@ -15,6 +15,7 @@ from torch import Tensor
 MAX_PREFIX = 10  # class, distillation and register tokens; models have at most 9
 MAX_OTHERS = 128  # tokens beside those of the image: YOLOS has 100 for its detections, behind the others
 MIN_CORRELATION = 0.8  # of the cells that the positions follow with their own, along every axis
+MIN_CELLS = 12  # of a grid that positions do not follow by chance: fewer are seen twice, with different noise
 MAX_GRIDS = 4  # tried for one number of positions of an image; for a signal every number of prefix tokens is
 
 Verify = Callable[["TokenMap"], "tuple[TokenMap | None, float]"]  # see :func:`verify`
@@ -41,6 +42,14 @@ class TokenMap:
     def __call__(self, output: Tensor) -> Tensor:
         """Return the map (N, C, *s) of the layer's output, or of its gradient."""
         return self.cells(output.movedim(self.channel_axis, 1).flatten(2)).unflatten(2, self.grid)
+
+    def is_like(self, other: "TokenMap | None") -> bool:
+        """Whether another map holds the same positions in the same order."""
+        if other is None or (self.grid, self.start) != (other.grid, other.start):
+            return False
+        if self.order is None or other.order is None:
+            return self.order is other.order
+        return torch.equal(self.order, other.order)
 
     def cells(self, positions: Tensor) -> Tensor:
         """Return (..., s1 * s2 ...), the cells in row order, of flattened positions (..., T)."""
@@ -158,7 +167,7 @@ def find(found: Sequence[TokenMap], verified: Verify) -> TokenMap | None:
     return best
 
 
-def exchange_cells(image: Tensor, grid: Sequence[int]) -> Tensor:
+def exchange_cells(image: Tensor, grid: Sequence[int], seed: int = 0) -> Tensor:
     """Return copies of an image (1, C, *S) in which the cells of a grid are exchanged for noise.
 
     The cells are numbered along every axis. The first copy is the image, the second noise, and two come for each bit of
@@ -167,7 +176,7 @@ def exchange_cells(image: Tensor, grid: Sequence[int]) -> Tensor:
     Returns:
         (2 + 2 bits, C, *S).
     """
-    noise = noise_like(image)
+    noise = noise_like(image, seed)
     codes = [_cell_numbers(pixels, cells) for pixels, cells in zip(image.shape[2:], grid, strict=True)]
     copies = [image, noise]
     for axis, bit in _bits(grid):
@@ -211,9 +220,9 @@ def _cell_numbers(pixels: int, cells: int) -> Tensor:
     return torch.arange(pixels) * cells // pixels
 
 
-def noise_like(image: Tensor) -> Tensor:
+def noise_like(image: Tensor, seed: int = 0) -> Tensor:
     """Return noise with the image's mean and deviation, the same in every call."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(image.shape, generator=generator).to(image)
     deviation = image.std() if image.numel() > 1 and image.std() > 0 else torch.ones_like(noise[0, 0, 0])
     return noise * deviation + image.mean()

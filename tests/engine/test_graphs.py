@@ -13,6 +13,7 @@ from fastcam.engine.graphs import MAX_GRAPHS, Graphs
 from fastcam.methods.registry import get_method
 from tests.support import tape
 from tests.support.conv_net import conv_net
+from tests.support.networks import timm_network
 from tests.support.tiers import slow
 
 ONE_PASS = [method.name for method in map(get_method, fastcam.list_methods()) if method.is_one_pass]
@@ -76,6 +77,17 @@ def test_replays_are_explanations(method, target):
         assert_same(explainer(images, chosen), fastcam.explain(model, images, method, chosen))
     assert [recording.replays for recording in made] == [3]  # one of them to compare
     assert [entry.state for entry in explainer.graphs] == ["recorded"]
+
+
+@pytest.mark.parametrize("target", [1, [0, 2]])
+def test_layers_that_are_searched_for(target):
+    """The search reads values: it is done once for a model, not again in the recording."""
+    model, size = timm_network("vit_tiny_patch16_224"), (224, 224)
+    explainer, made = recorded(model)
+    for seed in range(4):
+        images = images_for(seed, 2, size)
+        assert_same(explainer(images, target), fastcam.explain(model, images, "grad_cam", target))
+    assert [recording.replays for recording in made] == [3]
 
 
 def test_results_of_a_replay_stay():

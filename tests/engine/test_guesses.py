@@ -310,3 +310,22 @@ def test_memory_holds_no_model_alive():
     del model
     gc.collect()
     assert reference() is None
+
+
+class TwoHeads(nn.Module):
+    """Two vectors of scores, from different layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        early = self.first(x).relu()
+        return {"early": early.mean((2, 3)), "late": self.second(early).mean((2, 3))}
+
+
+def test_a_part_of_the_output_has_a_layer_of_its_own():
+    """Layers are found once for a model, and part."""
+    model, images = TwoHeads().eval(), torch.randn(2, 3, 9, 9)
+    explained = [fastcam.explain(model, images, target=1, select=part) for part in ("late", "early", "late")]
+    assert [each.layer for each in explained] == ["second", "first", "second"]
