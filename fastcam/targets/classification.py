@@ -117,7 +117,7 @@ class Similarity(Score):
     """Similarity of an embedding (N, D) to a reference.
 
     Args:
-        reference: (D,) or one per image, (N, D).
+        reference: (D,) or (1, D), or one per image, (N, D).
         metric: "cosine" or "dot".
     """
 
@@ -129,7 +129,7 @@ class Similarity(Score):
     def bind(self, output: ModelOutput, count: int) -> Bound:
         """Check that the embedding has the reference's length."""
         embeddings = class_scores(output, count)
-        fits = self.reference.dim() == 1 or (self.reference.dim() == 2 and len(self.reference) == count)
+        fits = self.reference.dim() == 1 or (self.reference.dim() == 2 and len(self.reference) in (1, count))
         if not fits or self.reference.shape[-1] != embeddings.shape[1]:
             raise ValueError(
                 f"`reference` must have shape ({embeddings.shape[1]},) or ({count}, {embeddings.shape[1]}), "

@@ -43,6 +43,7 @@ CLASSIFIERS = {
     "regression": (targets.Regression(3), lambda o, c: o[:, 3]),
     "last number": (targets.Regression(-1), lambda o, c: o[:, 4]),
     "cosine": (targets.Similarity(SIDE), lambda o, c: (o @ SIDE) / (o.norm(dim=1) * SIDE.norm())),
+    "cosine of a row": (targets.Similarity(SIDE[None]), lambda o, c: (o @ SIDE) / (o.norm(dim=1) * SIDE.norm())),
     "cosines": (targets.Similarity(SIDES), lambda o, c: (o * SIDES).sum(1) / (o.norm(dim=1) * SIDES.norm(dim=1))),
     "dot": (targets.Similarity(SIDES, "dot"), lambda o, c: (o * SIDES).sum(1)),
     "callable": (lambda o: o[:, 1] ** 2, lambda o, c: o[:, 1] ** 2),
