@@ -12,7 +12,25 @@ def find(error: BaseException, model: nn.Module, inputs: Inputs) -> Exception | 
     """Return an error with the cause in the user's terms; None if the error itself says it."""
     if "does not depend on" in str(error):
         return _of_missing_gradient(model)
-    return None if isinstance(error, TypeError) else _of_shape(model, inputs.images)
+    if isinstance(error, TypeError):
+        return None
+    return _of_kind(error, model, inputs.images) or _of_shape(model, inputs.images)
+
+
+def _of_kind(error: BaseException, model: nn.Module, images: Tensor) -> Exception | None:
+    """Return how the images differ from the model's parameters in precision or place, if the error is of either."""
+    parameter = next((each for each in model.parameters() if each.is_floating_point()), None)
+    if parameter is None:
+        return None
+    if "type" in str(error) and images.dtype != parameter.dtype:
+        own = parameter.dtype
+        return TypeError(f"`images` are {images.dtype} and the model's parameters {own}: pass images.to({own})")
+    if "device" in str(error) and images.device != parameter.device:
+        place = f'"{parameter.device}"'
+        return ValueError(
+            f'`images` are on "{images.device}" and the model\'s parameters on {place}: pass images.to({place})'
+        )
+    return None
 
 
 def _of_missing_gradient(model: nn.Module) -> Exception | None:

@@ -6,6 +6,7 @@ from torch import nn
 
 import fastcam
 from tests.support.conv_net import conv_net, images_for
+from tests.support.networks import timm_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -104,3 +105,19 @@ def test_a_warning_in_code_without_a_module():
     model.train()
     with pytest.warns(UserWarning, match="training mode"):
         exec("fastcam.explain(model, images)", {"fastcam": fastcam, "model": model, "images": images_for()})
+
+
+@pytest.mark.parametrize("network", [conv_net, lambda: timm_network("vit_tiny_patch16_224")])
+def test_another_precision(network):
+    images = torch.rand(2, 3, 224, 224, dtype=torch.float64)
+    with pytest.raises(
+        TypeError, match=r"are torch\.float64 and the model's parameters torch\.float32: pass images\.to"
+    ):
+        fastcam.explain(network(), images)
+
+
+def test_another_device():
+    with pytest.raises(
+        ValueError, match=r'are on "cpu" and the model\'s parameters on "meta": pass images\.to\("meta"\)'
+    ):
+        fastcam.explain(conv_net().to("meta"), torch.rand(2, 3, 12, 10), target_layer="features")
