@@ -28,7 +28,8 @@ def resolve(model: nn.Module, inputs: Inputs, target: targets.Target, settings: 
         part = select_output(output, implied(output, settings.select, target))
         return bind_optional(part, target, inputs.images)(part, all_rows(len(inputs)))
 
-    scoring = layers.Scoring(main_part, score, _key_of(settings.select))
+    scored_layer = target.layer if isinstance(target, targets.Score) else None
+    scoring = layers.Scoring(main_part, score, _key_of(settings.select), scored_layer)
     found = layers.resolve(model, settings.target_layer, inputs, scoring)
     if settings.layer_run is not None:
         found = [replace(layer, run=settings.layer_run) for layer in found]

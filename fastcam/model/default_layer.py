@@ -20,7 +20,11 @@ Score = Callable[[ModelOutput], Tensor]  # from the model's output to scores
 
 
 def find(
-    model: nn.Module, inputs: Inputs, output_of: Callable[[ModelOutput], ModelOutput], score: Score
+    model: nn.Module,
+    inputs: Inputs,
+    output_of: Callable[[ModelOutput], ModelOutput],
+    score: Score,
+    before: str | None = None,
 ) -> tuple[Layer, bool]:
     """Return the layer to explain, and whether it is that of every score and every image of this size.
 
@@ -33,6 +37,7 @@ def find(
         inputs: of the model.
         output_of: the scored part of the model's output.
         score: from the model's output to the scores of the images.
+        before: the name of the layer that is scored in place of the output: the layer is one in front of it.
 
     Raises:
         ValueError: if there is none; the message lists the last layers with their shapes.
@@ -40,11 +45,12 @@ def find(
     first = inputs if is_training(model) else inputs.first()
     seen = observe(model, first.arguments)
     is_vector = _is_vector(output_of(seen.output), len(first))
-    outputs = _eligible(seen, first.images, _on_images(model, first, seen))
+    outputs = _in_front_of(before, _eligible(seen, first.images, _on_images(model, first, seen)))
     if is_vector:
         last = _last_convolution(outputs, first.images)
-        is_only = isinstance(seen.output, Tensor) or quantised.holds_quantised(model)  # which has no gradients
-        if last is not None and (is_only or _is_read(model, first, output_of, last)):
+        # Only one of several parts may not read it; quantised models have no gradients to tell by.
+        is_certain = isinstance(seen.output, Tensor) or before is not None or quantised.holds_quantised(model)
+        if last is not None and (is_certain or _is_read(model, first, output_of, last)):
             return _layer(seen, last), True
     among = {(output.name, output.run) for output in outputs}
     if is_vector:
@@ -100,6 +106,14 @@ def _eligible(seen: Observed, images: Tensor, on_images: set[tuple[str, int]] | 
     if any(_is_spatial(o.tensor, images) for o in outputs if not isinstance(o.module, Value)):
         return [o for o in outputs if not isinstance(o.module, Value)]
     return outputs
+
+
+def _in_front_of(scored: str | None, outputs: list[Output]) -> list[Output]:
+    """Return the outputs that are computed before a scored layer; all of them if it is not among them."""
+    names = [output.name for output in outputs]
+    if scored not in names:
+        return outputs
+    return [output for output in outputs[: names.index(scored)] if not output.name.startswith(f"{scored}.")]
 
 
 def _last_convolution(outputs: Sequence[Output], images: Tensor) -> Output | None:

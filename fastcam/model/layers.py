@@ -27,11 +27,13 @@ class Scoring:
         score: from the output to the scores of the images.
         part: of the output, for which the layer of a classifier is found once per model and image shape; it depends on
             no class.
+        before: the name of the layer that is scored in place of the output, if any.
     """
 
     output_of: Callable[[ModelOutput], ModelOutput] = lambda output: output
     score: default_layer.Score = gradient_search.random_projection
     part: Hashable = None
+    before: str | None = None
 
 
 def resolve(model: nn.Module, target_layer: TargetLayer, inputs: Inputs, scoring: Scoring = Scoring()) -> list[Layer]:
@@ -107,9 +109,9 @@ def _get_module(model: nn.Module, name: str) -> nn.Module:
 
 def _find_default_layer(model: nn.Module, inputs: Inputs, scoring: Scoring) -> Layer:
     known = memory.of(model)
-    key = ("default layer", inputs.position, tuple(inputs.images.shape[1:]), scoring.part)
+    key = ("default layer", inputs.position, tuple(inputs.images.shape[1:]), scoring.part, scoring.before)
     if key not in known:
-        found, is_reusable = default_layer.find(model, inputs, scoring.output_of, scoring.score)
+        found, is_reusable = default_layer.find(model, inputs, scoring.output_of, scoring.score, scoring.before)
         _refuse_scripted(found.module)
         if not is_reusable:
             return found

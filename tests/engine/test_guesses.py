@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
+from fastcam import targets
 from fastcam.engine import notes
 from fastcam.model import memory
 from tests.support.conv_net import Call
+from tests.support.networks import torchvision_network
 from tests.support.token_networks import pictures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -329,3 +331,16 @@ def test_a_part_of_the_output_has_a_layer_of_its_own():
     model, images = TwoHeads().eval(), torch.randn(2, 3, 9, 9)
     explained = [fastcam.explain(model, images, target=1, select=part) for part in ("late", "early", "late")]
     assert [each.layer for each in explained] == ["second", "first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("scored", "layer", "run"),
+    [("layer3", "layer2", None), ("layer4.1.conv2", "layer4.1.relu", 0), ("layer1", "maxpool", None)],
+)
+def test_the_layer_of_a_neuron_is_in_front_of_it(scored, layer, run):
+    model, images, target = torchvision_network("resnet18"), torch.randn(2, 3, 64, 64), targets.Neuron(scored, 5, "sum")
+    found = fastcam.explain(model, images, "hires_cam", target)
+    expected = fastcam.explain(model, images, "hires_cam", target, layer, layer_run=run)
+    assert found.layer == layer
+    torch.testing.assert_close(found.native, expected.native)
+    assert found.native.amax() > found.native.amin()
