@@ -14,6 +14,11 @@ def find(error: BaseException, model: nn.Module, inputs: Inputs) -> Exception | 
         return _of_missing_gradient(model)
     if isinstance(error, TypeError):
         return None
+    if "Inference tensors" in str(error) and any(parameter.is_inference() for parameter in model.parameters()):
+        return RuntimeError(
+            "the model was made within torch.inference_mode(), so that nothing can be differentiated through its "
+            "parameters: make it, or load it, outside"
+        )
     return _of_kind(error, model, inputs.images) or _of_shape(model, inputs.images)
 
 

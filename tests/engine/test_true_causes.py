@@ -121,3 +121,10 @@ def test_another_device():
         ValueError, match=r'are on "cpu" and the model\'s parameters on "meta": pass images\.to\("meta"\)'
     ):
         fastcam.explain(conv_net().to("meta"), torch.rand(2, 3, 12, 10), target_layer="features")
+
+
+def test_a_model_that_was_made_in_inference_mode():
+    with torch.inference_mode():
+        model = conv_net()
+    with pytest.raises(RuntimeError, match=r"was made within torch\.inference_mode\(\).*make it, or load it, outside"):
+        fastcam.explain(model, images_for(), "saliency", 1)
