@@ -232,7 +232,7 @@ class Runner:
             self._stages.written += span.stop - span.start
         with cancelled_by(functools.partial(raise_if_set, stop)):
             done = [making.rows.end(self._stages) for making in self.makings]
-        self._count(done[-1])
+        self._count(max(done, key=len))  # the last shard may be there for some models
         yield from self._made()
 
     def _made(self) -> Iterator[tuple[Store, MadeShard]]:

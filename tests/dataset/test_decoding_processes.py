@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -168,8 +169,14 @@ def test_where_no_process_can_be_started_threads_decode(case, monkeypatch):
 def test_threads_have_processes_of_their_own():
     loader = Loader(PREPROCESSING, Limits())
     contents = [jpeg(index) for index in range(12)]
+    both = threading.Barrier(2)
+
+    def begin(content):
+        both.wait(60)  # or one thread might do it all
+        return processes(item(content))
+
     with LoaderInProcesses(loader) as processes, ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda content: processes(item(content)), contents))
+        list(threads.map(begin, contents[:2]))
         wait_until(lambda: all(each.is_ready() for each in processes._processes))
         assert len(processes._processes) == 2
         found = list(threads.map(lambda content: processes(item(content)), contents))
