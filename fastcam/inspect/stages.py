@@ -12,7 +12,7 @@ from fastcam.model import layers as model_layers
 from fastcam.model.capture import Layer, Output
 from fastcam.model.inputs import Inputs
 
-MAX_TRIES = 4  # of layers with tokens, for one resolution
+MAX_TRIES = 4  # layers of one resolution, of which the last with a map is taken
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,11 @@ def _last(
         return outer in seen and seen[outer].halvings != halvings and len(inside[outer]) <= 2
 
     own = [name for name in group if not any(lowers(outer, seen[name].halvings) for outer in _around(name))]
-    tries = MAX_TRIES
-    for name in reversed(own or group):
+    for name in reversed((own or group)[-MAX_TRIES:]):
         each = seen[name]
         if gradient_search.is_map(each.module, each.tensor.shape, image):
             return name
         layer = model_layers.with_token_map(model, Layer(name, each.module), each.tensor, Inputs(image))
         if layer.token_map is not None and layer.token_map.is_verified:
             return name
-        tries -= 1
-        if not tries:
-            break
     return None
